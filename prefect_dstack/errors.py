@@ -1,0 +1,184 @@
+"""Every exception that prefect-dstack raises on purpose.
+
+```
+PrefectDstackError                 exit code 1: something went wrong
+├── UserError                      exit code 2: the caller can mend it by changing what they asked for
+│   ├── ConfigurationError         a file, key or value that cannot be accepted
+│   │   └── UnsupportedKeyError    understood, but nothing acts on it where it would be used
+│   ├── NotFoundError              a service, gateway, fleet, secret or revision that does not exist
+│   ├── ConflictError              a port, host name or path that something else already holds
+│   ├── NoOfferError               no machine of any backend satisfies what was asked
+│   ├── ImageError                 a container image that cannot be pulled or started
+│   ├── ReplicaExitedError         the workload ended instead of serving
+│   └── ReplicaNotReadyError       the workload runs but did not pass its probes in time
+├── HostError                      a machine that we hold or were given
+│   ├── HostUnreachableError       no connection, or it was lost
+│   ├── HostKeyError               its host key is unknown or not the pinned one
+│   ├── HostAuthenticationError    it refused every credential
+│   └── HostNotReadyError          connected, but something it needs is missing (Docker, rights, disk)
+├── ProvisioningError              a backend that failed to give a machine
+│   └── CapacityError              it has none left of that kind, for now
+├── GatewayError                   a gateway that cannot be started, reached or changed
+├── CertificateError               a certificate that cannot be issued, read or renewed
+├── DeploymentError                a rollout that did not end well; the previous revision serves on
+└── OrchestratorError              the Prefect API is missing or refuses
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "CapacityError",
+    "CertificateError",
+    "ConfigurationError",
+    "ConflictError",
+    "DeploymentError",
+    "GatewayError",
+    "HostAuthenticationError",
+    "HostError",
+    "HostKeyError",
+    "HostNotReadyError",
+    "HostUnreachableError",
+    "ImageError",
+    "NoOfferError",
+    "NotFoundError",
+    "OrchestratorError",
+    "PrefectDstackError",
+    "ProvisioningError",
+    "ReplicaExitedError",
+    "ReplicaNotReadyError",
+    "UnsupportedKeyError",
+    "UserError",
+]
+
+
+class PrefectDstackError(Exception):
+    """Base class. `str()` is one line that a person can act on.
+
+    Attributes:
+        exit_code: What the command line exits with.
+    """
+
+    exit_code = 1
+
+
+class UserError(PrefectDstackError):
+    """The caller can mend it by changing what they asked for."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UserError):
+    """A configuration that cannot be accepted.
+
+    Args:
+        problem: What is wrong and what to do, without the place.
+        source: The file (or `<text>`, `<mapping>`) that holds it.
+        line: One-based line in `source`.
+        key: Dotted path of the key, for example `probes.0.url`.
+
+    Example:
+        >>> str(ConfigurationError("unknown key, did you mean 'port'?", source="serve.dstack.yml", key="prot"))
+        "serve.dstack.yml: prot: unknown key, did you mean 'port'?"
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        source: str | Path | None = None,
+        line: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.source = None if source is None else str(source)
+        self.line = line
+        self.key = key
+        place = self.source or ""
+        if place and line is not None:
+            place += f":{line}"
+        super().__init__(": ".join(part for part in (place, key or "", problem) if part))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling, which Prefect does to the exceptions of task runs."""
+        return (_rebuild, (type(self), self.problem, self.source, self.line, self.key))
+
+
+def _rebuild(
+    kind: type[ConfigurationError], problem: str, source: str | None, line: int | None, key: str | None
+) -> ConfigurationError:
+    return kind(problem, source=source, line=line, key=key)
+
+
+class UnsupportedKeyError(ConfigurationError):
+    """A key that is understood, but that nothing acts on where it would be used."""
+
+
+class NotFoundError(UserError):
+    """A service, gateway, fleet, secret or revision that does not exist."""
+
+
+class ConflictError(UserError):
+    """A port, host name or path that something else already holds."""
+
+
+class NoOfferError(UserError):
+    """No machine of any backend satisfies what was asked."""
+
+
+class ImageError(UserError):
+    """A container image that cannot be pulled or started."""
+
+
+class ReplicaExitedError(UserError):
+    """The workload ended instead of serving."""
+
+
+class ReplicaNotReadyError(UserError):
+    """The workload runs but did not pass its probes in time."""
+
+
+class HostError(PrefectDstackError):
+    """A machine that we hold or were given cannot be used."""
+
+
+class HostUnreachableError(HostError):
+    """No connection to a host, or it was lost."""
+
+
+class HostKeyError(HostError):
+    """A host key that is unknown or not the pinned one."""
+
+
+class HostAuthenticationError(HostError):
+    """A host refused every credential."""
+
+
+class HostNotReadyError(HostError):
+    """Connected, but something the host needs is missing."""
+
+
+class ProvisioningError(PrefectDstackError):
+    """A backend failed to give a machine."""
+
+
+class CapacityError(ProvisioningError):
+    """A backend has no machine of that kind left, for now."""
+
+
+class GatewayError(PrefectDstackError):
+    """A gateway that cannot be started, reached or changed."""
+
+
+class CertificateError(PrefectDstackError):
+    """A certificate that cannot be issued, read or renewed."""
+
+
+class DeploymentError(PrefectDstackError):
+    """A rollout that did not end well; the previous revision serves on."""
+
+
+class OrchestratorError(PrefectDstackError):
+    """The Prefect API is missing or refuses."""
