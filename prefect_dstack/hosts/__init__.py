@@ -1,0 +1,1 @@
+"""Machines that we hold: this one, and those reached over SSH."""

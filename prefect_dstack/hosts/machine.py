@@ -1,0 +1,77 @@
+"""What every machine can do for us, whichever way it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from docker import DockerClient
+
+__all__ = ["CommandResult", "Machine"]
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command on a machine ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Machine(Protocol):
+    """A machine that we hold.
+
+    Attributes:
+        name: What messages and labels call it, for example `this machine` or `gpu-1`.
+        publish_address: The address on which replicas publish their port: private, never 0.0.0.0.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def publish_address(self) -> str: ...
+
+    def docker(self) -> DockerClient:
+        """Reach the machine's Docker Engine.
+
+        Returns:
+            A client of the Docker SDK, shared by all callers in this process.
+
+        Raises:
+            HostNotReadyError: If there is no engine, or this user may not use it.
+            HostUnreachableError: If the machine does not answer.
+        """
+        ...
+
+    def run(
+        self, command: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0
+    ) -> CommandResult:
+        """Run a command; its arguments are data, no shell reads them.
+
+        Args:
+            command: The program and its arguments.
+            stdin: What it reads from its standard input.
+            timeout: Seconds after which it is given up.
+
+        Returns:
+            Exit code and output, whatever the exit code is.
+
+        Raises:
+            HostUnreachableError: If the machine does not answer, or not in time.
+        """
+        ...
+
+    def free_port(self) -> int:
+        """Find a TCP port on `publish_address` that nothing listens on.
+
+        Returns:
+            A port outside the range that the kernel hands to clients.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; the machine is kept."""
+        ...

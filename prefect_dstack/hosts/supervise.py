@@ -1,0 +1,278 @@
+"""The supervisor's own process: keeps one program running until it is told to stop.
+
+It is run by path, not as a module of the package, and needs nothing but the standard library, so that it
+starts in milliseconds and outlives the environment that started it. `supervisor.py` starts and steers it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# The restart delays of Docker's restart policies.
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 60.0
+HEALTHY_AFTER = 10.0
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class RotatedLog:
+    """Appends to `path`, and keeps `files` older ones of at most `limit` bytes."""
+
+    def __init__(self, path: Path, limit: int, files: int) -> None:
+        self.path, self.limit, self.files = path, limit, files
+        self.stream = self._open()
+
+    def _open(self) -> Any:
+        return open(self.path, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
+
+    def write(self, data: bytes) -> None:
+        if self.stream.tell() + len(data) > self.limit:
+            self.stream.close()
+            for number in range(self.files, 0, -1):
+                older = self.path.with_name(f"{self.path.name}.{number}")
+                newer = self.path if number == 1 else self.path.with_name(f"{self.path.name}.{number - 1}")
+                if newer.exists():
+                    newer.replace(older)
+            self.stream = self._open()
+        self.stream.write(data)
+
+
+def linux_prctl() -> Callable[..., int] | None:
+    """Find prctl(2), which lets a parent's death reach its children; other systems have no such call."""
+    if sys.platform != "linux":
+        return None
+    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    return prctl
+
+
+class Supervision:
+    """One program, its restarts, its output and its end."""
+
+    def __init__(self, directory: Path, program: dict[str, Any]) -> None:
+        self.directory = directory
+        self.program = program
+        self.log = RotatedLog(directory / "output.log", program["log_bytes"], program["log_files"])
+        self.output, self.input = os.pipe()
+        os.set_blocking(self.output, False)
+        self.child: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.delay = FIRST_DELAY
+        self.restart_at: float | None = None
+        self.status: dict[str, Any] = {"state": "starting", "pid": None, "restarts": 0, "exit_code": None}
+        self.prctl = linux_prctl()
+        self.stopping = False
+
+    def report(self, **changes: Any) -> None:
+        self.status.update(changes)
+        fresh = self.directory / "status.json.new"
+        fresh.write_text(json.dumps(self.status))
+        fresh.replace(self.directory / "status.json")
+
+    def launch(self) -> None:
+        prctl = self.prctl
+
+        def die_with_supervisor() -> None:
+            if prctl is not None:
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+        self.restart_at = None
+        self.started = time.monotonic()
+        try:
+            self.child = subprocess.Popen(
+                self.program["arguments"],
+                env=self.program["environment"],
+                cwd=self.program["working_directory"],
+                stdin=subprocess.DEVNULL,
+                stdout=self.input,
+                stderr=self.input,
+                start_new_session=True,
+                preexec_fn=die_with_supervisor,
+            )
+        except OSError as error:
+            self.log.write(f"cannot start: {error}\n".encode())
+            self.ended(127)
+        else:
+            self.report(state="running", pid=self.child.pid, started_at=time.time())
+
+    def ended(self, code: int) -> None:
+        if self.child is not None:
+            self.signal_group(signal.SIGKILL)
+            self.child = None
+        self.kill_strays()
+        if time.monotonic() - self.started >= HEALTHY_AFTER:
+            self.delay = FIRST_DELAY
+        if not self.stopping:
+            self.restart_at = time.monotonic() + self.delay
+            self.delay = min(self.delay * 2, LONGEST_DELAY)
+            self.report(state="waiting", pid=None, exit_code=code, restarts=self.status["restarts"] + 1)
+
+    def reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self.child is not None and pid == self.child.pid:
+                self.child.returncode = os.waitstatus_to_exitcode(status)
+                self.forward_output()
+                self.ended(self.child.returncode)
+
+    def signal_group(self, number: int) -> bool:
+        """Send a signal to the program's process group; tell whether anybody was there."""
+        if self.child is None:
+            return False
+        try:
+            os.killpg(self.child.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # macOS answers so for a group of zombies
+            return False
+        return True
+
+    def kill_strays(self) -> None:
+        """Kill what left the program's process group: as a subreaper we are its parent by now."""
+        if self.prctl is None:
+            return
+        mine = str(os.getpid())
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError, IndexError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if parent == mine and state != "Z":
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    def forward_output(self) -> None:
+        while True:
+            try:
+                data = os.read(self.output, 65536)
+            except BlockingIOError:
+                return
+            self.log.write(data)
+
+    def stop(self, wakeup: int) -> None:
+        self.stopping = True
+        self.report(state="stopping")
+        leader = self.child
+        if leader is not None:
+            self.signal_group(getattr(signal, self.program["stop_signal"]))
+            deadline = time.monotonic() + self.grace()
+            while time.monotonic() < deadline and self.group_lives(leader.pid):
+                self.wait(wakeup, 0.05)
+                self.reap()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            self.kill_strays()
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                self.wait(wakeup, 0.02)
+        self.forward_output()
+        self.report(state="stopped", pid=None)
+
+    @staticmethod
+    def group_lives(group: int) -> bool:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def grace(self) -> float:
+        with contextlib.suppress(OSError, ValueError):
+            return float((self.directory / "grace").read_text())
+        return float(self.program["grace"])
+
+    def wait(self, wakeup: int, seconds: float | None) -> None:
+        ready, _, _ = select.select([self.output, wakeup], [], [], seconds)
+        if wakeup in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wakeup, 4096)
+        if self.output in ready:
+            self.forward_output()
+
+    def run(self) -> None:
+        if self.prctl is not None:
+            self.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        wakeup, woken = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(woken, False)
+        asked: list[int] = []
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        self.launch()
+        while not asked:
+            pause = None if self.restart_at is None else max(0.0, self.restart_at - time.monotonic())
+            self.wait(wakeup, pause)
+            self.reap()
+            if not asked and self.restart_at is not None and time.monotonic() >= self.restart_at:
+                self.launch()
+        self.stop(wakeup)
+
+
+def acquire(lock: int) -> bool:
+    """Take the lock; who only looks whether it is held has it for an instant, so try more than once."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def detach() -> None:
+    """Become a daemon; the process that was started ends once the lock is held."""
+    ready, locked = os.pipe()
+    if os.fork():
+        os.close(locked)
+        os._exit(0 if os.read(ready, 1) == b"1" else 1)
+    os.close(ready)
+    os.setsid()
+    lock = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not acquire(lock):
+        os.write(locked, b"0")
+        os._exit(1)
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    os.write(locked, b"1")
+    os.close(locked)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+def main() -> None:
+    """Read the program as JSON from standard input, and supervise it in the directory given."""
+    directory = Path(sys.argv[1])
+    program = json.load(sys.stdin)
+    os.chdir(directory)
+    os.umask(0o077)
+    detach()
+    Supervision(directory, program).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What starts a workload on a machine."""

@@ -1,0 +1,127 @@
+"""What a runtime is: something that starts replicas on a machine and knows how they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
+from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.services.stamp import Stamp
+
+__all__ = ["Launch", "Replica", "ReplicaStatus", "Report", "Runtime"]
+
+Report = Callable[[str], None]
+"""Takes one line of progress, for a log or a terminal."""
+
+
+class Launch(BaseModel):
+    """All that is needed to start one replica."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    stamp: Stamp = Field(description="For whom; every trace of the replica carries it.")
+    configuration: ServiceConfiguration = Field(description="Of the service.")
+    environment: Environment = Field(description="The replica's environment, secrets apart.")
+    registry: RegistryCredentials | None = Field(default=None, description="To pull a private image.")
+    directory: Path = Field(description="What relative paths start from: the configuration's directory.")
+    gpu_devices: tuple[str, ...] = Field(default=(), description="The accelerators set aside for it.")
+
+
+class Replica(BaseModel):
+    """One running copy of a service, as a runtime sees it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stamp: Stamp = Field(description="For whom it runs.")
+    runtime: Literal["docker", "process"] = Field(description="What runs it.")
+    id: str = Field(description="What the runtime calls it.")
+    address: str = Field(description="Where it listens, on its machine.")
+    port: int = Field(description="The TCP port there.")
+
+    @property
+    def name(self) -> str:
+        """Its name, unique among all services: `hello-3-0`."""
+        return self.stamp.name
+
+
+class ReplicaStatus(BaseModel):
+    """How a replica is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Literal["running", "restarting", "exited", "gone"] = Field(
+        description="`restarting`: it ended and will be started again; `exited`: it ended for good."
+    )
+    restarts: int = Field(default=0, description="How often it was restarted.")
+    exit_code: int | None = Field(default=None, description="How it last ended.")
+    out_of_memory: bool = Field(default=False, description="Whether the kernel killed it for its memory.")
+    detail: str = Field(default="", description="The runtime's own words.")
+
+
+class Runtime(Protocol):
+    """What starts replicas on a machine."""
+
+    @property
+    def name(self) -> Literal["docker", "process"]: ...
+
+    def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
+        """Start a replica. Run twice with one stamp, it finds the first result.
+
+        Args:
+            machine: Where.
+            launch: What.
+            report: Told of progress, such as an image that is pulled.
+
+        Returns:
+            The replica; it may not listen yet.
+
+        Raises:
+            ImageError: If its image cannot be had or started.
+            HostError: If the machine fails us.
+        """
+        ...
+
+    def replicas(self, machine: Machine) -> Sequence[Replica]:
+        """List every replica of ours on a machine, running or not.
+
+        Args:
+            machine: Where.
+
+        Returns:
+            Found by their stamps.
+        """
+        ...
+
+    def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
+        """Tell how a replica is."""
+        ...
+
+    def logs(
+        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Read what a replica has written.
+
+        Args:
+            machine: Where it runs.
+            replica: Which.
+            tail: Only so many lines from the end; None: all that is kept.
+            follow: Go on with what it writes from now, until it is gone.
+
+        Yields:
+            Lines without their end.
+        """
+        ...
+
+    def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
+        """Stop a replica and remove every trace of it. A replica that is gone already is no error.
+
+        Args:
+            machine: Where it runs.
+            replica: Which.
+            grace: Seconds between SIGTERM and SIGKILL.
+        """
+        ...
