@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,6 +62,23 @@ class Machine(Protocol):
 
         Raises:
             HostUnreachableError: If the machine does not answer, or not in time.
+        """
+        ...
+
+    def connect(self, address: str, port: int, *, timeout: float = 5.0) -> socket.socket:
+        """Open a TCP connection from the machine, as if a program there did.
+
+        Args:
+            address: An address as the machine sees it, such as its `publish_address`.
+            port: The port.
+            timeout: Seconds to wait for the connection, and later for each answer.
+
+        Returns:
+            Something that reads and writes like a socket.
+
+        Raises:
+            OSError: If nothing answers there.
+            HostUnreachableError: If the machine does not answer.
         """
         ...
 

@@ -1,0 +1,72 @@
+"""Prefect blocks: what is wanted of services, gateways, fleets and clouds, kept by the Prefect API."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from prefect.blocks.core import Block
+from prefect.types import SecretDict
+from pydantic import Field
+
+from prefect_dstack.services.record import ServiceRecord
+
+__all__ = ["DstackGateway", "DstackService"]
+
+LOGO = "https://cdn.simpleicons.org/haproxy"
+DOCUMENTATION = "https://github.com/prefect-dstack/prefect-dstack/blob/main/docs/reference.md"
+
+
+class DstackService(Block):
+    """The record of one service: its revisions, its gateway and its endpoint.
+
+    Written by the flows of this project, and only by whoever holds the service's concurrency limit.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackService
+
+        print(DstackService.load("hello").record["endpoint"]["url"])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Service"
+    _block_type_slug: ClassVar[str] = "dstack-service"
+    _logo_url: ClassVar[str] = LOGO
+    _documentation_url: ClassVar[str] = DOCUMENTATION
+
+    record: dict[str, Any] = Field(description="The record as JSON, as `ServiceRecord` describes it.")
+    environment: SecretDict = Field(
+        default_factory=lambda: SecretDict({}),
+        description="Values that a revision took from the environment of its deployer, by revision and name.",
+    )
+
+    def read(self) -> ServiceRecord:
+        """Read the record.
+
+        Returns:
+            The record, validated.
+        """
+        return ServiceRecord.model_validate(self.record)
+
+
+class DstackGateway(Block):
+    """A gateway: the reverse proxy with a public address in front of replicas.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackGateway
+
+        print(DstackGateway.load("public").configuration["domain"])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Gateway"
+    _block_type_slug: ClassVar[str] = "dstack-gateway"
+    _logo_url: ClassVar[str] = LOGO
+    _documentation_url: ClassVar[str] = DOCUMENTATION
+
+    configuration: dict[str, Any] = Field(description="The gateway's configuration, as it was written.")
+    directory: str = Field(default=".", description="What relative paths in the configuration start from.")
+    details: dict[str, Any] = Field(
+        default_factory=dict, description="What its backend needs to reach it again, such as addresses and ids."
+    )

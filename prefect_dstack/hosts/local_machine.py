@@ -1,0 +1,69 @@
+"""The machine that this code runs on."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+
+import docker
+from docker import DockerClient
+from docker.errors import DockerException
+
+from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
+from prefect_dstack.hosts import ports
+from prefect_dstack.hosts.machine import CommandResult
+
+__all__ = ["LocalMachine"]
+
+
+class LocalMachine:
+    """The machine that this code runs on; implements `Machine`."""
+
+    name = "this machine"
+    publish_address = "127.0.0.1"
+
+    def docker(self) -> DockerClient:
+        """Reach the Docker Engine that `DOCKER_HOST` names, else the one at the usual socket."""
+        return _engine()
+
+    def run(
+        self, command: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0
+    ) -> CommandResult:
+        """Run a command here; see `Machine.run`."""
+        try:
+            outcome = subprocess.run(
+                list(command), input=stdin, capture_output=True, timeout=timeout, check=False
+            )
+        except FileNotFoundError:
+            return CommandResult(127, b"", f"{command[0]}: not found".encode())
+        except subprocess.TimeoutExpired as error:
+            raise HostUnreachableError(f"{command[0]} did not end within {timeout:.0f} s") from error
+        return CommandResult(outcome.returncode, outcome.stdout, outcome.stderr)
+
+    def connect(self, address: str, port: int, *, timeout: float = 5.0) -> socket.socket:
+        """Open a TCP connection; see `Machine.connect`."""
+        return socket.create_connection((address, port), timeout=timeout)
+
+    def free_port(self) -> int:
+        """Find a free port here; see `Machine.free_port`."""
+        return ports.free_port(self.publish_address)
+
+    def close(self) -> None:
+        """There is no connection to let go of."""
+
+
+@functools.cache
+def _engine() -> DockerClient:
+    try:
+        client = docker.from_env(timeout=60)
+        client.ping()
+    except DockerException as error:
+        if shutil.which("docker") or shutil.which("dockerd"):
+            remedy = "start it, or set DOCKER_HOST to where it listens; your user must be allowed to use it"
+        else:
+            remedy = "install Docker, or leave `image` out to run the commands as processes"
+        raise HostNotReadyError(f"no Docker Engine answers on this machine: {remedy}") from error
+    return client

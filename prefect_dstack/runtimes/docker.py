@@ -1,0 +1,269 @@
+"""Replicas that are containers, on this machine or on another: only the engine's client differs."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from docker import DockerClient
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.types import DeviceRequest, LogConfig, Mount
+
+from prefect_dstack.configurations import Environment, ServiceConfiguration
+from prefect_dstack.errors import HostNotReadyError, ImageError
+from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.environment import described_environment
+from prefect_dstack.runtimes.images import ensure_image
+from prefect_dstack.services.stamp import Stamp
+
+__all__ = ["DockerRuntime"]
+
+ENVIRONMENT_FILE = "/.prefect-dstack-environment"
+LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
+
+
+class DockerRuntime:
+    """Runs replicas as containers."""
+
+    name = "docker"
+
+    def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
+        """Start a replica; see `Runtime.launch`."""
+        engine = machine.docker()
+        existing = _container(engine, launch.stamp)
+        if existing is not None and existing.status in ("running", "restarting"):
+            return _replica(existing)
+        if existing is not None:
+            existing.remove(force=True, v=True)
+        image = launch.configuration.image or ""
+        ensure_image(engine, image, launch.registry, machine.name, report)
+        report(f"{launch.stamp.name}: starting a container of {image} on {machine.name}")
+        return self._start(engine, machine, launch)
+
+    def _start(self, engine: DockerClient, machine: Machine, launch: Launch) -> Replica:
+        while True:
+            port = machine.free_port()
+            try:
+                container = engine.containers.create(**creation(engine, machine, launch, port))
+            except (ImageNotFound, APIError) as error:
+                raise ImageError(f"{machine.name}: {launch.configuration.image}: {_words(error)}") from error
+            try:
+                if launch.environment.secret:
+                    container.put_archive("/", _environment_archive(launch.environment))
+                container.start()
+            except APIError as error:
+                container.remove(force=True, v=True)
+                if "port is already allocated" in str(error) or "address already in use" in str(error):
+                    continue
+                if "no space left" in str(error):
+                    raise HostNotReadyError(f"{machine.name}: the disk is full: {_words(error)}") from error
+                raise ImageError(f"{machine.name}: {launch.configuration.image}: {_words(error)}") from error
+            except BaseException:
+                container.remove(force=True, v=True)
+                raise
+            return _replica(container)
+
+    def replicas(self, machine: Machine) -> Sequence[Replica]:
+        """List the containers of ours on a machine; see `Runtime.replicas`."""
+        labelled = machine.docker().containers.list(
+            all=True, ignore_removed=True, filters={"label": "prefect-dstack.service"}
+        )
+        return [_replica(container) for container in labelled if Stamp.from_labels(container.labels)]
+
+    def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
+        """Tell how a container is; see `Runtime.status`."""
+        container = _container(machine.docker(), replica.stamp)
+        if container is None:
+            return ReplicaStatus(state="gone")
+        state: Mapping[str, Any] = container.attrs["State"]
+        known = {"running": "running", "restarting": "restarting", "created": "exited"}
+        return ReplicaStatus.model_validate(
+            {
+                "state": known.get(state["Status"], "exited"),
+                "restarts": container.attrs.get("RestartCount", 0),
+                "exit_code": state.get("ExitCode"),
+                "out_of_memory": state.get("OOMKilled", False),
+                "detail": state.get("Error", ""),
+            }
+        )
+
+    def logs(
+        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Read a container's output; see `Runtime.logs`."""
+        container = _container(machine.docker(), replica.stamp)
+        if container is None:
+            return
+        output = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
+        rest = b""
+        for part in output:
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace").rstrip("\r")
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
+        """Stop and remove a container; see `Runtime.remove`."""
+        container = _container(machine.docker(), replica.stamp)
+        if container is None:
+            return
+        try:
+            container.stop(timeout=round(grace))
+            container.remove(force=True, v=True)
+        except NotFound:
+            return
+        except APIError as error:
+            if "is already in progress" not in str(error):
+                raise
+
+
+def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) -> dict[str, Any]:
+    """Describe the container of a replica.
+
+    Args:
+        engine: Asked for the image's own entry point where secrets have to be put before it.
+        machine: Where it will run.
+        launch: What it is for.
+        port: The port of the machine that it is published on.
+
+    Returns:
+        The arguments of the Docker SDK's `containers.create`.
+    """
+    configuration = launch.configuration
+    inner = configuration.port.port
+    resources = configuration.resources
+    memory = resources.memory.max if resources and resources.memory else None
+    cpus = resources.cpu.count.max if resources and resources.cpu else None
+    entrypoint, command = _command(configuration)
+    if launch.environment.secret:
+        entrypoint, command = _with_secrets(engine, configuration, entrypoint, command)
+    environment = {**described_environment(launch.stamp, inner), "PORT": str(inner), **launch.environment.plain}
+    return {
+        "image": configuration.image,
+        "name": f"prefect-dstack-{launch.stamp.name}",
+        "hostname": launch.stamp.name,
+        "labels": labels(launch, inner),
+        "entrypoint": entrypoint,
+        "command": command,
+        "environment": environment,
+        "ports": {f"{inner}/tcp": (machine.publish_address, port)},
+        "restart_policy": {"Name": "unless-stopped"},
+        "log_config": LOGS,
+        "init": True,
+        "user": configuration.user,
+        "working_dir": configuration.working_dir,
+        "privileged": bool(configuration.privileged),
+        "security_opt": None if configuration.privileged else ["no-new-privileges:true"],
+        "mounts": [_mount(volume) for volume in configuration.volumes or ()],
+        "mem_limit": None if memory is None else round(memory * 1024**3),
+        "nano_cpus": None if cpus is None else round(cpus * 1e9),
+        "shm_size": round(resources.shm_size * 1024**3) if resources and resources.shm_size else None,
+        "device_requests": _devices(launch),
+    }
+
+
+def labels(launch: Launch, port: int) -> dict[str, str]:
+    """Write what a container is for, and what it has been promised, so that placement can count it.
+
+    Args:
+        launch: The replica.
+        port: The port it listens on inside.
+
+    Returns:
+        The container's labels.
+    """
+    resources = launch.configuration.resources
+    cpus = resources.cpu.count.min if resources and resources.cpu else None
+    memory = resources.memory.min if resources and resources.memory else None
+    return {
+        **launch.stamp.labels(),
+        "prefect-dstack.port": str(port),
+        "prefect-dstack.cpus": str(cpus or 0),
+        "prefect-dstack.memory-gb": str(memory or 0),
+        "prefect-dstack.gpu-devices": ",".join(launch.gpu_devices),
+    }
+
+
+def _command(configuration: ServiceConfiguration) -> tuple[list[str] | None, list[str] | None]:
+    script = "set -e\n" + "\n".join(configuration.commands) if configuration.commands else None
+    if configuration.entrypoint:
+        return shlex.split(configuration.entrypoint), None if script is None else [script]
+    if script is None:
+        return None, None
+    return [configuration.shell or "/bin/sh", "-c"], [script]
+
+
+def _with_secrets(
+    engine: DockerClient,
+    configuration: ServiceConfiguration,
+    entrypoint: list[str] | None,
+    command: list[str] | None,
+) -> tuple[list[str], list[str]]:
+    """Read secrets from a file in the container, where `docker inspect` does not show them."""
+    if entrypoint is None:
+        own = engine.images.get(configuration.image or "").attrs["Config"]
+        entrypoint, command = own.get("Entrypoint") or [], command or own.get("Cmd") or []
+    return (
+        ["/bin/sh", "-c", f'. {ENVIRONMENT_FILE}; exec "$@"', "sh"],
+        [*entrypoint, *(command or [])],
+    )
+
+
+def _environment_archive(environment: Environment) -> bytes:
+    text = "".join(
+        f"export {name}={shlex.quote(value.get_secret_value())}\n"
+        for name, value in environment.secret.items()
+    ).encode()
+    member = tarfile.TarInfo(ENVIRONMENT_FILE.lstrip("/"))
+    member.size, member.mode = len(text), 0o444
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(member, io.BytesIO(text))
+    return buffer.getvalue()
+
+
+def _mount(volume: Any) -> Mount:
+    return Mount(target=volume.path, source=volume.instance_path, type="bind")
+
+
+def _devices(launch: Launch) -> list[DeviceRequest] | None:
+    resources = launch.configuration.resources
+    if resources is None or resources.gpu is None or not resources.gpu.count.max:
+        return None
+    if launch.gpu_devices:
+        return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]
+    return [DeviceRequest(count=resources.gpu.count.min or 1, capabilities=[["gpu"]])]
+
+
+def _container(engine: DockerClient, stamp: Stamp) -> Container | None:
+    try:
+        return engine.containers.get(f"prefect-dstack-{stamp.name}")
+    except NotFound:
+        return None
+
+
+def _replica(container: Container) -> Replica:
+    container.reload()
+    stamp = Stamp.from_labels(container.labels)
+    bindings = container.attrs["HostConfig"]["PortBindings"] or {}
+    (published,) = next(iter(bindings.values()))
+    return Replica.model_validate(
+        {
+            "stamp": stamp,
+            "runtime": "docker",
+            "id": container.id,
+            "address": published["HostIp"],
+            "port": int(published["HostPort"]),
+        }
+    )
+
+
+def _words(error: DockerException) -> str:
+    words = error.explanation if isinstance(error, APIError) else None
+    return " ".join(str(words or error).split())

@@ -1,0 +1,25 @@
+"""What every replica is told about itself through its environment."""
+
+from __future__ import annotations
+
+from prefect_dstack.services.stamp import Stamp
+
+__all__ = ["described_environment"]
+
+
+def described_environment(stamp: Stamp, port: int) -> dict[str, str]:
+    """Tell a replica who it is.
+
+    Args:
+        stamp: For whom it runs.
+        port: The port it shall listen on.
+
+    Returns:
+        Environment variables, named as dstack names them where it has them.
+    """
+    return {
+        "DSTACK_RUN_NAME": stamp.service,
+        "DSTACK_REPLICA_NUM": str(stamp.replica),
+        "DSTACK_REVISION": str(stamp.revision),
+        "DSTACK_SERVICE_PORT": str(port),
+    }

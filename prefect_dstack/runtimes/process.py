@@ -1,0 +1,216 @@
+"""Replicas that are processes of this machine, for services without an `image`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.hosts import supervisor
+from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.environment import described_environment
+
+__all__ = ["ProcessRuntime"]
+
+STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
+
+# What a program needs of the surroundings it was deployed from; everything else comes from `env`.
+INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
+INHERITED_PREFIXES = ("CONDA_", "CUDA_", "LC_", "LD_LIBRARY_", "PIP_", "SSL_CERT_", "UV_", "XDG_")
+
+
+class ProcessRuntime:
+    """Runs replicas as supervised process groups.
+
+    Args:
+        directory: Where each replica has a directory with its output and status.
+    """
+
+    name = "process"
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
+        """Start a replica; see `Runtime.launch`."""
+        place = self.directory / launch.stamp.name
+        with self._lock():
+            replica = _recorded(place)
+            if replica is None or replica.stamp.model_copy(update={"flow_run": ""}) != launch.stamp.model_copy(
+                update={"flow_run": ""}
+            ):
+                replica = Replica(
+                    stamp=launch.stamp,
+                    runtime="process",
+                    id=str(place),
+                    address=machine.publish_address,
+                    port=self._free_port(machine),
+                )
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _write(place / "replica.json", replica.model_dump_json())
+        report(f"{replica.name}: starting on port {replica.port}")
+        supervisor.start(place, program(launch, replica.port))
+        return replica
+
+    def replicas(self, machine: Machine) -> Sequence[Replica]:
+        """List the replicas on this machine; see `Runtime.replicas`."""
+        if not self.directory.is_dir():
+            return []
+        found = (_recorded(place) for place in sorted(self.directory.iterdir()) if place.is_dir())
+        return [replica for replica in found if replica is not None]
+
+    def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
+        """Tell how a replica is; see `Runtime.status`."""
+        known = supervisor.status(Path(replica.id))
+        states = {
+            "absent": "gone",
+            "starting": "running",
+            "running": "running",
+            "waiting": "restarting",
+            "stopping": "exited",
+            "stopped": "exited",
+            "lost": "exited",
+        }
+        return ReplicaStatus.model_validate(
+            {
+                "state": states[known.state],
+                "restarts": known.restarts,
+                "exit_code": known.exit_code,
+                "detail": "its supervisor was killed" if known.state == "lost" else "",
+            }
+        )
+
+    def logs(
+        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+    ) -> Iterator[str]:
+        """Read a replica's output; see `Runtime.logs`."""
+        place = Path(replica.id)
+        lines: list[str] = []
+        current = place / "output.log"
+        position = 0
+        for path in [*sorted(place.glob("output.log.*"), reverse=True), current]:
+            with contextlib.suppress(OSError):
+                content = path.read_bytes()
+                lines += content.decode(errors="replace").splitlines()
+                position = len(content)
+        yield from lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
+        while follow and supervisor.status(place).alive:
+            with contextlib.suppress(OSError):
+                if current.stat().st_size < position:
+                    position = 0
+                with current.open("rb") as stream:
+                    stream.seek(position)
+                    *complete, _rest = stream.read().split(b"\n")
+                for line in complete:
+                    position += len(line) + 1
+                    yield line.decode(errors="replace")
+            time.sleep(0.2)
+
+    def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
+        """Stop a replica and remove its directory; see `Runtime.remove`."""
+        place = Path(replica.id)
+        supervisor.stop(place, grace)
+        _kill_strays(replica)
+        supervisor.remove(place)
+
+    def listening_ports(self, replica: Replica) -> list[int]:
+        """Find the TCP ports on which a replica's processes listen, for a message that helps.
+
+        Args:
+            replica: Which.
+
+        Returns:
+            The ports, in order.
+        """
+        ports: set[int] = set()
+        for process in _processes(replica):
+            with contextlib.suppress(psutil.Error):
+                ports |= {
+                    connection.laddr.port
+                    for connection in process.net_connections(kind="tcp")
+                    if connection.status == psutil.CONN_LISTEN
+                }
+        return sorted(ports)
+
+    def _free_port(self, machine: Machine) -> int:
+        taken = {replica.port for replica in self.replicas(machine)}
+        while (port := machine.free_port()) in taken:
+            pass
+        return port
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+
+def program(launch: Launch, port: int) -> supervisor.Program:
+    """Say what the supervisor shall run for a replica.
+
+    Args:
+        launch: The replica.
+        port: The port it shall listen on.
+
+    Returns:
+        A shell that runs the commands, one after the other, until one fails.
+    """
+    configuration = launch.configuration
+    surroundings = {
+        name: value
+        for name, value in os.environ.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    return supervisor.Program(
+        arguments=[_shell(configuration), "-c", "set -e\n" + "\n".join(configuration.commands)],
+        environment={
+            **surroundings,
+            **described_environment(launch.stamp, port),
+            "PORT": str(port),
+            **launch.environment.plain,
+            **launch.environment.secret,
+            STAMP_VARIABLE: launch.stamp.name,
+        },
+        working_directory=launch.directory,
+    )
+
+
+def _shell(configuration: ServiceConfiguration) -> str:
+    wanted = configuration.shell or "bash"
+    return shutil.which(wanted) or "/bin/sh"
+
+
+def _recorded(place: Path) -> Replica | None:
+    try:
+        return Replica.model_validate_json((place / "replica.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def _processes(replica: Replica) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(STAMP_VARIABLE) == replica.name:
+                yield process
+
+
+def _kill_strays(replica: Replica) -> None:
+    """Kill what outlived a supervisor that was itself killed: every descendant carries the stamp."""
+    for process in _processes(replica):
+        with contextlib.suppress(psutil.Error):
+            process.kill()

@@ -1,0 +1,124 @@
+"""How a service gets from the replicas that run to those that are wanted, without losing a request.
+
+`next_steps` looks only at what is there, never at what was done before: it is called again after each
+round, and so goes on from wherever an earlier attempt was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["Limits", "Running", "Step", "Wanted", "next_steps"]
+
+
+class Running(BaseModel):
+    """One replica as it was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int = Field(description="Its revision.")
+    replica: int = Field(description="Its number within the revision.")
+    phase: Literal["launched", "serving", "draining", "dead"] = Field(
+        description="`launched`: not in the route; `serving`: gets requests; `draining`: gets no new ones; "
+        "`dead`: it ended, or its machine is gone."
+    )
+
+
+class Wanted(BaseModel):
+    """What shall run in the end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int | None = Field(description="The revision that shall serve; None: none at all.")
+    replicas: int = Field(ge=0, description="How many replicas of it.")
+
+
+class Limits(BaseModel):
+    """How far a rollout may go below and above the wanted number on its way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_surge: int = Field(default=1, ge=0, description="So many replicas more than wanted may exist.")
+    max_unavailable: int = Field(default=0, ge=0, description="So many replicas fewer than wanted may serve.")
+
+    @classmethod
+    def of(cls, surge: int | float, unavailable: int | float, replicas: int) -> Limits:
+        """Turn shares into numbers, so that a rollout can always move.
+
+        Args:
+            surge: A number (int) or a share (float, 0 to 1) of the replicas; shares are rounded up.
+            unavailable: The same; shares are rounded down.
+            replicas: How many are wanted.
+
+        Returns:
+            The limits; if both came out as 0, a surge of 1.
+        """
+        above = math.ceil(surge * replicas) if isinstance(surge, float) else surge
+        below = math.floor(unavailable * replicas) if isinstance(unavailable, float) else unavailable
+        return cls(max_surge=above if above or below else 1, max_unavailable=below)
+
+
+class Step(BaseModel):
+    """One action on one replica. Steps of one round do not depend on each other."""
+
+    model_config = ConfigDict(frozen=True)
+
+    action: Literal["launch", "route", "drain", "remove"] = Field(
+        description="`launch`: start it; `route`: wait until it is ready and give it requests; "
+        "`drain`: give it no new ones and wait for those that are open; `remove`: take it away."
+    )
+    revision: int
+    replica: int
+
+
+def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> list[Step]:
+    """Decide what to do next.
+
+    Args:
+        running: Every replica of the service that exists, of whichever revision.
+        wanted: What shall run in the end.
+        limits: How many more or fewer there may be meanwhile.
+
+    Returns:
+        The steps of one round, to be done in parallel; empty when all is as wanted. Done without failures
+        and called again, they end there. The number that serves falls below `wanted.replicas` less
+        `max_unavailable` only if it was below before, the number that exists rises above
+        `wanted.replicas` plus `max_surge` never.
+    """
+    good = {replica.replica for replica in running if _is_wanted(replica, wanted) and replica.phase == "serving"}
+    waiting = [r for r in running if _is_wanted(r, wanted) and r.phase in ("launched", "draining")]
+    if waiting:
+        return [_step("route", replica) for replica in waiting]
+
+    finished = [r for r in running if r.phase == "dead"]
+    finished += [r for r in running if r.phase in ("launched", "draining") and not _is_wanted(r, wanted)]
+    steps = [_step("remove", replica) for replica in finished]
+
+    serving = [r for r in running if r.phase == "serving"]
+    surplus = sorted(
+        (r for r in serving if not _is_wanted(r, wanted)), key=lambda r: (r.revision, r.replica)
+    )
+    spare = max(len(serving) - max(wanted.replicas - limits.max_unavailable, 0), 0)
+    steps += [_step("drain", replica) for replica in surplus[:spare]]
+
+    missing = [number for number in range(wanted.replicas) if number not in good]
+    existing = {(r.revision, r.replica) for r in running}
+    room = max(wanted.replicas + limits.max_surge - len(running), 0)
+    if wanted.revision is not None:
+        free = [number for number in missing if (wanted.revision, number) not in existing]
+        steps += [
+            Step(action="launch", revision=wanted.revision, replica=number) for number in free[:room]
+        ]
+    return steps
+
+
+def _is_wanted(replica: Running, wanted: Wanted) -> bool:
+    return replica.revision == wanted.revision and replica.replica < wanted.replicas
+
+
+def _step(action: Literal["route", "drain", "remove"], replica: Running) -> Step:
+    return Step(action=action, revision=replica.revision, replica=replica.replica)

@@ -1,0 +1,98 @@
+"""Which flow runs are still at work: what they hold must be left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from datetime import datetime, timedelta, timezone
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+
+from prefect_dstack.services.record import Deploying
+
+__all__ = ["deploying", "has_died", "is_over"]
+
+# So many heartbeats may be missing before a run counts as lost.
+MISSED_HEARTBEATS = 3
+
+
+def is_over(flow_run: str) -> bool:
+    """Tell whether a flow run will do nothing any more.
+
+    A run that its worker left behind stays `Running` for ever; its heartbeats, however, have stopped.
+
+    Args:
+        flow_run: The id of the flow run.
+
+    Returns:
+        Whether it has ended, was deleted, or has been silent for three heartbeats.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            run = client.read_flow_run(UUID(flow_run))
+        except (ObjectNotFound, ValueError):
+            return True
+        if run.state is None or run.state.is_final():
+            return True
+        frequency = get_current_settings().flows.heartbeat_frequency
+        if frequency is None or not (run.state.is_running() or run.state.is_cancelling()):
+            return False
+        silent_since = datetime.now(timezone.utc) - timedelta(seconds=frequency * MISSED_HEARTBEATS)
+        if run.start_time is None or run.start_time > silent_since:
+            return False
+        heartbeats = client.request(
+            "POST",
+            "/events/filter",
+            json={
+                "filter": {
+                    "occurred": {"since": silent_since.isoformat()},
+                    "event": {"name": ["prefect.flow-run.heartbeat"]},
+                    "resource": {"id": [f"prefect.flow-run.{flow_run}"]},
+                },
+                "limit": 1,
+            },
+        )
+        return not heartbeats.json()["events"]
+
+
+def deploying(revision: int | None, flow_run: str) -> Deploying:
+    """Describe the deployment that this process does.
+
+    Args:
+        revision: The revision that is put on the air; None: a stop.
+        flow_run: The id of the flow run.
+
+    Returns:
+        Enough to tell later, from anywhere, whether it is still at work.
+    """
+    me = psutil.Process(os.getpid())
+    return Deploying(
+        revision=revision,
+        flow_run=flow_run,
+        machine=platform.node(),
+        process=me.pid,
+        process_started=me.create_time(),
+    )
+
+
+def has_died(deployment: Deploying) -> bool:
+    """Tell whether a deployment will do nothing any more.
+
+    Args:
+        deployment: As `deploying` described it.
+
+    Returns:
+        Whether its process is gone, if it ran on this machine; else whether its flow run is over.
+    """
+    if deployment.machine == platform.node() and deployment.process is not None:
+        with contextlib.suppress(psutil.Error):
+            started = psutil.Process(deployment.process).create_time()
+            if deployment.process_started is not None and abs(started - deployment.process_started) < 1:
+                return is_over(deployment.flow_run)
+        return True
+    return is_over(deployment.flow_run)

@@ -1,0 +1,100 @@
+"""The plan of a rollout, followed from any starting point, keeps its promises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_dstack.services.rollout import Limits, Running, Step, Wanted, next_steps
+
+phases = st.sampled_from(["launched", "serving", "draining", "dead"])
+
+
+def world(max_size: int = 8) -> st.SearchStrategy[list[Running]]:
+    return st.dictionaries(
+        st.tuples(st.integers(1, 3), st.integers(0, 4)), phases, max_size=max_size
+    ).map(lambda found: [Running(revision=r, replica=n, phase=p) for (r, n), p in found.items()])
+
+
+wants = st.builds(Wanted, revision=st.one_of(st.none(), st.integers(1, 3)), replicas=st.integers(1, 5)).map(
+    lambda wanted: Wanted(revision=None, replicas=0) if wanted.revision is None else wanted
+)
+limits = st.builds(Limits.of, st.integers(0, 3), st.integers(0, 3), st.just(3))
+
+
+def done(running: list[Running], step: Step) -> list[Running]:
+    """What one successful step makes of the world."""
+    others = [r for r in running if (r.revision, r.replica) != (step.revision, step.replica)]
+    after = {"launch": "launched", "route": "serving", "drain": "draining"}
+    if step.action == "remove":
+        return others
+    return [*others, Running(revision=step.revision, replica=step.replica, phase=after[step.action])]
+
+
+def serving(running: list[Running]) -> int:
+    return sum(r.phase == "serving" for r in running)
+
+
+@given(world(), wants, limits, st.data())
+def test_every_rollout_ends_and_keeps_its_limits_in_whatever_order_steps_finish(
+    running: list[Running], wanted: Wanted, limits: Limits, data: st.DataObject
+) -> None:
+    floor = min(serving(running), max(wanted.replicas - limits.max_unavailable, 0))
+    ceiling = max(len(running), wanted.replicas + limits.max_surge)
+    for _ in range(60):
+        steps = next_steps(running, wanted, limits)
+        if not steps:
+            break
+        for step in data.draw(st.permutations(steps)):
+            running = done(running, step)
+            assert serving(running) >= floor
+            assert len(running) <= ceiling
+    assert not next_steps(running, wanted, limits)
+    assert {(r.revision, r.replica, r.phase) for r in running} == {
+        (wanted.revision, number, "serving") for number in range(wanted.replicas)
+    }
+
+
+@given(world(), wants, limits, st.data())
+def test_a_rollout_that_is_interrupted_anywhere_is_completed_by_the_next(
+    running: list[Running], wanted: Wanted, limits: Limits, data: st.DataObject
+) -> None:
+    for _ in range(60):
+        steps = next_steps(running, wanted, limits)
+        if not steps:
+            break
+        survived = data.draw(st.lists(st.sampled_from(steps), unique=True, max_size=len(steps)))
+        for step in survived or steps[:1]:
+            running = done(running, step)
+    assert {(r.revision, r.replica) for r in running if r.phase == "serving"} == {
+        (wanted.revision, number) for number in range(wanted.replicas)
+    }
+
+
+def test_the_old_replica_is_drained_only_when_the_new_one_serves() -> None:
+    running = [Running(revision=1, replica=0, phase="serving")]
+    wanted = Wanted(revision=2, replicas=1)
+    actions: list[list[str]] = []
+    while steps := next_steps(running, wanted, Limits()):
+        actions.append([f"{step.action} {step.revision}" for step in steps])
+        for step in steps:
+            running = done(running, step)
+    assert actions == [["launch 2"], ["route 2"], ["drain 1"], ["remove 1"]]
+
+
+def test_a_draining_replica_that_is_wanted_again_gets_requests_again() -> None:
+    running = [Running(revision=1, replica=0, phase="draining")]
+    steps = next_steps(running, Wanted(revision=1, replicas=1), Limits())
+    assert [step.action for step in steps] == ["route"]
+
+
+@pytest.mark.parametrize(
+    ("surge", "unavailable", "expected"),
+    [(1, 0, (1, 0)), (0.25, 0.25, (2, 1)), (0, 0, (1, 0)), (1.0, 0, (5, 0)), (0, 1.0, (0, 5))],
+)
+def test_shares_become_numbers_that_let_the_rollout_move(
+    surge: float, unavailable: float, expected: tuple[int, int]
+) -> None:
+    limits = Limits.of(surge, unavailable, 5)
+    assert (limits.max_surge, limits.max_unavailable) == expected
