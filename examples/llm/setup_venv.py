@@ -28,8 +28,8 @@ def main(folder: Path, requirements: Path) -> None:
         print(f"installing {requirements} into {folder}", flush=True)
         if not installed.startswith(made_with):
             venv.create(folder, clear=True, with_pip=True)
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, "--requirement", requirements], check=True)
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--requirement", str(requirements)], check=True)
         stamp.write_text(wanted)
 
 
