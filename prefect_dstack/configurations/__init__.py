@@ -1,0 +1,103 @@
+"""What the user writes: models, YAML, interpolation, profiles and their JSON Schema.
+
+Nothing here knows Prefect, and nothing does any input or output but reading files.
+"""
+
+from __future__ import annotations
+
+from prefect_dstack.configurations.base import ConfigurationModel
+from prefect_dstack.configurations.dev_environment import DevEnvironmentConfiguration
+from prefect_dstack.configurations.environment import (
+    Environment,
+    RegistryAuth,
+    RegistryCredentials,
+    resolve_environment,
+    resolve_registry_auth,
+)
+from prefect_dstack.configurations.fleet import FleetConfiguration, FleetNodes
+from prefect_dstack.configurations.gateway import Certificate, GatewayConfiguration
+from prefect_dstack.configurations.interpolation import resolve_text
+from prefect_dstack.configurations.loading import Configuration, load_configuration, relocated
+from prefect_dstack.configurations.mounts import FileMapping, InstanceMount, Repository, VolumeMount
+from prefect_dstack.configurations.ports import PortMapping, ServicePort
+from prefect_dstack.configurations.profile import Profile, Retry, Schedule
+from prefect_dstack.configurations.profile_files import load_profiles
+from prefect_dstack.configurations.records import resolve_gateway, secret_names, written_keys
+from prefect_dstack.configurations.resources import Cpu, Disk, Gpu, Resources
+from prefect_dstack.configurations.rollout import Canary, Rollout, Scaling
+from prefect_dstack.configurations.run import RunConfiguration
+from prefect_dstack.configurations.scalars import (
+    Range,
+    amount_of,
+    format_duration,
+    format_memory,
+    parse_duration,
+)
+from prefect_dstack.configurations.schema import configuration_schema
+from prefect_dstack.configurations.service import ReplicaGroup, Router, ServedModel, ServiceConfiguration
+from prefect_dstack.configurations.ssh import SshConfig, SshHost, SshProxy
+from prefect_dstack.configurations.task import NodeGroup, TaskConfiguration
+from prefect_dstack.configurations.traffic import Auth, Cors, Header, Probe, RateLimit, RateLimitKey, Timeouts
+from prefect_dstack.configurations.volume import VolumeConfiguration
+
+__all__ = [
+    "Auth",
+    "Canary",
+    "Certificate",
+    "Configuration",
+    "ConfigurationModel",
+    "Cors",
+    "Cpu",
+    "DevEnvironmentConfiguration",
+    "Disk",
+    "Environment",
+    "FileMapping",
+    "FleetConfiguration",
+    "FleetNodes",
+    "GatewayConfiguration",
+    "Gpu",
+    "Header",
+    "InstanceMount",
+    "NodeGroup",
+    "PortMapping",
+    "Probe",
+    "Profile",
+    "Range",
+    "RateLimit",
+    "RateLimitKey",
+    "RegistryAuth",
+    "RegistryCredentials",
+    "ReplicaGroup",
+    "Repository",
+    "Resources",
+    "Retry",
+    "Rollout",
+    "Router",
+    "RunConfiguration",
+    "Scaling",
+    "Schedule",
+    "ServedModel",
+    "ServiceConfiguration",
+    "ServicePort",
+    "SshConfig",
+    "SshHost",
+    "SshProxy",
+    "TaskConfiguration",
+    "Timeouts",
+    "VolumeConfiguration",
+    "VolumeMount",
+    "amount_of",
+    "configuration_schema",
+    "format_duration",
+    "format_memory",
+    "load_configuration",
+    "load_profiles",
+    "parse_duration",
+    "relocated",
+    "resolve_environment",
+    "resolve_gateway",
+    "resolve_registry_auth",
+    "resolve_text",
+    "secret_names",
+    "written_keys",
+]

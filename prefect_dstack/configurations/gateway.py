@@ -1,0 +1,131 @@
+"""`type: gateway`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
+from prefect_dstack.configurations.names import (
+    BackendName,
+    Email,
+    GatewayDomain,
+    Identifier,
+    LocalPath,
+    Name,
+    Network,
+    Tags,
+    WebAddress,
+)
+from prefect_dstack.configurations.ports import Port
+from prefect_dstack.configurations.service import Router
+from prefect_dstack.configurations.ssh import SshHost
+
+_KEYS_BY_TYPE = {
+    "acme": {"acme_url", "email", "challenge"},
+    "file": {"cert_file", "key_file"},
+    "self-signed": set[str](),
+    "acm": {"arn"},
+}
+
+
+class Certificate(Model):
+    """Where a gateway's certificate comes from."""
+
+    type: Literal["acme", "file", "self-signed", "acm"] = Field(
+        description="The origin: acme (or lets-encrypt), file, self-signed, or acm of AWS."
+    )
+    acme_url: WebAddress | None = Field(
+        default=None, description="The directory of the ACME server; Let's Encrypt's if not given."
+    )
+    email: Email | None = Field(default=None, description="The address that the ACME server may write to.")
+    challenge: Literal["http-01", "dns-01"] | None = Field(
+        default=None, description="How the ACME server checks that the domain is ours: http-01 or dns-01."
+    )
+    cert_file: LocalPath | None = Field(
+        default=None, description="The path of the certificate and its chain, PEM."
+    )
+    key_file: LocalPath | None = Field(default=None, description="The path of the private key, PEM.")
+    arn: Identifier | None = Field(
+        default=None, description="The ARN of the certificate in AWS Certificate Manager."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") == "lets-encrypt":
+            return {**value, "type": "acme"}
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        allowed = _KEYS_BY_TYPE[self.type]
+        for key in ("acme_url", "email", "challenge", "cert_file", "key_file", "arn"):
+            if getattr(self, key) is not None and key not in allowed:
+                refuse(f"means nothing to a certificate of type {self.type}; remove it", key=key)
+            if key in ("cert_file", "key_file", "arn") and key in allowed and getattr(self, key) is None:
+                refuse(f"is missing; a certificate of type {self.type} needs it", key=key)
+        return self
+
+
+class GatewayConfiguration(ConfigurationModel):
+    """A reverse proxy with a public address in front of services."""
+
+    secret_places: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("host", "ssh_key"),
+        ("host", "proxy_jump", "ssh_key"),
+    )
+
+    type: Literal["gateway"] = Field(default="gateway", description="The type of the configuration.")
+    name: Name | None = Field(
+        default=None,
+        description="The name of the gateway; the file's name without .dstack.yml if it is not given.",
+    )
+    default: bool = Field(default=False, description="Whether services that name no gateway use this one.")
+    backend: BackendName = Field(
+        default="local", description="Where the gateway runs: local, ssh (with host) or aws (with region)."
+    )
+    region: Identifier | None = Field(default=None, description="The region of a gateway in a cloud.")
+    instance_type: Identifier | None = Field(
+        default=None, description="The instance type of a gateway in a cloud."
+    )
+    host: SshHost | None = Field(
+        default=None, description="The host of an ssh gateway, its name or a mapping."
+    )
+    network: Network | None = Field(
+        default=None, description="The private network by which the gateway reaches replicas directly."
+    )
+    port: Port | None = Field(
+        default=None, description="The base port, on which services are published that ask for no other."
+    )
+    domain: GatewayDomain | None = Field(
+        default=None, description="The domain below which services get their names, such as example.com."
+    )
+    certificate: Certificate | None = Field(
+        default=None,
+        description="Where the certificate comes from; acme for a gateway with a domain, null for none.",
+    )
+    public_ip: bool = Field(default=True, description="Whether a gateway in a cloud gets a public address.")
+    router: Router | None = Field(
+        default=None, description="A router of requests among replicas that dstack runs."
+    )
+    tags: Tags | None = Field(default=None, description="Tags to put on what is created for this.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backend == "ssh" and self.host is None:
+            refuse("is missing; a gateway with 'backend: ssh' needs the host it runs on", key="host")
+        if self.backend != "ssh" and self.host is not None:
+            refuse("needs 'backend: ssh' beside it", key="host")
+        if self.certificate is not None and self.certificate.type == "acme" and self.domain is None:
+            refuse("is missing; a certificate of type acme is for a domain", key="domain")
+        return self
+
+    @property
+    def effective_certificate(self) -> Certificate | None:
+        """The certificate as written, else ACME for a gateway with a domain, else none."""
+        if "certificate" in self.model_fields_set:
+            return self.certificate
+        return Certificate(type="acme") if self.domain is not None else None

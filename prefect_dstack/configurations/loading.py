@@ -1,0 +1,203 @@
+"""From what a person wrote to a configuration."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from prefect_dstack.configurations.base import ConfigurationModel
+from prefect_dstack.configurations.dev_environment import DevEnvironmentConfiguration
+from prefect_dstack.configurations.environment import parse_environment
+from prefect_dstack.configurations.fleet import FleetConfiguration
+from prefect_dstack.configurations.gateway import GatewayConfiguration
+from prefect_dstack.configurations.interpolation import Interpolator
+from prefect_dstack.configurations.messages import dotted, nearest, one_of, show
+from prefect_dstack.configurations.names import parse_name
+from prefect_dstack.configurations.problems import Problem, first_problem, printable_source, validate
+from prefect_dstack.configurations.profile_files import choose_profile, load_profiles
+from prefect_dstack.configurations.scalars import to_text
+from prefect_dstack.configurations.service import ServiceConfiguration
+from prefect_dstack.configurations.sources import check_texts, open_source
+from prefect_dstack.configurations.task import TaskConfiguration
+from prefect_dstack.configurations.volume import VolumeConfiguration
+from prefect_dstack.configurations.yaml_source import Document
+from prefect_dstack.errors import ConfigurationError
+
+Configuration: TypeAlias = (
+    ServiceConfiguration
+    | TaskConfiguration
+    | DevEnvironmentConfiguration
+    | GatewayConfiguration
+    | FleetConfiguration
+    | VolumeConfiguration
+)
+MODELS: dict[str, type[ConfigurationModel]] = {
+    "service": ServiceConfiguration,
+    "task": TaskConfiguration,
+    "dev-environment": DevEnvironmentConfiguration,
+    "gateway": GatewayConfiguration,
+    "fleet": FleetConfiguration,
+    "volume": VolumeConfiguration,
+}
+_WITH_PROFILE = ("service", "task", "dev-environment", "fleet")
+_PROFILE_ONLY = ("name", "default", "project")
+
+
+def load_configuration(
+    source: str | Path | Mapping[str, Any] | Configuration,
+    *,
+    name: str | None = None,
+    args: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    profile: str | None = None,
+    directory: str | Path | None = None,
+) -> Configuration:
+    """Read and check a configuration.
+
+    Args:
+        source: A path; YAML text (more than one line, or a mapping with `type`); a mapping; or a model,
+            which is returned as it is. A dumped configuration, a mapping, gives itself back.
+        name: Overrides the configuration's name. Without both, it is made from the file's name.
+        args: What `${{ run.args }}` stands for.
+        environ: The deployer's environment for `${{ env.NAME }}`; `os.environ` if not given.
+        profile: The name of a profile whose keys are used where the configuration has none. If not given,
+            a file or text gets the default profile, if there is one; a mapping gets none.
+        directory: What relative paths start from, and where profiles are looked for, instead of the
+            file's directory or the current one.
+
+    Returns:
+        A frozen model. `${{ secrets.NAME }}` stay references in it.
+
+    Raises:
+        ConfigurationError: One line that says what is wrong, where, and what to do.
+
+    Example:
+        >>> load_configuration({"type": "service", "port": 8000, "image": "nginx"}, name="web").name
+        'web'
+    """
+    placed = None if directory is None else Path(directory).absolute()
+    if name is not None:
+        _check_name(name)
+    if isinstance(source, ConfigurationModel):
+        named = source if name is None else source.model_copy(update={"name": name})
+        return named if placed is None else named.moved(placed)
+    opened = open_source(source)
+    document = opened.document
+    data = _checked_mapping(document)
+    model = MODELS[_type_of(document, data)]
+    from_profile = _profile_keys(
+        data, model, profile, placed or opened.directory, by_default=opened.is_written
+    )
+    data = {**from_profile, **data}
+    if name is not None or (data.get("name") is None and opened.name is not None):
+        data["name"] = name or opened.name
+    data = _interpolated(data, model, document, environ=os.environ if environ is None else environ, args=args)
+    loaded = validate(model, data, document)
+    return loaded.placed(  # type: ignore[return-value]
+        directory=placed or opened.directory,
+        source_name=printable_source(document.source),
+        lines={dotted(path): line for path, line in document.lines.items()},
+    )
+
+
+def relocated(configuration: Configuration, directory: str | Path) -> Configuration:
+    """Return the same configuration with relative paths starting from another directory."""
+    return configuration.moved(Path(directory).absolute())
+
+
+def _check_name(name: str) -> None:
+    try:
+        parse_name(name)
+    except ValueError as error:
+        raise ConfigurationError(str(error), key="name") from None
+
+
+def _checked_mapping(document: Document) -> dict[str, Any]:
+    data = document.data
+    if data is None or data == {}:
+        raise ConfigurationError(
+            "is empty; start with 'type: service'", source=printable_source(document.source)
+        )
+    if not isinstance(data, dict):
+        text = f"must be a mapping that starts with 'type: service', not {show(data)}"
+        raise first_problem([Problem((), text)], document)
+    bad = check_texts(data)
+    if bad is not None:
+        raise first_problem([Problem(bad, "has a character that is not text (NUL or half a pair)")], document)
+    return data
+
+
+def _type_of(document: Document, data: dict[str, Any]) -> str:
+    if "type" not in data:
+        slip = nearest("type", data)
+        if slip:
+            raise first_problem([Problem((slip,), "unknown key, did you mean 'type'?")], document)
+        problem = Problem(("type",), f"is missing; add 'type: service' (or {one_of(list(MODELS)[1:])})")
+        raise first_problem([problem], document)
+    kind = data["type"]
+    if not isinstance(kind, str) or kind not in MODELS:
+        meant = nearest(kind.lower(), MODELS) if isinstance(kind, str) else None
+        hint = f"; did you mean '{meant}'?" if meant else ""
+        problem = Problem(("type",), f"must be {one_of(MODELS)}, not {show(kind)}{hint}")
+        raise first_problem([problem], document)
+    return kind
+
+
+def _profile_keys(
+    data: dict[str, Any],
+    model: type[ConfigurationModel],
+    name: str | None,
+    directory: Path | None,
+    *,
+    by_default: bool,
+) -> dict[str, Any]:
+    has_profile = data["type"] in _WITH_PROFILE and "ssh_config" not in data
+    if not has_profile or (name is None and not by_default):
+        return {}
+    chosen = choose_profile(load_profiles(directory or Path.cwd()), name)
+    if chosen is None:
+        return {}
+    keys = chosen.model_dump(mode="json", exclude_unset=True, exclude=set(_PROFILE_ONLY))
+    return {key: value for key, value in keys.items() if key in model.model_fields}
+
+
+def _interpolated(
+    data: dict[str, Any],
+    model: type[ConfigurationModel],
+    document: Document,
+    *,
+    environ: Mapping[str, str],
+    args: Sequence[str],
+) -> dict[str, Any]:
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+
+    def interpolator(run_name: str | None) -> Interpolator:
+        return Interpolator(
+            own_env=_own_env(data),
+            environ=environ,
+            run_name=run_name,
+            run_args=shlex.join(args),
+            secret_places=model.secret_places,
+        )
+
+    run_name = interpolator(None).fill(data.get("name"), problems, ("name",))
+    if not problems:
+        filler = interpolator(run_name if isinstance(run_name, str) else None)
+        data = filler.fill({**data, "name": run_name} if "name" in data else data, problems)
+    if problems:
+        raise first_problem([Problem(path, text) for path, text in problems], document)
+    return data
+
+
+def _own_env(data: dict[str, Any]) -> dict[str, str | None]:
+    try:
+        env = parse_environment(data.get("env"))
+    except ValueError:
+        return {}
+    if not isinstance(env, dict):
+        return {}
+    texts = {key: to_text(value) for key, value in env.items()}
+    return {key: text for key, text in texts.items() if text is None or isinstance(text, str)}

@@ -1,0 +1,144 @@
+"""What a run brings along or mounts: volumes, files, repositories."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from typing_extensions import Self
+
+from prefect_dstack.configurations.base import Model, refuse
+from prefect_dstack.configurations.messages import show
+from prefect_dstack.configurations.names import ContainerPath, Line, LocalPath, Name
+
+_GIT_URL = re.compile(r"(?:[a-z+]{2,10}://|[A-Za-z0-9_.-]{1,64}@)[A-Za-z0-9_.@:/~%+-]{1,1024}")
+_COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+class VolumeMount(Model):
+    """A network volume in a container, written as `name:/path` or a mapping."""
+
+    shorthand = ("string",)
+
+    name: Annotated[
+        tuple[Name, ...],
+        BeforeValidator(
+            lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
+        ),
+        Field(min_length=1),
+    ] = Field(description="The name of the volume, or of several of which one is mounted.")
+    path: ContainerPath = Field(description="The absolute path in the container.")
+
+
+class InstanceMount(Model):
+    """A directory of the instance in a container, written as `/on/instance:/in/container` or a mapping."""
+
+    shorthand = ("string",)
+
+    instance_path: ContainerPath = Field(description="The absolute path on the instance.")
+    path: ContainerPath = Field(description="The absolute path in the container.")
+    optional: bool = Field(default=False, description="Whether to run without it where it cannot be mounted.")
+
+
+def _parse_mount(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    source, colon, path = value.partition(":")
+    if not colon or ":" in path:
+        refuse(f"must be 'volume:/path' or '/on/instance:/in/container', not {show(value)}")
+    return {"instance_path" if "/" in source else "name": source, "path": path}
+
+
+def _kind_of_mount(value: Any) -> str:
+    of_instance = "instance_path" in value if isinstance(value, dict) else isinstance(value, InstanceMount)
+    return "instance" if of_instance else "volume"
+
+
+Mount = Annotated[
+    Annotated[VolumeMount, Tag("volume")] | Annotated[InstanceMount, Tag("instance")],
+    Discriminator(_kind_of_mount),
+    BeforeValidator(_parse_mount),
+]
+
+
+class FileMapping(Model):
+    """A file or directory that is copied to the run, written as `local`, `local:path` or a mapping."""
+
+    shorthand = ("string",)
+
+    local_path: LocalPath = Field(
+        description="The path on the deployer's machine, relative to the configuration's directory."
+    )
+    path: LocalPath = Field(description="The path in the run, relative to its working directory.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        drive, rest = (value[:2], value[2:]) if _WINDOWS_DRIVE.match(value) else ("", value)
+        local, colon, path = rest.partition(":")
+        if ":" in path or (colon and not path):
+            refuse(f"must be 'local' or 'local:path', not {show(value)}")
+        return {"local_path": drive + local, "path": path if colon else drive + local}
+
+    @model_validator(mode="after")
+    def _unix(self) -> Self:
+        if _WINDOWS_DRIVE.match(self.path):
+            refuse(f"must be a path of the run, not of Windows: {show(self.path)}", key="path")
+        return self
+
+
+class Repository(Model):
+    """A Git repository that the run gets, written as a path or a URL, perhaps with `:path`, or a mapping."""
+
+    shorthand = ("string",)
+
+    local_path: LocalPath | None = Field(
+        default=None, description="The path of the repository on the deployer's machine."
+    )
+    url: Line | None = Field(default=None, description="The URL of the repository.")
+    branch: Line | None = Field(
+        default=None, description="The branch; the active or default one if not given."
+    )
+    hash: Line | None = Field(default=None, description="The commit; the newest if not given.")
+    path: LocalPath = Field(default=".", description="Where to check it out in the run.")
+    if_exists: Literal["error", "skip"] = Field(
+        default="error", description="What to do if the path exists and is not empty: error or skip."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parts = value.split(":")
+        is_url = len(parts) > 1 and ("@" in parts[0] or parts[1].startswith("//"))
+        if is_url or _WINDOWS_DRIVE.match(value):
+            parts = [f"{parts[0]}:{parts[1]}", *parts[2:]]
+        if len(parts) > 2:
+            refuse(f"must be a path or a URL, perhaps with ':path', not {show(value)}")
+        return {"url" if is_url else "local_path": parts[0], **({"path": parts[1]} if parts[1:] else {})}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.local_path is None) == (self.url is None):
+            refuse("must have either local_path or url")
+        if self.url is not None and not _GIT_URL.fullmatch(self.url):
+            refuse("must be the URL of a Git repository", key="url")
+        for key in ("branch", "hash"):
+            value = getattr(self, key)
+            if value is not None and (not value or value.startswith("-") or " " in value):
+                refuse(f"must be the name of a {key}, not {show(value)}", key=key)
+        if self.hash is not None and not _COMMIT.fullmatch(self.hash):
+            refuse(f"must be a commit of 7 to 64 hexadecimal digits, not {show(self.hash)}", key="hash")
+        return self
+
+
+class Artifact(Model):
+    """A directory that an older configuration stored after the run."""
+
+    path: LocalPath = Field(description="The path of the directory.")
+    mount: bool = Field(default=False, description="Whether files were stored while the run went on.")

@@ -1,0 +1,76 @@
+"""What a loaded configuration says: which keys were written, which secrets it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from prefect_dstack.configurations.base import ConfigurationModel
+from prefect_dstack.configurations.interpolation import is_place, resolve_text, secrets_of, texts
+from prefect_dstack.configurations.scalars import Range
+from prefect_dstack.configurations.service import ServiceConfiguration, check_gateway
+from prefect_dstack.errors import ConfigurationError
+
+
+def written_keys(configuration: ConfigurationModel) -> dict[str, Any]:
+    """Return what was set, by the file, a profile or the caller, and what was not left to its default.
+
+    Args:
+        configuration: Any configuration.
+
+    Returns:
+        Values by dotted key, such as `port`, `resources.gpu.name` or `probes.0.url`, in the form of the file.
+        A key that holds further keys is not itself among them, unless it is empty.
+    """
+    keys: dict[str, Any] = {}
+    _collect(configuration, configuration.model_dump(mode="json", exclude_unset=True), "", keys)
+    keys.pop("type", None)
+    return keys
+
+
+def _collect(value: Any, dumped: Any, key: str, keys: dict[str, Any]) -> None:
+    if isinstance(value, BaseModel) and isinstance(dumped, dict) and not isinstance(value, Range):
+        for field in type(value).model_fields:
+            if field in value.model_fields_set:
+                _collect(getattr(value, field), dumped[field], f"{key}.{field}" if key else field, keys)
+    elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        for index, item in enumerate(value):
+            _collect(item, dumped[index], f"{key}.{index}", keys)
+    else:
+        keys[key] = dumped
+
+
+def secret_names(configuration: ConfigurationModel) -> set[str]:
+    """Return the names of all secrets that a configuration refers to."""
+    dumped = configuration.model_dump(mode="json", exclude_unset=True)
+    places = configuration.secret_places
+    return {name for path, text in texts(dumped) if is_place(path, places) for name in secrets_of(text)}
+
+
+def resolve_gateway(configuration: ServiceConfiguration, lookup: Callable[[str], str]) -> bool | str | None:
+    """Return the gateway of a service, its secret filled in and checked as if it had been written.
+
+    Args:
+        configuration: A service.
+        lookup: Gives the value of a secret by its name, or raises.
+
+    Returns:
+        The name or address of the gateway, true for the default one, false for none, None if nothing is said.
+
+    Raises:
+        ConfigurationError: The secret holds no name or address.
+    """
+    if not isinstance(configuration.gateway, str):
+        return configuration.gateway
+    resolved = resolve_text(configuration.gateway, lookup).strip()
+    try:
+        return check_gateway(resolved)
+    except ValueError:
+        raise ConfigurationError(
+            "its secret holds neither the name nor the address of a gateway",
+            source=configuration.source_name,
+            line=configuration.line_of("gateway"),
+            key="gateway",
+        ) from None

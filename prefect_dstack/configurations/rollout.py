@@ -1,0 +1,78 @@
+"""How one revision of a service takes over from another, and how many replicas there are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from prefect_dstack.configurations.base import Model, refuse
+from prefect_dstack.configurations.scalars import Amount, Duration, Number, Percent
+
+
+class Canary(Model):
+    """A share of the traffic goes to the new revision first, which must do no worse than the old one."""
+
+    weight: Annotated[Percent, Field(gt=0, lt=100)] = Field(
+        default=10.0, description="The share of the requests that the new revision gets, such as 10%."
+    )
+    duration: Duration = Field(default=600, description="How long the two are compared.")
+    max_error_rate: Percent = Field(
+        default=1.0,
+        description="The greatest share of failed requests, such as 1%, beyond the old revision's.",
+    )
+    max_latency_p95_ratio: Annotated[Number, Field(gt=0)] = Field(
+        default=1.5, description="How many times the old revision's 95th percentile of latency is still good."
+    )
+    promote: Literal["auto", "manual"] = Field(
+        default="auto",
+        description="Whether the new revision takes over by itself, or when a person resumes the flow run.",
+    )
+
+
+class Rollout(Model):
+    """How a new revision takes over."""
+
+    strategy: Literal["rolling", "blue-green", "recreate", "canary"] = Field(
+        default="rolling", description="The way to take over: rolling, blue-green, recreate or canary."
+    )
+    max_surge: Amount = Field(
+        default=1,
+        description="How many replicas beyond the wanted number may run meanwhile, such as 1 or 25%.",
+    )
+    max_unavailable: Amount = Field(
+        default=0,
+        description="How many replicas of the wanted number may be missing meanwhile, such as 1 or 25%.",
+    )
+    timeout: Annotated[Duration, Field(ge=1)] = Field(
+        default=600, description="How long new replicas may take to pass their probes, such as 10m."
+    )
+    canary: Canary | None = Field(default=None, description="The terms of the canary strategy.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.max_surge in (0, "0%") and self.max_unavailable in (0, "0%"):
+            refuse(
+                "cannot be 0 while max_unavailable is 0, or no replica could ever be replaced",
+                key="max_surge",
+            )
+        if self.canary is not None and self.strategy != "canary":
+            refuse("needs 'strategy: canary' beside it", key="canary")
+        return self
+
+
+class Scaling(Model):
+    """When replicas are added and removed."""
+
+    metric: Literal["rps"] = Field(description="What is measured; rps is the requests per second.")
+    target: Annotated[Number, Field(gt=0)] = Field(
+        description="The value of the metric that one replica should have."
+    )
+    window: Annotated[Duration, Field(ge=1, le=3600)] | None = Field(
+        default=None, description="The time over which the metric is averaged, such as 60s."
+    )
+    scale_up_delay: Duration = Field(default=300, description="How long to wait before replicas are added.")
+    scale_down_delay: Duration = Field(
+        default=600, description="How long to wait before replicas are removed."
+    )
