@@ -1,0 +1,203 @@
+"""The Docker Engine of a host, through the Docker SDK over the host's SSH connection.
+
+The engine's socket is reached by a forwarded channel, which costs the host no process and does not count
+against its `MaxSessions`. Where the user may not open the socket, or the host forwards none, each HTTP
+connection is one `docker system dial-stdio` instead, with `sudo -n` if that is what it takes.
+"""
+
+from __future__ import annotations
+
+import queue
+import shlex
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import paramiko
+import requests
+import urllib3
+from docker import DockerClient
+from docker.constants import DEFAULT_DOCKER_API_VERSION
+from docker.errors import DockerException
+from docker.transport.basehttpadapter import BaseHTTPAdapter
+
+from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
+from prefect_dstack.hosts.ssh import ChannelRefusedError, Connection
+
+__all__ = ["docker_engine"]
+
+REQUEST_TIMEOUT = 60
+# Any version that the SDK knows: what the engine speaks is asked once we are connected.
+FIRST_VERSION = DEFAULT_DOCKER_API_VERSION
+
+# Says in one line how this user reaches the engine. Rootless engines listen in the user's own directory.
+FIND = """
+own=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/docker.sock
+for socket in "${DOCKER_HOST#unix://}" "$own" /var/run/docker.sock; do
+    if [ -S "$socket" ] && [ -r "$socket" ] && [ -w "$socket" ]; then echo "socket $socket"; exit; fi
+done
+if ! command -v docker >/dev/null 2>&1 && ! [ -S /var/run/docker.sock ]; then echo "absent"
+elif [ "$(id -u)" != 0 ] && sudo -n docker version >/dev/null 2>&1; then echo "sudo"
+elif [ -S /var/run/docker.sock ]; then echo "denied $(id -un)"
+else echo "stopped"; fi
+"""
+
+Dial = Callable[[], paramiko.Channel]
+
+_engines: weakref.WeakKeyDictionary[Connection, DockerClient] = weakref.WeakKeyDictionary()
+_locks: weakref.WeakKeyDictionary[Connection, threading.Lock] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def docker_engine(connection: Connection) -> DockerClient:
+    """Reach a host's Docker Engine.
+
+    Args:
+        connection: To the host.
+
+    Returns:
+        A client that all threads share; it survives a lost connection.
+
+    Raises:
+        HostNotReadyError: If there is no engine, or this user may not use it.
+        HostUnreachableError: If the host does not answer.
+    """
+    with _lock:
+        lock = _locks.setdefault(connection, threading.Lock())
+    with lock:
+        client = _engines.get(connection)
+        if client is None:
+            client = _engines[connection] = _connect(connection)
+        return client
+
+
+def _connect(connection: Connection) -> DockerClient:
+    # With a version given, the constructor asks nobody, and its address is never used.
+    client = DockerClient(base_url="tcp://ssh:1", version=FIRST_VERSION, timeout=REQUEST_TIMEOUT)
+    api = client.api
+    api.trust_env = False
+    api.mount("http+docker://", _Adapter(connection, _find(connection)))
+    # The SDK tells by this address how it gets at the socket of an attached stream.
+    api.base_url = "http+docker://ssh"
+    try:
+        # The SDK sets this in its constructor only, which cannot know our adapter yet.
+        vars(api)["_version"] = api.version(api_version=False)["ApiVersion"]
+    except (DockerException, requests.RequestException) as error:
+        raise HostNotReadyError(
+            f"{connection.place}: its Docker Engine does not answer ({error}): "
+            "`sudo systemctl restart docker` there"
+        ) from error
+    return client
+
+
+def _find(connection: Connection) -> Dial:
+    found = connection.run(["sh", "-c", FIND], timeout=30, idempotent=True).stdout.decode(errors="replace")
+    how, _, what = found.strip().partition(" ")
+    if how == "socket":
+        return _SocketDial(connection, what)
+    if how == "sudo":
+        return lambda: _dial_stdio(connection, "sudo", "-n")
+    remedies = {
+        "absent": "has no Docker: install it there (`curl -fsSL https://get.docker.com | sh`)",
+        "stopped": "its Docker Engine is not running: start it there (`sudo systemctl enable --now docker`)",
+        "denied": f"the user `{what}` may not use its Docker Engine: `sudo usermod -aG docker {what}` there, "
+        "allow it `sudo` without a password, or log in as root",
+    }
+    raise HostNotReadyError(f"{connection.place}: {remedies.get(how, 'cannot look for its Docker Engine')}")
+
+
+class _SocketDial:
+    """Opens channels to the engine's socket; falls back for good where the host forwards no sockets."""
+
+    def __init__(self, connection: Connection, path: str) -> None:
+        self.connection, self.path, self.forwards = connection, path, True
+
+    def __call__(self) -> paramiko.Channel:
+        if self.forwards:
+            try:
+                return self.connection.open_unix(self.path)
+            except ChannelRefusedError as error:
+                if "prohibited" not in str(error).lower():
+                    raise HostNotReadyError(
+                        f"{self.connection.place}: its Docker Engine does not listen at {self.path}: "
+                        "`sudo systemctl restart docker` there"
+                    ) from error
+                self.forwards = False
+        return _dial_stdio(self.connection)
+
+
+def _dial_stdio(connection: Connection, *prefix: str) -> paramiko.Channel:
+    channel = connection.open_session()
+    channel.exec_command(shlex.join([*prefix, "docker", "system", "dial-stdio"]))
+    return channel
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    def __init__(self, dial: Dial) -> None:
+        super().__init__("localhost", timeout=REQUEST_TIMEOUT)
+        self._dial = dial
+
+    def connect(self) -> None:
+        channel = self._dial()
+        channel.settimeout(REQUEST_TIMEOUT)
+        self.sock = channel
+
+
+class _Pool(urllib3.connectionpool.HTTPConnectionPool):
+    def __init__(self, dial: Dial) -> None:
+        super().__init__("localhost", timeout=REQUEST_TIMEOUT, maxsize=10)
+        self._dial = dial
+
+    def _new_conn(self) -> Any:
+        return _HTTPConnection(self._dial)
+
+    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002
+        """Take an idle connection that still stands; urllib3 would look at its file descriptor for that."""
+        while True:
+            try:
+                idle = self.pool.get(block=False) if self.pool is not None else None
+            except queue.Empty:
+                idle = None
+            if idle is None:
+                return self._new_conn()
+            channel = idle.sock
+            if channel is None or not (channel.closed or channel.eof_received):
+                return idle
+            idle.close()
+
+
+class _Adapter(BaseHTTPAdapter):
+    """Sends the SDK's requests over channels of the connection."""
+
+    def __init__(self, connection: Connection, dial: Dial) -> None:
+        super().__init__()
+        self._connection = connection
+        self._pool = _Pool(dial)
+
+    def get_connection(self, url: str | bytes, proxies: Mapping[str, str] | None = None) -> Any:  # noqa: ARG002
+        return self._pool
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request; one that only reads is sent again if the connection was lost before its answer."""
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.ConnectionError as error:
+            if request.method not in ("GET", "HEAD"):
+                raise self._lost(error) from error
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.ConnectionError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: BaseException) -> HostUnreachableError:
+        while error.__context__ is not None:
+            error = error.__context__
+        reason = str(error) or type(error).__name__
+        return HostUnreachableError(
+            f"{self._connection.place}: lost the connection to its Docker Engine ({reason})"
+        )
+
+    def close(self) -> None:
+        super().close()
+        self._pool.close()
