@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
@@ -31,10 +31,19 @@ _KEYS_BY_TYPE = {
 }
 
 
+CertificateType = Annotated[
+    Literal["acme", "file", "self-signed", "acm"],
+    BeforeValidator(
+        lambda value: "acme" if value == "lets-encrypt" else value,
+        json_schema_input_type=Literal["acme", "lets-encrypt", "file", "self-signed", "acm"],
+    ),
+]
+
+
 class Certificate(Model):
     """Where a gateway's certificate comes from."""
 
-    type: Literal["acme", "file", "self-signed", "acm"] = Field(
+    type: CertificateType = Field(
         description="The origin: acme (or lets-encrypt), file, self-signed, or acm of AWS."
     )
     acme_url: WebAddress | None = Field(
@@ -51,13 +60,6 @@ class Certificate(Model):
     arn: Identifier | None = Field(
         default=None, description="The ARN of the certificate in AWS Certificate Manager."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("type") == "lets-encrypt":
-            return {**value, "type": "acme"}
-        return value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

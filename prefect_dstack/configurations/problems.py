@@ -19,6 +19,7 @@ from prefect_dstack.errors import ConfigurationError
 Path = tuple[str | int, ...]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
+_NOTHING = "has no value; give it one, or remove the key"
 _PRIVATE_KEYS = {"env", "registry_auth", "ssh_key"}
 _MISSING_HINTS = {
     "port": "add 'port: 8000', the port the application listens on",
@@ -35,13 +36,15 @@ class Problem:
     Attributes:
         path: Where, in the data as written.
         text: What is wrong and what to do.
-        rank: Among problems of one line, the lower comes first.
+        rank: 1 for a missing key, which comes after all else.
+        is_count: Whether it is about the number of items in a list.
         instead_of: A key that the person probably meant by this one.
     """
 
     path: Path
     text: str
     rank: int = 0
+    is_count: bool = False
     instead_of: str | None = None
 
 
@@ -62,11 +65,13 @@ def validate(model: type[AnyModel], data: Mapping[str, Any], document: Document)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [
+        found = [
             _problem(model, data, details)
             for details in error.errors(include_url=False, include_context=True)
         ]
-    raise first_problem(problems, document) from None
+    # pydantic finds a list too short after it has left out its bad items.
+    bad = {problem.path[:length] for problem in found for length in range(len(problem.path))}
+    raise first_problem([p for p in found if not (p.is_count and p.path in bad)], document) from None
 
 
 def first_problem(problems: Iterable[Problem], document: Document) -> ConfigurationError:
@@ -96,7 +101,7 @@ def line_of(document: Document, path: Path) -> int | None:
 
 def printable_source(source: str) -> str:
     """Return the name of a source, safe to print on one line."""
-    return source if source.isprintable() else show(source, 200)
+    return source if source.isprintable() and len(source) <= 300 else show(source, 200)
 
 
 def _problem(model: type[BaseModel], data: Any, details: ErrorDetails) -> Problem:
@@ -107,7 +112,9 @@ def _problem(model: type[BaseModel], data: Any, details: ErrorDetails) -> Proble
     if kind == PROBLEM:
         key = context.get("key")
         if key:
-            path = (*path, *key.split("."))
+            path = (*path, *(int(part) if part.isdecimal() else part for part in key.split(".")))
+        elif details["input"] is None:
+            return Problem(path, _NOTHING)
         return Problem(path, str(context["problem"]))
     if kind == "extra_forbidden":
         known = _keys_at(model, location[:-1])
@@ -117,7 +124,8 @@ def _problem(model: type[BaseModel], data: Any, details: ErrorDetails) -> Proble
         hint = _MISSING_HINTS.get(str(location[-1]), f"add '{location[-1]}: …'")
         return Problem(path, f"is missing; {hint}", rank=1)
     private = any(part in _PRIVATE_KEYS for part in path)
-    return Problem(path, _explain(kind, context, details.get("input"), private))
+    text = _explain(kind, context, details["input"], private)
+    return Problem(path, text, is_count=kind == "too_short")
 
 
 def _unknown_key(path: Path, key: str, known: list[str]) -> Problem:
@@ -214,7 +222,7 @@ _EXPLANATIONS: dict[str, Callable[[dict[str, Any], str], str]] = {
 
 def _explain(kind: str, context: dict[str, Any], value: Any, private: bool) -> str:
     if value is None:
-        return "has no value; give it one, or remove the key"
+        return _NOTHING
     hidden = private and not isinstance(value, (list, tuple, dict))
     shown = "" if hidden else f", not {show(value)}"
     if kind == "string_type" and isinstance(value, (int, float)):

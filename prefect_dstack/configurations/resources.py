@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from prefect_dstack.configurations.base import Model, refuse
-from prefect_dstack.configurations.messages import nearest, show
+from prefect_dstack.configurations.messages import nearest, one_of, show
 from prefect_dstack.configurations.names import Identifier
 from prefect_dstack.configurations.scalars import CountRange, Gigabytes, SizeRange
 
@@ -45,14 +45,37 @@ def _put(parsed: dict[str, Any], key: str, token: Any, value: str) -> None:
     parsed[key] = token
 
 
+def _alias(value: Any, aliases: dict[str, str]) -> Any:
+    if not isinstance(value, str) or value.lower() in aliases:
+        return aliases[value.lower()] if isinstance(value, str) else value
+    meant = nearest(value.lower(), aliases)
+    hint = f"; did you mean {meant}?" if meant else ""
+    return refuse(f"must be {one_of(dict.fromkeys(aliases.values()))}, not {show(value)}{hint}")
+
+
+Architecture = Annotated[
+    Literal["x86", "arm"],
+    BeforeValidator(lambda value: _alias(value, _ARCHITECTURES), json_schema_input_type=str),
+]
+Vendor = Annotated[
+    Literal["nvidia", "amd", "google", "intel", "tenstorrent"],
+    BeforeValidator(lambda value: _alias(value, _VENDORS), json_schema_input_type=str),
+]
+GpuNames = Annotated[
+    tuple[Identifier, ...],
+    BeforeValidator(
+        lambda value: value.split(",") if isinstance(value, str) else value,
+        json_schema_input_type=str | list[str],
+    ),
+]
+
+
 class Cpu(Model):
     """Processor cores, written as `4`, `4..`, `x86:4..` or a mapping."""
 
     shorthand = ("integer", "string")
 
-    arch: Literal["x86", "arm"] | None = Field(
-        default=None, description="The processor architecture, x86 or arm."
-    )
+    arch: Architecture | None = Field(default=None, description="The processor architecture, x86 or arm.")
     count: CountRange | None = Field(default=None, description="The number of cores or a range of it.")
 
     @model_validator(mode="before")
@@ -68,15 +91,9 @@ class Cpu(Model):
                 else:
                     _put(parsed, "arch", token, value)
             value = parsed
-        if isinstance(value, dict):
-            if value.keys() <= {"min", "max"} and value:
-                return {"count": value}
-            arch = value.get("arch")
-            if isinstance(arch, str):
-                if arch.lower() not in _ARCHITECTURES:
-                    refuse(f"must be x86 or arm, not {show(arch)}")
-                return {**value, "arch": _ARCHITECTURES[arch.lower()]}
-        elif not isinstance(value, Cpu):
+        if isinstance(value, dict) and value and value.keys() <= {"min", "max"}:
+            return {"count": value}
+        if not isinstance(value, (dict, Cpu)):
             refuse(f"must be a number of cores such as 4, 4.. or x86:4.., not {show(value)}")
         return value
 
@@ -103,11 +120,11 @@ class Gpu(Model):
 
     shorthand = ("integer", "string", "array")
 
-    vendor: Literal["nvidia", "amd", "google", "intel", "tenstorrent"] | None = Field(
+    vendor: Vendor | None = Field(
         default=None,
         description="The vendor of the accelerator: nvidia, amd, google (or tpu), intel or tenstorrent.",
     )
-    name: tuple[Identifier, ...] | None = Field(
+    name: GpuNames | None = Field(
         default=None, description="The model of the accelerator such as A100, or a list of acceptable models."
     )
     count: CountRange | None = Field(
@@ -134,8 +151,6 @@ class Gpu(Model):
             value = {"name": value}
         elif not isinstance(value, (dict, Gpu)):
             refuse(f"must be GPUs such as 2, 24GB or A100:2, not {show(value)}")
-        if isinstance(value, dict):
-            return cls._normalise(value)
         return value
 
     @classmethod
@@ -151,22 +166,6 @@ class Gpu(Model):
             else:
                 _put(parsed, "count", token, value)
         return parsed
-
-    @classmethod
-    def _normalise(cls, value: dict[str, Any]) -> dict[str, Any]:
-        normal = dict(value)
-        vendor, name = normal.get("vendor"), normal.get("name")
-        if isinstance(vendor, str):
-            if vendor.lower() not in _VENDORS:
-                meant = nearest(vendor.lower(), _VENDORS)
-                refuse(
-                    f"must be nvidia, amd, google, intel or tenstorrent, not {show(vendor)}"
-                    + (f"; did you mean {meant}?" if meant else "")
-                )
-            normal["vendor"] = _VENDORS[vendor.lower()]
-        if isinstance(name, str):
-            normal["name"] = name.split(",")
-        return normal
 
 
 class Disk(Model):

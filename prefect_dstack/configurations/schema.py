@@ -19,24 +19,41 @@ def configuration_schema() -> dict[str, Any]:
     number or a truth value stands.
     """
     adapter: TypeAdapter[Configuration] = TypeAdapter(Annotated[Configuration, Discriminator("type")])
-    schema = adapter.json_schema(mode="validation")
-    schema["oneOf"] = [{"$ref": schema["discriminator"]["mapping"][kind]} for kind in MODELS]
-    for definition in schema["$defs"].values():
+    definitions = adapter.json_schema(mode="validation")["$defs"]
+    for definition in definitions.values():
+        _any_instead_of_one(definition)
         for name, child in definition.get("properties", {}).items():
             if name != "type" or "const" not in child:
                 definition["properties"][name] = _with_interpolation(child)
-    for model in MODELS.values():
-        schema["$defs"][model.__name__]["required"] = ["type", *_required(schema["$defs"][model.__name__])]
+    # `if`/`then` instead of `oneOf`: editors then name the wrong key, not six whole alternatives.
+    branches = [
+        {
+            "if": {"properties": {"type": {"const": kind}}},
+            "then": {"$ref": f"#/$defs/{model.__name__}"},
+        }
+        for kind, model in MODELS.items()
+    ]
     return {
         "$schema": DIALECT,
         "title": "prefect-dstack configuration",
         "description": "A service, task, development environment, gateway, fleet or volume.",
-        **schema,
+        "type": "object",
+        "properties": {"type": {"enum": list(MODELS), "description": "The type of the configuration."}},
+        "required": ["type"],
+        "allOf": branches,
+        "$defs": definitions,
     }
 
 
-def _required(definition: dict[str, Any]) -> list[str]:
-    return [key for key in definition.get("required", []) if key != "type"]
+def _any_instead_of_one(schema: Any) -> None:
+    """Where a text could be a shorthand of several models, let it be that of any."""
+    if isinstance(schema, dict):
+        if "oneOf" in schema:
+            schema["anyOf"] = schema.pop("oneOf")
+            schema.pop("discriminator", None)
+        schema = list(schema.values())
+    for child in schema if isinstance(schema, list) else ():
+        _any_instead_of_one(child)
 
 
 def _with_interpolation(schema: dict[str, Any]) -> dict[str, Any]:

@@ -73,10 +73,7 @@ ReplicaRange = Annotated[CountRange, AfterValidator(_closed)]
 
 def _check_scaling(count: CountRange, scaling: Scaling | None, key: str) -> None:
     if not count.fixed and scaling is None:
-        refuse(
-            f"is missing; '{key}: {count}' is a range, so say when to scale, or give one number",
-            key="scaling",
-        )
+        refuse(f"is a range, so add 'scaling' to say when to use how many of {count}", key=key)
     if count.fixed and scaling is not None:
         refuse(f"needs a range such as '{key}: 1..4'", key="scaling")
 

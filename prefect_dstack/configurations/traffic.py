@@ -46,7 +46,7 @@ class Probe(Model):
 
     type: Literal["http", "tcp"] = Field(default="http", description="The kind of check, http or tcp.")
     url: RequestTarget = Field(default="/", description="The path to request, perhaps with a query.")
-    method: HttpMethod = Field(default="get", description="The HTTP method.")
+    method: HttpMethod = Field(default="get", description="The HTTP method of the request.")
     headers: Headers = Field(default=(), description="The headers to send, at most 16.")
     body: Annotated[Text, Field(min_length=1, max_length=2048)] | None = Field(
         default=None, description="The body to send, with a method that has one."
@@ -78,7 +78,13 @@ class RateLimitKey(Model):
 
     shorthand = ("string",)
 
-    type: Literal["ip_address", "header"] = Field(
+    type: Annotated[
+        Literal["ip_address", "header"],
+        BeforeValidator(
+            lambda value: "ip_address" if value == "ip" else value,
+            json_schema_input_type=Literal["ip_address", "ip", "header"],
+        ),
+    ] = Field(
         default="ip_address", description="What requests are counted by: ip_address (or ip), or header."
     )
     header: HeaderName | None = Field(default=None, description="The header whose values are counted by.")
@@ -86,11 +92,7 @@ class RateLimitKey(Model):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"type": value}
-        if isinstance(value, dict) and value.get("type") == "ip":
-            return {**value, "type": "ip_address"}
-        return value
+        return {"type": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -1,0 +1,102 @@
+"""The samples hold every key of a file; all of them load, come back from a record, and fit the schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from prefect_dstack.configurations import (
+    configuration_schema,
+    load_configuration,
+    load_profiles,
+    written_keys,
+)
+from prefect_dstack.configurations.base import Model
+from prefect_dstack.configurations.environment import Environment, RegistryCredentials
+from prefect_dstack.configurations.profile import ProfileKeys, ProfilesFile, ProvisioningKeys
+from prefect_dstack.configurations.run import RunConfiguration
+from prefect_dstack.configurations.scalars import Range
+from prefect_dstack.configurations.ssh import SshLogin
+
+SAMPLES = sorted(Path(__file__).parent.glob("samples/*.dstack.yml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.dstack.yml"))
+NOT_WRITTEN = (Environment, RegistryCredentials, ProvisioningKeys, ProfileKeys, RunConfiguration, SshLogin)
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = configuration_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def identified(paths: list[Path]) -> Any:
+    return pytest.mark.parametrize("path", paths, ids=[path.name for path in paths])
+
+
+@identified(SAMPLES + EXAMPLES)
+def test_loads_and_comes_back_from_a_record(path: Path) -> None:
+    loaded = load_configuration(path, args=["--fast", "two words"])
+    record = loaded.model_dump(mode="json", exclude_unset=True)
+    again = load_configuration(record, directory=path.parent)
+    assert again == loaded
+    assert again.directory == loaded.directory == path.parent
+    assert again.model_dump(mode="json", exclude_unset=True) == record
+    assert written_keys(again) == written_keys(loaded)
+
+
+@identified(SAMPLES + EXAMPLES)
+def test_fits_the_schema_as_written_and_as_recorded(path: Path, validator: Any) -> None:
+    written = yaml.safe_load(path.read_text())
+    record = load_configuration(path).model_dump(mode="json", exclude_unset=True)
+    for data in (written, record):
+        assert [f"{list(e.absolute_path)}: {e.message[:300]}" for e in validator.iter_errors(data)] == []
+
+
+def used_fields(value: object, used: dict[type[BaseModel], set[str]]) -> None:
+    if isinstance(value, BaseModel):
+        for owner in type(value).__mro__:
+            if issubclass(owner, Model):
+                used.setdefault(owner, set()).update(value.model_fields_set)
+        for field in type(value).model_fields:
+            used_fields(getattr(value, field), used)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            used_fields(item, used)
+
+
+def all_models(base: type[Model]) -> set[type[Model]]:
+    return {base, *(found for child in base.__subclasses__() for found in all_models(child))}
+
+
+def test_the_samples_hold_every_key() -> None:
+    used: dict[type[BaseModel], set[str]] = {}
+    for path in SAMPLES:
+        used_fields(load_configuration(path), used)
+    used_fields(ProfilesFile(profiles=load_profiles(SAMPLES[0].parent)), used)
+    shared = used[ProfileKeys]
+    missing = {
+        f"{model.__name__}.{field}"
+        for model in all_models(Model)
+        if model.__module__.startswith("prefect_dstack.configurations") and not issubclass(model, Range)
+        if model not in NOT_WRITTEN
+        for field in set(model.model_fields) - used.get(model, set())
+        if field not in shared or field not in ProfileKeys.model_fields
+        if field not in used.get(RunConfiguration, set()) or field not in RunConfiguration.model_fields
+    }
+    # `enabled` is the long form of `retry: true`.
+    assert missing - {"Retry.enabled"} == set()
+
+
+def test_every_field_has_a_sentence() -> None:
+    for model in all_models(Model):
+        for name, field in model.model_fields.items():
+            text = field.description or ""
+            assert text[:1].isupper(), f"{model.__name__}.{name}"
+            assert text.endswith("."), f"{model.__name__}.{name}"
+            assert len(text.split()) > 2, f"{model.__name__}.{name}"
