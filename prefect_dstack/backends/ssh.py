@@ -1,0 +1,249 @@
+"""Hosts of fleets: machines that somebody gave us and that services share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from prefect_dstack.backends.base import Instance, Offer, Report
+from prefect_dstack.backends.capacity import HostCapacity
+from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, let_go
+from prefect_dstack.backends.fleet import Fleet, FleetHost
+from prefect_dstack.backends.inspection import HostReport, Inventory, check_hosts, inspect
+from prefect_dstack.configurations import Resources, ServiceConfiguration
+from prefect_dstack.errors import (
+    CapacityError,
+    HostError,
+    NoOfferError,
+    NotFoundError,
+    ProvisioningError,
+)
+from prefect_dstack.hosts.ssh_machine import SshMachine
+from prefect_dstack.services.stamp import Stamp
+
+__all__ = ["SshBackend"]
+
+logger = logging.getLogger(__name__)
+
+# Replicas that this process places at the same time on one host look at it one after the other.
+_locks: dict[str, threading.Lock] = {}
+_lock = threading.Lock()
+
+# What a host has changes rarely, and asking a GPU driver takes seconds.
+FRESH = 60.0
+_inventories: dict[FleetHost, tuple[float, Inventory]] = {}
+
+
+class SshBackend:
+    """Gives shares of the hosts of fleets; implements `Backend`.
+
+    What is taken is what the labels of the containers on the hosts say, whoever started them; what this
+    process has given away since is remembered until its container is there.
+
+    Args:
+        fleets: The fleets; a host that is in two of them belongs to the first.
+    """
+
+    name = "ssh"
+
+    def __init__(self, fleets: Sequence[Fleet]) -> None:
+        self.fleets = tuple(fleets)
+        self._hosts: dict[str, tuple[Fleet, FleetHost]] = {}
+        for fleet in self.fleets:
+            for host in fleet.hosts:
+                self._hosts.setdefault(host.name, (fleet, host))
+
+    def offers(self, configuration: ServiceConfiguration) -> Sequence[Offer]:
+        """Offer what is left of each host that has room, the emptiest first; see `Backend.offers`.
+
+        Args:
+            configuration: Its `resources` and `fleets` say which hosts will do.
+
+        Returns:
+            One offer for each host; `slots` says how many replicas fit. Hosts that do not answer are logged
+            and left out.
+
+        Raises:
+            NoOfferError: If no host has room; says what was asked, and what is left of each.
+            ProvisioningError: If not one host answers.
+        """
+        hosts = self._acceptable(configuration)
+        reports = check_hosts(hosts)
+        fitting: list[tuple[float, int, int, Offer]] = []
+        reasons = []
+        for number, (host, report) in enumerate(zip(hosts, reports, strict=True)):
+            refusal = _unusable(report)
+            if refusal or report.inventory is None:
+                logger.warning("%s is left out: %s", host.name, refusal)
+                reasons.append(refusal)
+                continue
+            _inventories[host] = (time.monotonic(), report.inventory)
+            capacity = HostCapacity(host.name, report.inventory, report.claims, host.blocks)
+            offer, lacking = capacity.offer(configuration.resources)
+            if lacking:
+                reasons.append(f"{host.name}: {', '.join(lacking)}")
+            else:
+                fitting.append((capacity.used, len(report.claims), number, offer))
+        if fitting:
+            return [offer for *_, offer in sorted(fitting, key=lambda one: one[:3])]
+        if not any(report.inventory for report in reports):
+            raise ProvisioningError(f"no host can be used: {'; '.join(reasons)}")
+        raise NoOfferError(
+            f"no host has room for a replica with {_describe(configuration.resources)}: {'; '.join(reasons)}"
+        )
+
+    def provision(
+        self, offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration, report: Report
+    ) -> Instance:
+        """Set a share of the first host with room aside; see `Backend.provision`.
+
+        Args:
+            offers: Of `offers`, in the order to try.
+            stamp: For whom.
+            configuration: Of the service.
+            report: Told of hosts that are passed over.
+
+        Returns:
+            The host, with the GPUs that are the replica's own.
+
+        Raises:
+            CapacityError: If none of the hosts has room any more, or answers.
+        """
+        passed = []
+        offers = sorted(offers, key=lambda offer: not _is_held(offer.instance_type, stamp))
+        for offer in offers:
+            if offer.instance_type not in self._hosts:
+                passed.append(f"{offer.instance_type}: not in a fleet any more")
+                continue
+            fleet, host = self._hosts[offer.instance_type]
+            try:
+                claim = _claim(host, stamp, configuration.resources)
+            except HostError as error:
+                passed.append(str(error))
+                report(f"{stamp.name}: {error}")
+                continue
+            if claim is None:
+                passed.append(f"{host.name}: there is no room left")
+                report(f"{stamp.name}: {host.name} has no room left")
+                continue
+            return _instance(fleet, host, claim)
+        raise CapacityError(f"{stamp.name}: no host can take it: {'; '.join(passed) or 'none was offered'}")
+
+    def instances(self) -> Sequence[Instance]:
+        """List all hosts of all fleets; see `Backend.instances`."""
+        return [_instance(fleet, host) for fleet, host in self._hosts.values()]
+
+    def stamp(self, instance: Instance) -> Stamp | None:  # noqa: ARG002
+        """Hosts are nobody's; see `Backend.stamp`."""
+        return None
+
+    def terminate(self, instance: Instance) -> None:
+        """Leave the host as it is, but forget what was set aside for a container that will not come."""
+        replica = instance.details.get("replica")
+        if isinstance(replica, str):
+            let_go(instance.name, replica)
+
+    def machine(self, instance: Instance) -> SshMachine:
+        """Reach a host; see `Backend.machine`.
+
+        Args:
+            instance: The host.
+
+        Returns:
+            The machine, connected on first use.
+
+        Raises:
+            NotFoundError: If no fleet has it any more.
+        """
+        if instance.name not in self._hosts:
+            raise NotFoundError(
+                f"{instance.name}: is in no fleet any more: apply the fleet that had it again, "
+                "or stop its services"
+            )
+        return self._hosts[instance.name][1].machine()
+
+    def _acceptable(self, configuration: ServiceConfiguration) -> list[FleetHost]:
+        wanted = configuration.fleets
+        if wanted is None:
+            hosts = [host for _, host in self._hosts.values()]
+        else:
+            names = {reference.rpartition("/")[2] for reference in wanted}
+            hosts = [host for fleet, host in self._hosts.values() if fleet.name in names]
+        if not hosts:
+            known = ", ".join(fleet.name for fleet in self.fleets) or "none"
+            asked = f"of the fleets {', '.join(wanted)} " if wanted else ""
+            raise NoOfferError(f"there are no hosts {asked}(fleets: {known}): apply a fleet first")
+        return hosts
+
+
+def _is_held(host: str, stamp: Stamp) -> bool:
+    return any(claim.stamp.name == stamp.name for claim in held_claims(host))
+
+
+def _claim(host: FleetHost, stamp: Stamp, resources: Resources) -> Claim | None:
+    with _lock:
+        lock = _locks.setdefault(host.name, threading.Lock())
+    with lock:
+        machine = host.machine()
+        claims = claims_on(machine.docker(), host.name)
+        for claim in claims:
+            if claim.stamp.name == stamp.name:
+                return claim
+        share = HostCapacity(host.name, _inventory(host, machine), claims, host.blocks).claimable(resources)
+        if share is None:
+            return None
+        cpus, memory, gpus = share
+        devices = tuple(gpu.id for gpu in gpus)
+        claim = Claim(stamp=stamp, cpus=cpus, memory_gb=memory, gpu_devices=devices)
+        hold(host.name, claim)
+        return claim
+
+
+def _inventory(host: FleetHost, machine: SshMachine) -> Inventory:
+    looked, inventory = _inventories.get(host, (0.0, None))
+    if inventory is None or time.monotonic() - looked > FRESH:
+        inventory = inspect(machine)
+        _inventories[host] = (time.monotonic(), inventory)
+    return inventory
+
+
+def _instance(fleet: Fleet, host: FleetHost, claim: Claim | None = None) -> Instance:
+    details = {"fleet": fleet.name}
+    if claim is not None:
+        details["replica"] = claim.stamp.name
+    return Instance(
+        backend=SshBackend.name,
+        id=f"{fleet.name}/{host.name}",
+        name=host.name,
+        instance_type=host.name,
+        address=host.hostname,
+        private_address=host.internal_ip,
+        network=host.network,
+        price=0.0,
+        gpu_devices=() if claim is None else claim.gpu_devices,
+        details=details,
+    )
+
+
+def _unusable(report: HostReport) -> str:
+    fatal = [problem for problem in report.problems if problem.fatal]
+    if report.usable or not fatal:
+        return ""
+    summary = fatal[0].summary
+    place = "" if summary.startswith(report.host) else f"{report.host}: "
+    return f"{place}{summary}: {fatal[0].remedy}"
+
+
+def _describe(resources: Resources) -> str:
+    asked = resources.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return ", ".join(f"{key} {_short(value)}" for key, value in asked.items()) or "nothing in particular"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_short(part)}" for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
