@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -24,9 +23,9 @@ _DURATION_PART = re.compile(r"(\d{1,12})\s*([smhdw])")
 _DURATION = re.compile(r"\s*(?:\d{1,12}\s*[smhdw]\s*)+")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST = 10 * 365 * 86_400
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,20})?(?:[eE]-?\d{1,3})?)\s*([kmgt]?i?b)?", re.IGNORECASE)
-_BYTES = {"b": 1, "kb": 2**10, "mb": 2**20, "gb": 2**30, "tb": 2**40}
-_PERCENT = re.compile(r"\s*(\d{1,3}(?:\.\d{1,17})?)\s*%\s*")
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,20})?(?:[eE]-?\d{1,3})?)\s*([kmgt]i?b?|b)?", re.IGNORECASE)
+_BYTES = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_PERCENT = re.compile(r"\s*(\d{1,3}(?:\.\d{1,6})?)\s*%\s*")
 _GB = 2**30
 
 
@@ -70,7 +69,7 @@ def parse_duration(value: Any) -> int:
             seconds = int(value)
         elif _DURATION.fullmatch(value):
             seconds = sum(int(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(value))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and value == math.floor(value):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer():
         seconds = int(value)
     if seconds is None or not 0 <= seconds <= _LONGEST:
         refuse(f"must be a duration such as 30s, 5m or 1h30m, not {show(value)}")
@@ -101,12 +100,12 @@ def format_duration(seconds: int) -> str:
 
 
 def _parse_size(value: Any, default_unit: str) -> float | None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63:
         value = repr(float(value)) if isinstance(value, float) else str(int(value))
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         return None
-    unit = (match[2] or default_unit).lower().replace("i", "")
+    unit = (match[2] or default_unit)[0].lower()
     size = float(match[1]) * _BYTES[unit]
     return size if size <= 2**60 else None
 
@@ -120,7 +119,7 @@ def parse_memory(value: Any) -> float:
     Returns:
         Gigabytes of 2**30 bytes.
     """
-    size = _parse_size(value, "gb")
+    size = _parse_size(value, "g")
     if size is None:
         refuse(f"must be a size such as 512MB or 16GB, not {show(value)}")
     return size / _GB
@@ -159,7 +158,7 @@ def parse_percent(value: Any) -> float:
 
 def format_percent(percent: float) -> str:
     """Write a percentage so that `parse_percent` gives it back exactly."""
-    return f"{int(percent)}%" if percent == int(percent) else f"{percent!r}%"
+    return f"{percent:.6f}".rstrip("0").removesuffix(".") + "%"
 
 
 def parse_amount(value: Any) -> int | str:
