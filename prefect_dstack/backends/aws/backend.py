@@ -1,0 +1,249 @@
+"""Machines from Amazon EC2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import SecretStr
+
+from prefect_dstack.backends.aws import instances as ec2
+from prefect_dstack.backends.aws import tags as tagging
+from prefect_dstack.backends.aws.account import Account
+from prefect_dstack.backends.aws.catalog import instance_types
+from prefect_dstack.backends.aws.clients import SessionFactory, quiet
+from prefect_dstack.backends.aws.errors import code_of, is_capacity, is_quota, translate, words
+from prefect_dstack.backends.aws.machine import AwsMachine, reach
+from prefect_dstack.backends.aws.offers import BACKEND, Market, explain, select
+from prefect_dstack.backends.aws.plan import Attempt, Attempts, client_token
+from prefect_dstack.backends.aws.prices import on_demand_prices, spot_prices
+from prefect_dstack.backends.aws.regions import check_regions
+from prefect_dstack.backends.aws.settings import AwsSettings
+from prefect_dstack.backends.base import Instance, Offer, Report
+from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.errors import CapacityError, ProvisioningError
+from prefect_dstack.services.stamp import Stamp
+
+__all__ = ["AwsBackend"]
+
+# So often a token is renewed whose machine has been terminated meanwhile.
+TOKENS = 5
+PARALLEL_REGIONS = 8
+
+
+class AwsBackend:
+    """Machines from EC2, one for each replica; implements `Backend`.
+
+    Args:
+        settings: Of the account.
+        session: Makes a boto3 session for a region; called again every few minutes.
+        ssh_key: The text of the private key to log in with; None: one of this machine's own, made on first
+            use.
+        home: Where that key and the cache are kept; None: our home.
+        pause: Waits between two attempts; takes seconds.
+
+    Example:
+        >>> import boto3
+        >>> backend = AwsBackend(
+        ...     AwsSettings(regions=("eu-west-1",)), lambda region: boto3.Session(region_name=region)
+        ... )
+        >>> backend.name
+        'aws'
+    """
+
+    def __init__(
+        self,
+        settings: AwsSettings,
+        session: SessionFactory,
+        *,
+        ssh_key: SecretStr | None = None,
+        home: Path | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.settings = settings
+        self.account = Account(settings, session, ssh_key=ssh_key, home=home, pause=pause)
+
+    @property
+    def name(self) -> str:
+        """What configurations call it."""
+        return BACKEND
+
+    def offers(self, configuration: ServiceConfiguration, report: Report = quiet) -> Sequence[Offer]:
+        """List what could be had for one replica; see `Backend.offers`.
+
+        Args:
+            configuration: Says which resources, prices, regions and kinds are acceptable.
+            report: Told of prices that cannot be had.
+
+        Returns:
+            Acceptable offers, cheapest first, those of unknown price last.
+        """
+        return select(
+            self._markets(configuration, report),
+            configuration,
+            zones=self.settings.availability_zones,
+            any_gpu=self.settings.gpu_image is not None,
+            disk_gb=self.settings.disk_gb,
+        )
+
+    def explain_no_offer(self, configuration: ServiceConfiguration) -> str:
+        """Say why `offers` is empty, and what comes closest.
+
+        Args:
+            configuration: As for `offers`.
+
+        Returns:
+            One line.
+        """
+        markets = self._markets(configuration, quiet)
+        return f"aws: {explain(markets, configuration, any_gpu=self.settings.gpu_image is not None)}"
+
+    def provision(
+        self, offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration, report: Report
+    ) -> Instance:
+        """Get a machine for one replica; see `Backend.provision`."""
+        found = self._find(stamp, report)
+        if found is not None:
+            report(f"aws: {stamp.name}: found {found.id}")
+            return self.account.ready(found.region, found.id, report)
+        attempts = Attempts(offers)
+        refused: list[str] = []
+        for attempt in attempts:
+            outcome = self._try(attempt, attempts, stamp, configuration, report)
+            if isinstance(outcome, Instance):
+                return outcome
+            report(f"aws: {attempt}: {outcome}")
+            refused.append(f"{attempt}: {outcome}")
+        if not refused:
+            raise ProvisioningError(f"aws: {stamp.name}: there is no offer to try")
+        raise CapacityError(
+            f"aws: {stamp.name}: no capacity in {len(refused)} attempts, the last one: {refused[-1]}"
+        )
+
+    def instances(self) -> Sequence[Instance]:
+        """List the machines of replicas in every configured region; see `Backend.instances`."""
+        role = tagging.tagged(tagging.ROLE, "replica")
+
+        def listed(region: str) -> list[Instance]:
+            aws = self.account.aws
+            return [ec2.to_instance(aws, region, entry) for entry in ec2.find(aws, region, role)]
+
+        with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
+            return [instance for found in pool.map(listed, self.settings.regions) for instance in found]
+
+    def stamp(self, instance: Instance) -> Stamp | None:
+        """Read for whom a machine was created; see `Backend.stamp`."""
+        stamp = instance.details.get("stamp")
+        return Stamp.model_validate(stamp) if stamp else None
+
+    def terminate(self, instance: Instance) -> None:
+        """Give a machine back and see that it is gone, and with the last one our security groups."""
+        self.account.terminate(instance.region, instance.id)
+
+    def machine(self, instance: Instance) -> AwsMachine:
+        """Reach a machine; see `Backend.machine`."""
+        return reach(instance, self.account.key.private)
+
+    def cleanup(self) -> None:
+        """Remove what is left of us in regions without a machine of ours; see `Account.tidy`."""
+        for region in self.settings.regions:
+            self.account.tidy(region)
+
+    def _markets(self, wanted: ServiceConfiguration, report: Report) -> list[Market]:
+        aws, cache = self.account.aws, self.account.cache
+        check_regions(aws, self.settings.regions)
+        regions = [name for name in self.settings.regions if not wanted.regions or name in wanted.regions]
+        spot = (wanted.spot_policy or "on-demand") != "on-demand"
+
+        def market(region: str) -> Market:
+            return Market(
+                region=region,
+                types=instance_types(aws, cache, region),
+                on_demand=on_demand_prices(aws, cache, region, report),
+                spot=spot_prices(aws, cache, region, report) if spot else {},
+            )
+
+        if not regions:
+            return [Market(region=region, types=()) for region in self.settings.regions]
+        with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
+            return list(pool.map(market, regions))
+
+    def _find(self, stamp: Stamp, report: Report) -> Instance | None:
+        aws = self.account.aws
+        found = [
+            ec2.to_instance(aws, region, entry)
+            for region in self.settings.regions
+            for entry in ec2.find(aws, region, *ec2.by_stamp(stamp))
+        ]
+        for extra in found[1:]:
+            report(f"aws: {stamp.name}: {extra.id} is one too many, terminating it")
+            self.terminate(extra)
+        return found[0] if found else None
+
+    def _try(
+        self,
+        attempt: Attempt,
+        attempts: Attempts,
+        stamp: Stamp,
+        configuration: ServiceConfiguration,
+        report: Report,
+    ) -> Instance | str:
+        """Ask for one machine and wait until it answers; say why there is none to be had."""
+        subnet = self.account.network(attempt.offer.region).subnets.get(attempt.zone)
+        if subnet is None:
+            return "the zone has no usable subnet"
+        report(f"aws: {stamp.name}: asking for {attempt}")
+        try:
+            return self._launch(attempt, subnet, stamp, configuration, report)
+        except (BotoCoreError, ClientError) as error:
+            if is_quota(error):
+                attempts.give_up(attempt)
+            elif not is_capacity(error):
+                raise translate(error, f"RunInstances of {attempt}") from error
+            return words(error)
+        except CapacityError as error:
+            return str(error)
+
+    def _launch(
+        self,
+        attempt: Attempt,
+        subnet: str,
+        stamp: Stamp,
+        configuration: ServiceConfiguration,
+        report: Report,
+    ) -> Instance:
+        offer = attempt.offer
+        tags = {
+            **dict(configuration.tags or {}),
+            **stamp.labels(":"),
+            "Name": f"prefect-dstack {stamp.name}",
+            tagging.GPUS: str(sum(gpu.count for gpu in offer.gpus)),
+            tagging.PRICE: "" if offer.price is None else f"{offer.price:.6g}",
+        }
+        number = 0
+        while True:
+            try:
+                identifier = self.account.launch(
+                    offer,
+                    subnet=subnet,
+                    role="replica",
+                    tags=tags,
+                    token=client_token(stamp, attempt, number),
+                    max_price=configuration.max_price,
+                    report=report,
+                )
+                break
+            except ClientError as error:
+                # The token is taken: by a machine that lives, or by one that was given back since.
+                number += 1
+                if code_of(error) != "IdempotentParameterMismatch" or number == TOKENS:
+                    raise
+            found = self._find(stamp, report)
+            if found is not None:
+                identifier = found.id
+                break
+        report(f"aws: {stamp.name}: {identifier} is starting")
+        return self.account.ready(offer.region, identifier, report)
