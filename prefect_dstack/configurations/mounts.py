@@ -13,6 +13,7 @@ from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.names import ContainerPath, Line, LocalPath, Name
 
 _GIT_URL = re.compile(r"(?:[a-z+]{2,10}://|[A-Za-z0-9_.-]{1,64}@)[A-Za-z0-9_.@:/~%+-]{1,1024}")
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@#+-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -128,10 +129,8 @@ class Repository(Model):
             refuse("must have either local_path or url")
         if self.url is not None and not _GIT_URL.fullmatch(self.url):
             refuse("must be the URL of a Git repository", key="url")
-        for key in ("branch", "hash"):
-            value = getattr(self, key)
-            if value is not None and (not value or value.startswith("-") or " " in value):
-                refuse(f"must be the name of a {key}, not {show(value)}", key=key)
+        if self.branch is not None and not _BRANCH.fullmatch(self.branch):
+            refuse(f"must be the name of a branch, not {show(self.branch)}", key="branch")
         if self.hash is not None and not _COMMIT.fullmatch(self.hash):
             refuse(f"must be a commit of 7 to 64 hexadecimal digits, not {show(self.hash)}", key="hash")
         return self

@@ -11,7 +11,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator
 
 from prefect_dstack.configurations.base import refuse
 from prefect_dstack.configurations.messages import show
@@ -222,6 +222,13 @@ def parse_path(value: str) -> str:
     return value
 
 
+def parse_line(value: str) -> str:
+    """Accept one line of printable text."""
+    if not value or len(value) > 255 or not value.isprintable():
+        refuse(f"must be one line of text, not {show(value)}")
+    return value
+
+
 def parse_shell(value: str) -> str:
     """Accept `sh`, `bash` or the absolute path of a shell."""
     if value in ("sh", "bash"):
@@ -313,7 +320,7 @@ def check_reference(value: str) -> str:
 Text = Annotated[str, BeforeValidator(to_text, json_schema_input_type=str | int | float | bool)]
 """Text; a number or a truth value in YAML is taken as it was typed."""
 
-Line = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Line = Annotated[str, AfterValidator(parse_line)]
 Name = Annotated[str, AfterValidator(parse_name)]
 GroupName = Annotated[Text, AfterValidator(parse_group_name)]
 Domain = Annotated[str, AfterValidator(parse_domain)]

@@ -216,7 +216,6 @@ _EXPLANATIONS: dict[str, Callable[[dict[str, Any], str], str]] = {
     "too_long": _length("at most", "max_length", "items"),
     "string_too_short": _length("at least", "min_length", "characters"),
     "string_too_long": _length("at most", "max_length", "characters"),
-    "string_pattern_mismatch": lambda *_: "must be one line without control characters",
 }
 
 

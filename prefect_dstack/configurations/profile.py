@@ -236,7 +236,7 @@ class ProfileKeys(ProvisioningKeys):
 class Profile(ProfileKeys):
     """One entry of `.dstack/profiles.yml`."""
 
-    name: Line = Field(min_length=1, description="The name by which the profile is chosen.")
+    name: Line = Field(description="The name by which the profile is chosen.")
     default: bool = Field(default=False, description="Whether the profile is used when none is chosen.")
     project: Line | None = Field(default=None, description="The dstack project that the profile was for.")
     resources: Resources | None = Field(default=None, description="What a replica needs of a machine.")
