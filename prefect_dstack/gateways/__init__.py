@@ -1,0 +1,1 @@
+"""The reverse proxy with a public address in front of replicas: HAProxy, its state and its control."""

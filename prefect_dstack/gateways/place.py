@@ -1,0 +1,110 @@
+"""Where a gateway lives: this machine, or a host. What is common to all places is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from prefect_dstack.gateways.runtime import Connection
+
+__all__ = ["Place"]
+
+
+class Place(Protocol):
+    """A private directory with HAProxy's files, and the HAProxy that reads them.
+
+    HAProxy is started in that directory as `haproxy -W -db -S <master socket>,mode,600 -f haproxy.cfg`, and
+    kept running by something that outlives whoever started it.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it, for example `gateway 'local' on this machine`."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other deployers away while the gateway is changed.
+
+        Raises:
+            GatewayError: If somebody else holds it for too long.
+        """
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file of the directory.
+
+        Args:
+            name: Its name, perhaps with a directory before it.
+
+        Returns:
+            What it holds; None if there is none.
+        """
+        ...
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files in the order given, each in one step and for its owner's eyes alone.
+
+        Args:
+            files: Contents by name; directories in names are made.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, unless it is gone already."""
+        ...
+
+    def check(self, configuration: bytes) -> None:
+        """Have HAProxy read a configuration, beside the other files, without using it.
+
+        Args:
+            configuration: What `haproxy.cfg` would hold.
+
+        Raises:
+            GatewayError: With HAProxy's own words, if it refuses it.
+        """
+        ...
+
+    def running(self) -> bool:
+        """Tell whether HAProxy is there, or about to be back."""
+        ...
+
+    def start(self) -> None:
+        """Start HAProxy, unless it is running. It need not be ready yet.
+
+        Raises:
+            GatewayError: If it cannot be started.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Stop HAProxy; connections are cut."""
+        ...
+
+    def connect(self, timeout: float) -> Connection:
+        """Connect to the master socket.
+
+        Args:
+            timeout: Seconds that connecting, and each wait for an answer, may take.
+
+        Raises:
+            OSError: If nothing listens there.
+        """
+        ...
+
+    def log(self) -> str:
+        """Read the last lines that HAProxy wrote."""
+        ...
+
+    def port_is_free(self, port: int, address: str) -> bool:
+        """Tell whether no program listens on a port there.
+
+        Args:
+            port: The port.
+            address: `127.0.0.1`, or `*` for every address.
+        """
+        ...
+
+    def destroy(self) -> None:
+        """Stop HAProxy and remove all that the gateway has there."""
+        ...

@@ -1,0 +1,96 @@
+"""Talks with HAProxy's master process, and through it with its workers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from prefect_dstack.errors import GatewayError
+
+__all__ = ["Connection", "Workers", "ask", "parse_statistics", "parse_table", "parse_workers"]
+
+_WORKER = re.compile(r"^(\d+)\s+worker\s")
+
+
+class Connection(Protocol):
+    """A stream to the master socket: a socket, or a channel over SSH."""
+
+    def sendall(self, data: bytes, /) -> object:
+        """Send everything."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Receive something; nothing at the end."""
+
+    def close(self) -> object:
+        """Close it."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that handle requests.
+
+    Attributes:
+        current: Process ids of those with the present configuration.
+        old: Those of earlier configurations, that finish what they began.
+    """
+
+    current: tuple[int, ...]
+    old: tuple[int, ...]
+
+
+def ask(connection: Connection, command: str) -> str:
+    """Run one command and close the connection.
+
+    Args:
+        connection: To the master socket.
+        command: The command; a payload follows it after ` <<` and a newline.
+
+    Returns:
+        The answer.
+
+    Raises:
+        GatewayError: If the connection breaks or nothing comes in time.
+    """
+    with closing(connection):
+        try:
+            connection.sendall(f"{command}\nquit\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        except OSError as error:
+            shown = command.split("<<", 1)[0].strip()
+            raise GatewayError(
+                f"the gateway did not answer '{shown}': {error or type(error).__name__}"
+            ) from error
+    return answer.decode(errors="replace").strip()
+
+
+def parse_workers(answer: str) -> Workers:
+    """Read the answer to `show proc`."""
+    current: list[int] = []
+    old: list[int] = []
+    section = current
+    for line in answer.splitlines():
+        if line.startswith("# old workers"):
+            section = old
+        elif match := _WORKER.match(line):
+            section.append(int(match[1]))
+    return Workers(tuple(current), tuple(old))
+
+
+def parse_statistics(answer: str) -> Iterator[dict[str, str]]:
+    """Read the answer to `show stat`, one mapping a line."""
+    return csv.DictReader(io.StringIO(answer.removeprefix("# ")))
+
+
+def parse_table(answer: str) -> dict[str, list[int]]:
+    """Read the counters in an answer to `show table`, by key."""
+    counters: dict[str, list[int]] = {}
+    for line in answer.splitlines():
+        if match := re.search(r"key=(\S+) ", line):
+            found = {int(index): int(count) for index, count in re.findall(r"gpc(\d+)=(\d+)", line)}
+            counters[match[1]] = [found[index] for index in sorted(found)]
+    return counters

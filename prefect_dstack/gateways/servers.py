@@ -1,0 +1,75 @@
+"""A replica as HAProxy knows it: the same words in its configuration and on its command line."""
+
+from __future__ import annotations
+
+import math
+
+from prefect_dstack.gateways.quoting import word
+from prefect_dstack.gateways.state import Route, RouteReplica
+
+__all__ = ["backend", "balance", "milliseconds", "server", "server_name"]
+
+# Idle connections are given up before the usual application servers give them up (gunicorn after 2 s,
+# uvicorn after 5 s), so that hardly any request meets a connection that is just being closed.
+IDLE = "pool-purge-delay 1s"
+PORT_CHECK = "check inter 2s fastinter 500ms downinter 1s fall 2 rise 1"
+# Three refused connections in a row count as failed checks: the next check that passes brings it back.
+PASSIVE = "observe layer4 error-limit 3 on-error mark-down"
+
+
+def backend(service: str) -> str:
+    """Name the backend of a service."""
+    return f"service:{word(service)}"
+
+
+def server_name(service: str, replica: str) -> str:
+    """Name a server in commands."""
+    return f"{backend(service)}/{word(replica)}"
+
+
+def balance(route: Route) -> str:
+    """Choose how requests are spread.
+
+    Least connections is best while replicas are alike, but knows weights only under load; a canary's share
+    must be exact from the first request.
+
+    Args:
+        route: The route.
+
+    Returns:
+        The algorithm's name.
+    """
+    weights = {replica.effective_weight for replica in route.replicas.values()} - {0}
+    return "leastconn" if len(weights) <= 1 else "roundrobin"
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a duration for HAProxy."""
+    return f"{max(1, math.ceil(seconds * 1000))}ms"
+
+
+def server(replica: RouteReplica, route: Route) -> str:
+    """Write all about a server but its name.
+
+    Args:
+        replica: The replica.
+        route: Its route.
+
+    Returns:
+        Address and options, as both `server` and `add server` take them.
+    """
+    address = f"[{replica.address}]" if ":" in replica.address else replica.address
+    words = [word(f"{address}:{replica.port}"), f"weight {replica.effective_weight}", IDLE]
+    if route.max_concurrency is not None:
+        words.append(f"maxconn {route.max_concurrency}")
+    if replica.checked:
+        words += [_checks(route), PASSIVE]
+    return " ".join(words)
+
+
+def _checks(route: Route) -> str:
+    check = route.health_check
+    if check is None:
+        return PORT_CHECK
+    interval, quick = milliseconds(check.interval), milliseconds(min(check.interval, 1.0))
+    return f"check inter {interval} fastinter {quick} downinter {quick} fall {check.fall} rise {check.rise}"

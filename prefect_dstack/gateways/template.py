@@ -1,0 +1,191 @@
+"""From the desired state of a gateway to the files that HAProxy reads."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import jinja2
+
+from prefect_dstack.gateways import quoting, servers
+from prefect_dstack.gateways.health import HealthCheck
+from prefect_dstack.gateways.latency import BUCKETS
+from prefect_dstack.gateways.state import GatewayState, Route, Token
+
+__all__ = ["CONFIGURATION", "MAPS", "maps", "render"]
+
+CONFIGURATION = "haproxy.cfg"
+ROUTES = "routes.map"
+TOKENS = "tokens.map"
+CHALLENGES = "challenges.map"
+MAPS = (ROUTES, TOKENS, CHALLENGES)
+CERTIFICATES = "certificates.list"
+
+# The Unix time of the year 9999: a token that never ends.
+NEVER = 253402300799
+
+
+@dataclass(frozen=True)
+class ErrorAnswer:
+    """What a client is told when the gateway itself answers."""
+
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> str:
+        """JSON, in the shape that OpenAI clients read."""
+        return json.dumps({"error": {"message": self.message, "type": self.code, "code": self.status}})
+
+
+ERRORS = (
+    ErrorAnswer(400, "bad_request", "The request is malformed."),
+    ErrorAnswer(401, "unauthorized", "A valid token is needed.", {"WWW-Authenticate": "Bearer"}),
+    ErrorAnswer(403, "forbidden", "The request is not allowed."),
+    ErrorAnswer(404, "not_found", "No service answers to this host and path."),
+    ErrorAnswer(405, "method_not_allowed", "This method is not allowed."),
+    ErrorAnswer(408, "request_timeout", "The request was not complete in time."),
+    ErrorAnswer(413, "content_too_large", "The request body is too large."),
+    ErrorAnswer(429, "too_many_requests", "Too many requests."),
+    ErrorAnswer(500, "internal_error", "The gateway failed."),
+    ErrorAnswer(502, "bad_gateway", "The service did not answer properly."),
+    ErrorAnswer(503, "unavailable", "No replica of the service is ready.", {"Retry-After": "5"}),
+    ErrorAnswer(504, "gateway_timeout", "The service did not answer in time."),
+)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A rate limit in HAProxy's terms.
+
+    A window of `(burst + 1) / rps` seconds with room for `burst + 1` requests lets as many through at once,
+    and as many over time, as a leaky bucket does.
+    """
+
+    table: str
+    condition: str
+    header: str | None
+    requests: int
+    period: int
+    expire: int
+    retry_after: int
+
+
+def render(state: GatewayState) -> dict[str, bytes]:
+    """Write the files of a gateway.
+
+    Args:
+        state: The desired state.
+
+    Returns:
+        Contents by file name. They name each other relatively and hold no path of any machine.
+    """
+    files = {
+        CONFIGURATION: _template().render(state=state, errors=ERRORS, buckets=list(BUCKETS)),
+        CERTIFICATES: "".join(f"certificates/{quoting.word(name)}.pem\n" for name in state.certificates),
+    }
+    for name, entries in maps(state).items():
+        files[name] = "".join(f"{key} {value}\n" for key, value in entries.items())
+    return {name: text.encode() for name, text in files.items()}
+
+
+def maps(state: GatewayState) -> dict[str, dict[str, str]]:
+    """List the maps that HAProxy looks requests up in.
+
+    Args:
+        state: The desired state.
+
+    Returns:
+        For each file, values by key.
+    """
+    tokens = {f"*/{token.sha256}": _until(token) for token in state.tokens.values()}
+    routes: dict[str, str] = {}
+    for route in state.routes.values():
+        for host in route.hosts or ("*",):
+            routes[f"{route.port}/{host}{route.path_prefix.rstrip('/')}/"] = servers.backend(route.service)
+        tokens |= {f"{route.service}/{token.sha256}": _until(token) for token in route.tokens.values()}
+    return {ROUTES: routes, TOKENS: tokens, CHALLENGES: dict(state.challenges)}
+
+
+def _until(token: Token) -> str:
+    return str(NEVER if token.expires_at is None else int(token.expires_at.timestamp()))
+
+
+def _server_timeout(route: Route) -> int | None:
+    """HAProxy has one timer for the silence before an answer and within it."""
+    return max(filter(None, (route.timeouts.request, route.timeouts.idle)), default=None)
+
+
+def _stripped_prefix(route: Route) -> str:
+    """Match the prefix as requests are compared with it: any number of slashes, parameters ignored."""
+    segments = route.path_prefix.strip("/").split("/")
+    return "^" + "".join(f"/+{_escape(segment)}(?:;[^/]*)?" for segment in segments) + "(?:/+(.*))?$"
+
+
+def _escape(literal: str) -> str:
+    return re.sub(r"([^A-Za-z0-9_])", r"\\\1", literal)
+
+
+def _origins(route: Route) -> str:
+    """Match the allowed origins; `*.` stands for any labels before the rest."""
+    allowed = (
+        _escape(origin).replace(r"\*\.", r"[a-z0-9.-]+\.")
+        for origin in (route.cors.allow_origins if route.cors else ())
+    )
+    return f"^({'|'.join(allowed)})$"
+
+
+def _limits(route: Route) -> Iterator[Limit]:
+    """Rate limits, the longest prefix first: it is the one that counts."""
+    for index, limit in enumerate(sorted(route.rate_limits, key=lambda limit: -len(limit.prefix))):
+        period = max(1, math.ceil((limit.burst + 1) / limit.rps * 1000))
+        unclaimed = "!{ var(txn.limit) -m found }"
+        below = f"{{ var(txn.path) -m beg {quoting.quote(limit.prefix)} }}"
+        yield Limit(
+            table=f"limit:{quoting.word(route.service)}:{index}",
+            condition=unclaimed if limit.prefix == "/" else f"{unclaimed} {below}",
+            header=limit.key.header,
+            requests=limit.burst + 1,
+            period=period,
+            expire=max(2 * period, 10_000),
+            retry_after=max(1, math.ceil(1 / limit.rps)),
+        )
+
+
+def _headers(check: HealthCheck, route: Route) -> list[tuple[str, str]]:
+    """A check's headers; applications that look at `Host` are asked for one of their own."""
+    if any(name.lower() == "host" for name, _ in check.headers):
+        return list(check.headers)
+    return [("Host", route.hosts[0] if route.hosts else "localhost"), *check.headers]
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("prefect_dstack.gateways", ""),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - not HTML; every value goes through `quote`, or is a checked word
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "backend": servers.backend,
+        "balance": servers.balance,
+        "format_quote": quoting.format_quote,
+        "headers": _headers,
+        "limits": _limits,
+        "milliseconds": servers.milliseconds,
+        "origins": _origins,
+        "quote": quoting.quote,
+        "server": servers.server,
+        "server_timeout": _server_timeout,
+        "stripped_prefix": _stripped_prefix,
+    }
+    return environment.get_template("haproxy.cfg.j2")
