@@ -19,7 +19,8 @@ _ELSEWHERE = "put it under 'env' and use $NAME in the commands"
 _REFERENCE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NAMESPACES = ("secrets", "env", "run")
-_LONGEST_TEXT = 1024 * 1024
+_LARGEST_RESULT = 1024 * 1024
+_COST_OF_REFERENCE = 64
 
 Path = tuple[str | int, ...]
 
@@ -186,6 +187,7 @@ class Interpolator:
         self._environ = environ
         self._run = {"name": run_name, "args": run_args}
         self._secret_places = tuple(secret_places)
+        self._left = _LARGEST_RESULT
 
     def fill(self, data: Any, problems: list[tuple[Path, str]], path: Path = ()) -> Any:
         """Return the data with every text filled in; what cannot be is left and added to `problems`."""
@@ -223,9 +225,14 @@ class Interpolator:
                 expanded.append(self._of_run(part))
             else:
                 expanded.extend(self._of_environment(part.name, seen, in_env=in_env))
-            if sum(len(str(done)) for done in expanded) > _LONGEST_TEXT:
-                raise InterpolationError("becomes longer than 1 MiB when it is filled in")
+            self._spend(len(part) if isinstance(part, str) else _COST_OF_REFERENCE)
         return expanded
+
+    def _spend(self, characters: int) -> None:
+        """Bound the work of one configuration, in which values may refer to values that refer to values."""
+        self._left -= characters
+        if self._left < 0:
+            raise InterpolationError("becomes longer than 1 MiB when it is filled in")
 
     def _of_run(self, reference: Reference) -> str:
         if reference.name not in self._run:

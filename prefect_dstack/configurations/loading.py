@@ -13,7 +13,7 @@ from prefect_dstack.configurations.dev_environment import DevEnvironmentConfigur
 from prefect_dstack.configurations.environment import parse_environment
 from prefect_dstack.configurations.fleet import FleetConfiguration
 from prefect_dstack.configurations.gateway import GatewayConfiguration
-from prefect_dstack.configurations.interpolation import Interpolator
+from prefect_dstack.configurations.interpolation import Interpolator, escape_literals
 from prefect_dstack.configurations.messages import dotted, nearest, one_of, show
 from prefect_dstack.configurations.names import parse_name
 from prefect_dstack.configurations.problems import Problem, first_problem, printable_source, validate
@@ -161,7 +161,7 @@ def _profile_keys(
     if chosen is None:
         return {}
     keys = chosen.model_dump(mode="json", exclude_unset=True, exclude=set(_PROFILE_ONLY))
-    return {key: value for key, value in keys.items() if key in model.model_fields}
+    return {key: escape_literals(value, ()) for key, value in keys.items() if key in model.model_fields}
 
 
 def _interpolated(

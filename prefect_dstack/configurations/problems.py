@@ -184,7 +184,9 @@ def _bound(words: str, key: str) -> Callable[[dict[str, Any], str], str]:
 
 
 def _length(words: str, key: str, unit: str) -> Callable[[dict[str, Any], str], str]:
-    return lambda context, _: f"must have {words} {context[key]} {unit}"
+    return lambda context, _: (
+        f"must have {words} {context[key]} {unit}" if context[key] > 1 else "must not be empty"
+    )
 
 
 _WHOLE = _must_be("a whole number")

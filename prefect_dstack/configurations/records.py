@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from prefect_dstack.configurations.base import ConfigurationModel
 from prefect_dstack.configurations.interpolation import is_place, resolve_text, secrets_of, texts
-from prefect_dstack.configurations.scalars import Range
 from prefect_dstack.configurations.service import ServiceConfiguration, check_gateway
 from prefect_dstack.errors import ConfigurationError
 
@@ -31,7 +30,7 @@ def written_keys(configuration: ConfigurationModel) -> dict[str, Any]:
 
 
 def _collect(value: Any, dumped: Any, key: str, keys: dict[str, Any]) -> None:
-    if isinstance(value, BaseModel) and isinstance(dumped, dict) and not isinstance(value, Range):
+    if isinstance(value, BaseModel) and isinstance(dumped, dict) and dumped:
         for field in type(value).model_fields:
             if field in value.model_fields_set:
                 _collect(getattr(value, field), dumped[field], f"{key}.{field}" if key else field, keys)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dstack.configurations import names
@@ -67,6 +67,7 @@ def accepted(parse: Callable[[str], str], value: str) -> str | None:
 
 
 @pytest.mark.parametrize("parse", ON_ONE_LINE)
+@settings(max_examples=40)
 @given(HOSTILE_TEXT | st.text(max_size=12))
 def test_only_printable_ascii_passes(parse: Callable[[str], str], value: str) -> None:
     passed = accepted(parse, value)
