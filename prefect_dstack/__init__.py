@@ -1,1 +1,58 @@
-"""x"""
+"""prefect-dstack turns a dstack-style YAML file into a live endpoint.
+
+Importing this package is cheap; what it offers is loaded on first use.
+
+Example:
+    ```python
+    from prefect_dstack import deploy_service
+
+    endpoint = deploy_service("serve.dstack.yml")
+    print(endpoint.url)
+    ```
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_dstack.configurations import load_configuration
+    from prefect_dstack.flows.deploy import adeploy_service, deploy_service
+    from prefect_dstack.flows.gateways import create_gateway, delete_gateway
+    from prefect_dstack.flows.stop import astop_service, stop_service
+    from prefect_dstack.services.record import Endpoint
+
+__all__ = [
+    "Endpoint",
+    "adeploy_service",
+    "astop_service",
+    "create_gateway",
+    "delete_gateway",
+    "deploy_service",
+    "load_configuration",
+    "stop_service",
+]
+
+_PLACES = {
+    "Endpoint": "services.record",
+    "adeploy_service": "flows.deploy",
+    "astop_service": "flows.stop",
+    "create_gateway": "flows.gateways",
+    "delete_gateway": "flows.gateways",
+    "deploy_service": "flows.deploy",
+    "load_configuration": "configurations",
+    "stop_service": "flows.stop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from prefect.blocks.core import Block
 from prefect.types import SecretDict
-from pydantic import Field
+from pydantic import Field, HttpUrl
 
 from prefect_dstack.services.record import ServiceRecord
 
 __all__ = ["DstackGateway", "DstackService"]
 
-LOGO = "https://cdn.simpleicons.org/haproxy"
-DOCUMENTATION = "https://github.com/prefect-dstack/prefect-dstack/blob/main/docs/reference.md"
+LOGO = HttpUrl("https://dstack.ai/docs/assets/images/dstack-logo.svg")
+DOCUMENTATION = HttpUrl("https://dstack.ai/docs/concepts/services/")
 
 
 class DstackService(Block):
@@ -31,8 +31,8 @@ class DstackService(Block):
 
     _block_type_name: ClassVar[str] = "dstack Service"
     _block_type_slug: ClassVar[str] = "dstack-service"
-    _logo_url: ClassVar[str] = LOGO
-    _documentation_url: ClassVar[str] = DOCUMENTATION
+    _logo_url: ClassVar[HttpUrl] = LOGO
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     record: dict[str, Any] = Field(description="The record as JSON, as `ServiceRecord` describes it.")
     environment: SecretDict = Field(
@@ -62,11 +62,12 @@ class DstackGateway(Block):
 
     _block_type_name: ClassVar[str] = "dstack Gateway"
     _block_type_slug: ClassVar[str] = "dstack-gateway"
-    _logo_url: ClassVar[str] = LOGO
-    _documentation_url: ClassVar[str] = DOCUMENTATION
+    _logo_url: ClassVar[HttpUrl] = LOGO
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     configuration: dict[str, Any] = Field(description="The gateway's configuration, as it was written.")
     directory: str = Field(default=".", description="What relative paths in the configuration start from.")
     details: dict[str, Any] = Field(
-        default_factory=dict, description="What its backend needs to reach it again, such as addresses and ids."
+        default_factory=dict,
+        description="What its backend needs to reach it again, such as addresses and ids.",
     )

@@ -6,7 +6,7 @@ import io
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -30,7 +30,7 @@ LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 class DockerRuntime:
     """Runs replicas as containers."""
 
-    name = "docker"
+    name: Literal["docker"] = "docker"
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -138,12 +138,16 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
     configuration = launch.configuration
     inner = configuration.port.port
     resources = configuration.resources
-    memory = resources.memory.max if resources and resources.memory else None
-    cpus = resources.cpu.count.max if resources and resources.cpu else None
+    memory = resources.memory.max if resources.memory else None
+    cpus = resources.cpu.count.max if resources.cpu and resources.cpu.count else None
     entrypoint, command = _command(configuration)
     if launch.environment.secret:
         entrypoint, command = _with_secrets(engine, configuration, entrypoint, command)
-    environment = {**described_environment(launch.stamp, inner), "PORT": str(inner), **launch.environment.plain}
+    environment = {
+        **described_environment(launch.stamp, inner),
+        "PORT": str(inner),
+        **launch.environment.plain,
+    }
     return {
         "image": configuration.image,
         "name": f"prefect-dstack-{launch.stamp.name}",
@@ -163,7 +167,7 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
         "mounts": [_mount(volume) for volume in configuration.volumes or ()],
         "mem_limit": None if memory is None else round(memory * 1024**3),
         "nano_cpus": None if cpus is None else round(cpus * 1e9),
-        "shm_size": round(resources.shm_size * 1024**3) if resources and resources.shm_size else None,
+        "shm_size": round(resources.shm_size * 1024**3) if resources.shm_size else None,
         "device_requests": _devices(launch),
     }
 
@@ -179,8 +183,8 @@ def labels(launch: Launch, port: int) -> dict[str, str]:
         The container's labels.
     """
     resources = launch.configuration.resources
-    cpus = resources.cpu.count.min if resources and resources.cpu else None
-    memory = resources.memory.min if resources and resources.memory else None
+    cpus = resources.cpu.count.min if resources.cpu and resources.cpu.count else None
+    memory = resources.memory.min if resources.memory else None
     return {
         **launch.stamp.labels(),
         "prefect-dstack.port": str(port),
@@ -233,12 +237,13 @@ def _mount(volume: Any) -> Mount:
 
 
 def _devices(launch: Launch) -> list[DeviceRequest] | None:
-    resources = launch.configuration.resources
-    if resources is None or resources.gpu is None or not resources.gpu.count.max:
+    gpu = launch.configuration.resources.gpu
+    count = None if gpu is None else gpu.count
+    if gpu is None or (count is not None and count.max == 0):
         return None
     if launch.gpu_devices:
         return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]
-    return [DeviceRequest(count=resources.gpu.count.min or 1, capabilities=[["gpu"]])]
+    return [DeviceRequest(count=(count.min if count else None) or 1, capabilities=[["gpu"]])]
 
 
 def _container(engine: DockerClient, stamp: Stamp) -> Container | None:

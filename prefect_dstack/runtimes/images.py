@@ -59,7 +59,9 @@ def ensure_image(
             report(f"{image} cannot be pulled ({words}), using the one that {where} has")
             return
         hint = "check its name" if registry is not None else "check its name, or set `registry_auth`"
-        raise ImageError(f"{image}: cannot be pulled on {where}, {hint}: {' '.join(words.split())}") from error
+        raise ImageError(
+            f"{image}: cannot be pulled on {where}, {hint}: {' '.join(words.split())}"
+        ) from error
 
 
 def _present(engine: DockerClient, image: str) -> bool:
@@ -84,5 +86,5 @@ def _progress(stream: Iterator[dict[str, Any]]) -> Iterator[str]:
             layers[event["id"]] = (total, total)
         if layers and time.monotonic() - told >= REPORT_INTERVAL:
             told = time.monotonic()
-            done, total = (sum(amounts) / 1e6 for amounts in zip(*layers.values()))
+            done, total = (sum(amounts) / 1e6 for amounts in zip(*layers.values(), strict=True))
             yield f"{done:,.0f} of {total:,.0f} MB"

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -34,7 +35,7 @@ class ProcessRuntime:
         directory: Where each replica has a directory with its output and status.
     """
 
-    name = "process"
+    name: Literal["process"] = "process"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -44,9 +45,9 @@ class ProcessRuntime:
         place = self.directory / launch.stamp.name
         with self._lock():
             replica = _recorded(place)
-            if replica is None or replica.stamp.model_copy(update={"flow_run": ""}) != launch.stamp.model_copy(
+            if replica is None or replica.stamp.model_copy(
                 update={"flow_run": ""}
-            ):
+            ) != launch.stamp.model_copy(update={"flow_run": ""}):
                 replica = Replica(
                     stamp=launch.stamp,
                     runtime="process",

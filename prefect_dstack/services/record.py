@@ -28,9 +28,12 @@ class Endpoint(BaseModel):
 
     url: str = Field(description="The URL of the service, without a trailing slash.")
     openai_base_url: str | None = Field(
-        default=None, description="What an OpenAI client takes as `base_url`; set when the service has a `model`."
+        default=None,
+        description="What an OpenAI client takes as `base_url`; set when the service has a `model`.",
     )
-    model: str | None = Field(default=None, description="The name of the model, as an OpenAI client asks for it.")
+    model: str | None = Field(
+        default=None, description="The name of the model, as an OpenAI client asks for it."
+    )
     service: str = Field(description="The name of the service.")
     revision: int = Field(description="The revision that serves.")
     replicas: list[str] = Field(description="The names of the replicas that serve.")
@@ -53,6 +56,9 @@ class Revision(BaseModel):
     created_at: datetime = Field(description="When its deployment began.")
     created_by: str = Field(default="", description="Who deployed it: user and machine.")
     flow_run: str = Field(default="", description="The id of the flow run that deployed it.")
+    replicas_of: int = Field(
+        description="The revision whose replicas it uses: its own, or an earlier one that differs in settings only."
+    )
     outcome: Outcome = Field(default="deploying", description="How its deployment ended.")
     reason: str = Field(default="", description="Why it failed, in one line.")
 
@@ -77,7 +83,9 @@ class ServiceRecord(BaseModel):
     name: str = Field(description="The name of the service.")
     salt: str = Field(description="Mixed into digests, so that they tell nothing of the values behind them.")
     gateway: str = Field(default="local", description="The gateway in front of its replicas.")
-    active: int | None = Field(default=None, description="The revision that shall serve; None: the service is stopped.")
+    active: int | None = Field(
+        default=None, description="The revision that shall serve; None: the service is stopped."
+    )
     revisions: list[Revision] = Field(default_factory=list, description="The last ones, oldest first.")
     last_revision: int = Field(default=0, description="The highest number that was ever given.")
     deploying: Deploying | None = Field(default=None, description="The deployment that is under way.")

@@ -6,11 +6,12 @@ round, and so goes on from wherever an earlier attempt was interrupted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_dstack.configurations import Rollout, amount_of
 
 __all__ = ["Limits", "Running", "Step", "Wanted", "next_steps"]
 
@@ -46,19 +47,22 @@ class Limits(BaseModel):
     max_unavailable: int = Field(default=0, ge=0, description="So many replicas fewer than wanted may serve.")
 
     @classmethod
-    def of(cls, surge: int | float, unavailable: int | float, replicas: int) -> Limits:
-        """Turn shares into numbers, so that a rollout can always move.
+    def of(cls, rollout: Rollout, replicas: int) -> Limits:
+        """Turn a configured rollout into numbers that let it move.
 
         Args:
-            surge: A number (int) or a share (float, 0 to 1) of the replicas; shares are rounded up.
-            unavailable: The same; shares are rounded down.
+            rollout: As configured; percentages of a surge are rounded up, of unavailability down.
             replicas: How many are wanted.
 
         Returns:
             The limits; if both came out as 0, a surge of 1.
         """
-        above = math.ceil(surge * replicas) if isinstance(surge, float) else surge
-        below = math.floor(unavailable * replicas) if isinstance(unavailable, float) else unavailable
+        if rollout.strategy == "recreate":
+            return cls(max_surge=0, max_unavailable=replicas)
+        if rollout.strategy == "blue-green":
+            return cls(max_surge=max(replicas, 1), max_unavailable=0)
+        above = amount_of(rollout.max_surge, replicas, round_up=True)
+        below = amount_of(rollout.max_unavailable, replicas, round_up=False)
         return cls(max_surge=above if above or below else 1, max_unavailable=below)
 
 
@@ -89,7 +93,9 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
         `max_unavailable` only if it was below before, the number that exists rises above
         `wanted.replicas` plus `max_surge` never.
     """
-    good = {replica.replica for replica in running if _is_wanted(replica, wanted) and replica.phase == "serving"}
+    good = {
+        replica.replica for replica in running if _is_wanted(replica, wanted) and replica.phase == "serving"
+    }
     waiting = [r for r in running if _is_wanted(r, wanted) and r.phase in ("launched", "draining")]
     if waiting:
         return [_step("route", replica) for replica in waiting]
@@ -99,9 +105,7 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
     steps = [_step("remove", replica) for replica in finished]
 
     serving = [r for r in running if r.phase == "serving"]
-    surplus = sorted(
-        (r for r in serving if not _is_wanted(r, wanted)), key=lambda r: (r.revision, r.replica)
-    )
+    surplus = sorted((r for r in serving if not _is_wanted(r, wanted)), key=lambda r: (r.revision, r.replica))
     spare = max(len(serving) - max(wanted.replicas - limits.max_unavailable, 0), 0)
     steps += [_step("drain", replica) for replica in surplus[:spare]]
 
@@ -110,9 +114,7 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
     room = max(wanted.replicas + limits.max_surge - len(running), 0)
     if wanted.revision is not None:
         free = [number for number in missing if (wanted.revision, number) not in existing]
-        steps += [
-            Step(action="launch", revision=wanted.revision, replica=number) for number in free[:room]
-        ]
+        steps += [Step(action="launch", revision=wanted.revision, replica=number) for number in free[:room]]
     return steps
 
 

@@ -6,15 +6,22 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import BlockDocumentFilter, BlockTypeFilter, BlockTypeFilterSlug
 from prefect.types import SecretDict
 
 from prefect_dstack.blocks import DstackService
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.tasks import documents
 
-__all__ = ["block_names", "delete_record", "find_record", "load_environment", "load_record", "new_record", "save_record"]
+__all__ = [
+    "all_records",
+    "delete_record",
+    "find_record",
+    "load_environment",
+    "load_record",
+    "new_record",
+    "save_record",
+]
 
 
 def new_record(name: str) -> ServiceRecord:
@@ -38,7 +45,7 @@ def find_record(name: str) -> ServiceRecord | None:
     Returns:
         The record, or None.
     """
-    block = _load(name)
+    block = documents.load(DstackService, name)
     return None if block is None else block.read()
 
 
@@ -56,7 +63,7 @@ def load_record(name: str) -> ServiceRecord:
     """
     record = find_record(name)
     if record is None:
-        known = ", ".join(block_names(DstackService)) or "none"
+        known = ", ".join(documents.names(DstackService)) or "none"
         raise NotFoundError(f"{name}: there is no such service; there are: {known}")
     return record
 
@@ -71,7 +78,7 @@ def load_environment(name: str, revision: int) -> dict[str, str]:
     Returns:
         Values by name; secret.
     """
-    block = _load(name)
+    block = documents.load(DstackService, name)
     values = {} if block is None else block.environment.get_secret_value()
     return dict(values.get(str(revision), {}))
 
@@ -83,15 +90,16 @@ def save_record(record: ServiceRecord, environment: Mapping[str, str] | None = N
         record: The record.
         environment: What the revision being deployed took from the environment of its deployer; None: as before.
     """
-    block = _load(record.name)
+    block = documents.load(DstackService, record.name)
     kept: dict[str, Any] = {} if block is None else block.environment.get_secret_value()
     if environment is not None and record.deploying is not None:
         kept = {**kept, str(record.deploying.revision): dict(environment)}
     numbers = {str(revision.number) for revision in record.revisions}
-    DstackService(
+    block = DstackService(
         record=record.model_dump(mode="json"),
         environment=SecretDict({number: values for number, values in kept.items() if number in numbers}),
-    ).save(record.name, overwrite=True, _sync=True)
+    )
+    documents.save(block, record.name)
 
 
 def delete_record(name: str) -> None:
@@ -100,36 +108,13 @@ def delete_record(name: str) -> None:
     Args:
         name: The name of the service.
     """
-    DstackService.delete(f"dstack-service/{name}", _sync=True)
+    documents.delete(DstackService, name)
 
 
-def block_names(kind: type) -> list[str]:
-    """List the documents of one kind of block.
-
-    Args:
-        kind: The block's class.
+def all_records() -> list[ServiceRecord]:
+    """Load the records of all services.
 
     Returns:
-        Their names, sorted.
+        The records, by name.
     """
-    with get_client(sync_client=True) as client:
-        documents = client.request(
-            "POST",
-            "/block_documents/filter",
-            json={
-                "block_types": BlockTypeFilter(
-                    slug=BlockTypeFilterSlug(any_=[kind.get_block_type_slug()])
-                ).model_dump(mode="json"),
-                "block_documents": BlockDocumentFilter().model_dump(mode="json"),
-            },
-        )
-        return sorted(document["name"] for document in documents.json())
-
-
-def _load(name: str) -> DstackService | None:
-    try:
-        return DstackService.load(name, _sync=True)
-    except ValueError as error:
-        if "Unable to find block document" in str(error):
-            return None
-        raise
+    return [ServiceRecord.model_validate(data["record"]) for data in documents.data_of_all(DstackService)]

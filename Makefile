@@ -1,0 +1,40 @@
+# Every target installs what it needs first. `make test PYTEST="-k rollout"` runs a part of the tests.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PYTEST ?=
+
+.PHONY: check clean demo install llm test
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml uv.lock
+	python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/prefect-dstack apply -f examples/hello.dstack.yml -y
+	@echo
+	@$(BIN)/python examples/request.py hello
+	@echo
+	@$(BIN)/prefect-dstack ps
+	@echo
+	@echo "It goes on serving. Stop it with: $(BIN)/prefect-dstack stop hello -y"
+
+test: $(INSTALLED)
+	sh tests/testbed/install.sh
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+llm: $(INSTALLED)
+	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python --group llm
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,163 @@
+"""The Prefect API to talk to: the configured one, else a server on this machine, started once and reused."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+from prefect_dstack.errors import OrchestratorError
+from prefect_dstack.hosts import supervisor
+from prefect_dstack.hosts.ports import port_is_free
+from prefect_dstack.settings import settings
+
+__all__ = ["answers", "connect", "local_server_url", "start_local_server", "stop_local_server"]
+
+# Prefect's own default port; the next free one is taken when something else listens there.
+FIRST_PORT = 4200
+START_TIMEOUT = 180.0
+HEALTH_TIMEOUT = 5.0
+
+
+def connect(report: Callable[[str], None]) -> str:
+    """See that there is a Prefect API to talk to, for this whole process.
+
+    Args:
+        report: Told when a server has to be started.
+
+    Returns:
+        The URL of the API.
+
+    Raises:
+        OrchestratorError: If the configured API does not answer, or no server can be started.
+    """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    configured = get_current_settings().api.url
+    if configured is not None:
+        if not answers(configured):
+            raise OrchestratorError(
+                f"the Prefect API at {configured} does not answer; start it, or unset PREFECT_API_URL"
+            )
+        return configured
+    url = local_server_url() or start_local_server(report)
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+    return url
+
+
+def local_server_url() -> str | None:
+    """Find the local server.
+
+    Returns:
+        The URL of its API; None if it does not run.
+    """
+    directory = _directory()
+    if not supervisor.status(directory / "process").alive:
+        return None
+    url = (directory / "url").read_text() if (directory / "url").exists() else None
+    return url if url is not None and answers(url) else None
+
+
+def start_local_server(report: Callable[[str], None]) -> str:
+    """Start the local server in the background; it outlives this process.
+
+    Args:
+        report: Told of the progress.
+
+    Returns:
+        The URL of its API, which answers.
+
+    Raises:
+        OrchestratorError: If it does not answer in time.
+    """
+    directory = _directory()
+    with _lock(directory):
+        url = local_server_url()
+        if url is not None:
+            return url
+        if not supervisor.status(directory / "process").alive:
+            port = next(port for port in range(FIRST_PORT, 65536) if port_is_free(port))
+            url = f"http://127.0.0.1:{port}/api"
+            (directory / "url").write_text(url)
+            supervisor.start(directory / "process", _program(port, directory))
+        url = (directory / "url").read_text()
+        report(f"starting a Prefect server on this machine, once: {url.removesuffix('/api')}")
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            if answers(url):
+                return url
+            time.sleep(0.2)
+    raise OrchestratorError(
+        f"the local Prefect server does not answer at {url} within {START_TIMEOUT:.0f} s; "
+        f"see {directory / 'process' / 'output.log'}"
+    )
+
+
+def stop_local_server() -> bool:
+    """Stop the local server; services go on serving without it.
+
+    Returns:
+        Whether there was one.
+    """
+    directory = _directory()
+    alive = supervisor.status(directory / "process").alive
+    supervisor.stop(directory / "process")
+    return alive
+
+
+def _directory() -> Path:
+    return settings().home / "server"
+
+
+def _program(port: int, directory: Path) -> supervisor.Program:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("HOME", "LANG", "PATH", "TMPDIR", "TZ", "USER")
+        or (name.startswith("PREFECT_") and name != "PREFECT_API_URL")
+    }
+    return supervisor.Program(
+        arguments=[
+            *(sys.executable, "-m", "prefect", "server", "start"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        environment={
+            # Leases in memory would be lost with the server, and a service's lock with them.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "NO_COLOR": "1",
+            **inherited,
+        },
+        working_directory=directory,
+    )
+
+
+def answers(url: str) -> bool:
+    """Tell whether a Prefect API answers.
+
+    Args:
+        url: Its URL.
+
+    Returns:
+        Whether it says that it is healthy.
+    """
+    try:
+        return httpx.get(f"{url}/health", timeout=HEALTH_TIMEOUT).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,85 @@
+"""`gateway`: create, list and delete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
+
+if TYPE_CHECKING:
+    from prefect_dstack.configurations import GatewayConfiguration
+
+__all__ = ["application", "apply_gateway"]
+
+application = typer.Typer(help="The reverse proxies in front of services.", no_args_is_help=True)
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
+    """Create a gateway, or bring it up to date.
+
+    Args:
+        configuration: The gateway.
+        yes: Whether not to ask.
+    """
+    if not confirm(f"Create gateway {configuration.name} ({configuration.backend})?", yes):
+        raise typer.Exit(2)
+    connected()
+    from prefect_dstack.flows.gateways import create_gateway
+
+    with progress():
+        name = create_gateway(configuration)
+    out.print(f"gateway {name} is ready")
+
+
+@application.command()
+def create(
+    file: Annotated[Path, typer.Option("--file", "-f", help="The configuration, of type: gateway.")],
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The name; default: the file's.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Create a gateway, or bring it up to date with its file."""
+    from prefect_dstack.configurations import GatewayConfiguration, load_configuration
+    from prefect_dstack.errors import ConfigurationError
+
+    configuration = load_configuration(file, name=name)
+    if not isinstance(configuration, GatewayConfiguration):
+        raise ConfigurationError(
+            f"is a {configuration.type}, and this takes a gateway", source=file, key="type"
+        )
+    apply_gateway(configuration, yes=yes)
+
+
+@application.command("list")
+def list_() -> None:
+    """List the gateways and what they route."""
+    connected()
+    from prefect_dstack.flows.gateway_overview import gateway_overview
+
+    rows = gateway_overview()
+    if not rows:
+        out.print("no gateway runs; the one of this machine starts with the first service")
+        return
+    show_table(
+        ["GATEWAY", "BACKEND", "ADDRESS", "DOMAIN", "STATE", "SERVICES"],
+        [
+            [row.name, row.backend, row.address, row.domain or "", row.state, ", ".join(row.services)]
+            for row in rows
+        ],
+    )
+
+
+@application.command()
+def delete(name: Annotated[str, typer.Argument(help="The name of the gateway.")], yes: Yes = False) -> None:
+    """Delete a gateway with all that was made for it."""
+    connected()
+    from prefect_dstack.flows.gateways import delete_gateway
+
+    if not confirm(f"Delete gateway {name}?", yes):
+        raise typer.Exit(2)
+    with progress():
+        delete_gateway(name)
+    out.print(f"gateway {name} is deleted")

@@ -1,0 +1,59 @@
+"""`prefect-dstack`: the commands and their exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from prefect_dstack.cli import gateways, server, services
+from prefect_dstack.cli.diagnostics import doctor
+from prefect_dstack.cli.output import console_error
+from prefect_dstack.errors import PrefectDstackError
+
+__all__ = ["main"]
+
+application = typer.Typer(
+    name="prefect-dstack",
+    help="Put a service on the air from a YAML file, and keep it there.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+services.register(application)
+application.add_typer(gateways.application, name="gateway")
+application.add_typer(server.application, name="server")
+application.command()(doctor)
+
+
+@application.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    print(installed("prefect-dstack"))  # noqa: T201
+
+
+@application.command()
+def schema() -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    import json
+
+    from prefect_dstack.configurations import configuration_schema
+
+    print(json.dumps(configuration_schema(), indent=2))  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line: exit code 0 if all went well, 1 if not, 2 for the user's mistake."""
+    try:
+        application()
+    except PrefectDstackError as error:
+        console_error(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console_error("interrupted")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - what is not ours is told in one line too
+        console_error(f"{type(error).__name__}: {error}")
+        sys.exit(1)

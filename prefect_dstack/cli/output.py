@@ -1,0 +1,113 @@
+"""What the command line shows: a live status on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+__all__ = ["confirm", "connected", "console_error", "progress", "show_table"]
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def console_error(message: str) -> None:
+    """Print an error as one line on standard error.
+
+    Args:
+        message: What went wrong.
+    """
+    err.print("[red]error:[/red]", end=" ")
+    err.print(message, markup=False)
+
+
+def show_table(title: list[str], rows: list[list[str]]) -> None:
+    """Print a table.
+
+    Args:
+        title: The heads of the columns.
+        rows: The cells, row by row.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in title:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def confirm(question: str, yes: bool) -> bool:
+    """Ask before something is done.
+
+    Args:
+        question: What to ask.
+        yes: Whether the answer was given in advance.
+
+    Returns:
+        Whether to go on; without a terminal to ask on, only if the answer was given.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        console_error(f"{question} There is no terminal to ask on: add -y")
+        return False
+    return out.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+class _Lines(logging.Handler):
+    """Shows the log of flow and task runs."""
+
+    def __init__(self, status: Status | None) -> None:
+        super().__init__(logging.INFO)
+        self.status = status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Prefect's own lines on states and tracebacks are in its UI; here they would bury what matters.
+        if not record.pathname.startswith(_OURS):
+            return
+        line = record.getMessage()
+        if self.status is not None:
+            self.status.update(line.replace("[", r"\["))
+        style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno, "dim")
+        err.print(line, style=style, markup=False)
+
+
+_OURS = __file__.rpartition("cli")[0]
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[None]:
+    """Show what flows and tasks tell while they run."""
+    status = err.status("starting") if err.is_terminal else None
+    handler = _Lines(status)
+    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    with status if status is not None else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+
+
+def connected(*_: Any) -> str:
+    """Find the Prefect API, or start a server; see `api.connect`.
+
+    Returns:
+        Its URL.
+    """
+    import prefect.main  # noqa: F401 - sets up the handlers that are replaced here
+
+    from prefect_dstack.api import connect
+
+    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    with err.status("looking for the Prefect API") if err.is_terminal else contextlib.nullcontext():
+        return connect(lambda line: err.print(line, style="dim", markup=False))

@@ -1,0 +1,41 @@
+"""`server`: the Prefect server on this machine."""
+
+from __future__ import annotations
+
+import typer
+
+from prefect_dstack.cli.output import err, out
+
+__all__ = ["application"]
+
+application = typer.Typer(
+    help="The Prefect server that is started where no other is configured.", no_args_is_help=True
+)
+
+
+@application.command()
+def start() -> None:
+    """Start it, unless it runs."""
+    from prefect_dstack.api import start_local_server
+
+    out.print(start_local_server(lambda line: err.print(line, markup=False)))
+
+
+@application.command()
+def stop() -> None:
+    """Stop it; services go on serving without it."""
+    from prefect_dstack.api import stop_local_server
+
+    out.print("stopped" if stop_local_server() else "it did not run")
+
+
+@application.command()
+def url() -> None:
+    """Print the URL of its API, for PREFECT_API_URL."""
+    from prefect_dstack.api import local_server_url
+    from prefect_dstack.errors import NotFoundError
+
+    found = local_server_url()
+    if found is None:
+        raise NotFoundError("no local Prefect server runs; prefect-dstack server start starts one")
+    print(found)  # noqa: T201

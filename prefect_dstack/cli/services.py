@@ -1,0 +1,157 @@
+"""`apply`, `ps`, `logs` and `stop`."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
+from prefect_dstack.errors import ConfigurationError
+
+__all__ = ["register"]
+
+File = Annotated[Path, typer.Option("--file", "-f", help="The configuration, a *.dstack.yml file.")]
+Name = Annotated[str, typer.Argument(help="The name of the service.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+def register(application: typer.Typer) -> None:
+    """Add the commands on services.
+
+    Args:
+        application: The command line.
+    """
+    for command in (apply, ps, logs, stop):
+        application.command()(command)
+
+
+def apply(
+    file: File,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The name; default: the file's.")] = None,
+    yes: Yes = False,
+    json: Json = False,
+    force: Annotated[bool, typer.Option(help="Replace the replicas even if nothing has changed.")] = False,
+    profile: Annotated[str | None, typer.Option(help="The profile to use, of .dstack/profiles.yml.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGS]", help="What ${{ run.args }} stands for.")
+    ] = None,
+) -> None:
+    """Put a service, a gateway or a fleet on the air as its file says."""
+    from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration, load_configuration
+    from prefect_dstack.services.support import check_support
+
+    configuration = load_configuration(file, name=name, args=arguments or (), profile=profile)
+    if isinstance(configuration, ServiceConfiguration):
+        check_support(configuration)
+        _apply_service(configuration, yes=yes, json=json, force=force)
+    elif isinstance(configuration, GatewayConfiguration):
+        from prefect_dstack.cli.gateways import apply_gateway
+
+        apply_gateway(configuration, yes=yes)
+    else:
+        raise ConfigurationError(
+            f"a {configuration.type} is not acted on yet; a service or a gateway is",
+            source=configuration.source_name,
+            line=configuration.line_of("type"),
+            key="type",
+        )
+
+
+def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) -> None:
+    name = configuration.name
+    what = configuration.image or "a process"
+    if not confirm(
+        f"Deploy {name}: {configuration.replica_count} x {what} on port {configuration.port}?", yes
+    ):
+        raise typer.Exit(2)
+    connected()
+    from prefect_dstack.flows.deploy import deploy_service
+
+    with progress():
+        endpoint = deploy_service(configuration, force=force)
+    if json:
+        print(  # noqa: T201
+            json_module.dumps(
+                {
+                    "service": endpoint.service,
+                    "revision": endpoint.revision,
+                    "endpoint": {
+                        "url": endpoint.url,
+                        "openai_base_url": endpoint.openai_base_url,
+                        "model": endpoint.model,
+                    },
+                    "replicas": endpoint.replicas,
+                    "changed": endpoint.changed,
+                }
+            )
+        )
+        return
+    verb = "serves" if endpoint.changed else "is unchanged (--force replaces it), and serves"
+    out.print(f"[bold]{endpoint.service}@{endpoint.revision}[/bold] {verb} at [bold]{endpoint.url}[/bold]")
+    if endpoint.openai_base_url:
+        out.print(f"OpenAI base URL: {endpoint.openai_base_url} (model {endpoint.model})")
+
+
+def ps(
+    json: Json = False,
+    show_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped services too.")] = False,
+) -> None:
+    """List the services: what is wanted of each, and what truly runs."""
+    connected()
+    from prefect_dstack.flows.overview import overview
+
+    services = [service for service in overview() if show_all or service.state != "stopped"]
+    if json:
+        print(json_module.dumps([service.model_dump(mode="json") for service in services]))  # noqa: T201
+        return
+    if not services:
+        out.print("no service is deployed; prefect-dstack apply -f FILE deploys one")
+        return
+    show_table(
+        ["SERVICE", "REVISION", "STATE", "REPLICAS", "ENDPOINT", "PROBLEMS"],
+        [
+            [
+                service.name,
+                "" if service.revision is None else str(service.revision),
+                service.state,
+                f"{service.serving}/{service.wanted}",
+                service.url or "",
+                "; ".join(service.problems),
+            ]
+            for service in services
+        ],
+    )
+
+
+def logs(
+    name: Name,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what it writes from now.")
+    ] = False,
+    replica: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
+    tail: Annotated[int | None, typer.Option(help="Only so many lines from the end.")] = None,
+) -> None:
+    """Print what the replicas of a service write."""
+    connected()
+    from prefect_dstack.flows.overview import read_logs
+
+    for line in read_logs(name, replica=replica, tail=tail, follow=follow):
+        print(line, flush=follow)  # noqa: T201
+
+
+def stop(name: Name, yes: Yes = False) -> None:
+    """Take a service off the air."""
+    connected()
+    from prefect_dstack.flows.stop import stop_service
+    from prefect_dstack.tasks.records import load_record
+
+    load_record(name)
+    if not confirm(f"Stop {name}?", yes):
+        raise typer.Exit(2)
+    with progress():
+        stop_service(name)
+    out.print(f"{name} is stopped")

@@ -1,0 +1,215 @@
+"""The main job: from a configuration to a live endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run as current_run
+
+from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.errors import DeploymentError, PrefectDstackError
+from prefect_dstack.flows.convergence import Goal, converge
+from prefect_dstack.flows.goals import goal_for, run_id
+from prefect_dstack.flows.preparation import (
+    Workload,
+    find_offers,
+    load_service,
+    next_revision,
+    workload,
+)
+from prefect_dstack.flows.restoring import restore, restore_hook
+from prefect_dstack.flows.routing import endpoint_of, route_of
+from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord
+from prefect_dstack.services.rollout import Wanted, next_steps
+from prefect_dstack.tasks import gateway_places, observation
+from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route, verify_endpoint
+from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.publication import publish_deployed
+from prefect_dstack.tasks.records import find_record, new_record, save_record
+from prefect_dstack.tasks.runs import deploying
+
+__all__ = ["adeploy_service", "deploy_service"]
+
+
+def _run_name() -> str:
+    parameters = current_run.get_parameters()
+    name = parameters.get("name")
+    if name is None:
+        with contextlib.suppress(PrefectDstackError):
+            name = load_configuration(parameters["configuration"]).name
+    return f"deploy {name or 'service'}"
+
+
+@flow(
+    name="deploy-service",
+    flow_run_name=_run_name,
+    on_failure=[restore_hook],
+    on_cancellation=[restore_hook],
+    on_crashed=[restore_hook],
+)
+def deploy_service(
+    configuration: str | Path | dict[str, Any] | ServiceConfiguration,
+    name: str | None = None,
+    force: bool = False,
+    profile: str | None = None,
+    args: list[str] | None = None,
+) -> Endpoint:
+    """Put a service on the air, or a new revision of it in the place of the old one.
+
+    The old revision serves until the new one has passed its probes, and gets no more requests then. If the
+    new one does not make it, all that it created is removed and the old one serves on.
+
+    Args:
+        configuration: The path of a `*.dstack.yml`, YAML text, a mapping or a model.
+        name: The name of the service; default: the configuration's.
+        force: Replace the replicas even if nothing has changed.
+        profile: The profile whose settings are used where the configuration has none.
+        args: What `${{ run.args }}` stands for.
+
+    Returns:
+        Where the service answers.
+
+    Raises:
+        UserError: If the configuration, or what it runs, cannot work as it is.
+        PrefectDstackError: If anything else fails.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_dstack import deploy_service
+
+
+        @flow
+        def train_and_deploy() -> str:
+            endpoint = deploy_service("serve.dstack.yml")
+            return endpoint.url
+        ```
+    """
+    service = load_service(configuration, name=name, args=args or (), profile=profile)
+    with _held(service.name or "") as flow_run:
+        record = find_record(service.name or "") or new_record(service.name or "")
+        return _deploy(record, workload(service), flow_run, force=force)
+
+
+async def adeploy_service(
+    configuration: str | Path | dict[str, Any] | ServiceConfiguration,
+    name: str | None = None,
+    force: bool = False,
+    profile: str | None = None,
+    args: list[str] | None = None,
+) -> Endpoint:
+    """Do the same as `deploy_service` without blocking an event loop.
+
+    Args:
+        configuration: The path of a `*.dstack.yml`, YAML text, a mapping or a model.
+        name: The name of the service; default: the configuration's.
+        force: Replace the replicas even if nothing has changed.
+        profile: The profile whose settings are used where the configuration has none.
+        args: What `${{ run.args }}` stands for.
+
+    Returns:
+        Where the service answers.
+
+    Raises:
+        UserError: If the configuration, or what it runs, cannot work as it is.
+        PrefectDstackError: If anything else fails.
+    """
+    return await asyncio.to_thread(deploy_service, configuration, name, force, profile, args)
+
+
+@contextlib.contextmanager
+def _held(service: str) -> Iterator[str]:
+    flow_run = run_id()
+
+    def holder() -> Any:
+        record = find_record(service)
+        return None if record is None else record.deploying
+
+    with lock(f"service-{service}", flow_run, holder, get_run_logger().info):
+        yield flow_run
+
+
+def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool) -> Endpoint:
+    logger = get_run_logger()
+    revision = next_revision(record, work, flow_run)
+    active = record.active_revision
+    same_workload = active is not None and active.workload == revision.workload and not force
+    if active is not None and same_workload:
+        revision = revision.model_copy(update={"replicas_of": active.replicas_of})
+    gateway = gateway_places.choose(work.configuration, record.gateway if active else None)
+    goal = goal_for(record, revision, work, gateway, flow_run)
+    if same_workload and active is not None and active.settings == revision.settings and _is_reached(goal):
+        assert record.endpoint is not None  # noqa: S101 - an active revision has one
+        logger.info("%s@%d: unchanged, nothing to do", record.name, active.number)
+        return record.endpoint.model_copy(update={"changed": False})
+    goal.offers = find_offers(work.configuration)
+
+    state = create_gateway(gateway)
+    goal.route = route_of(work.configuration, gateway_places.gateway(gateway), state)
+    environment = {
+        name: value.get_secret_value()
+        for name, value in work.environment.secret.items()
+        if work.configuration.env.get(name) is None
+    }
+    record = record.begun(revision, deploying(revision.number, flow_run), work.configuration.retain)
+    save_record(record.model_copy(update={"gateway": gateway}) if active is None else record, environment)
+    logger.info("%s@%d: deploying %d replicas", record.name, revision.number, goal.replicas)
+    try:
+        sight = converge(goal)
+        register_route(gateway, goal.route)
+        endpoint = endpoint_of(
+            work.configuration,
+            goal.route,
+            gateway_places.state(gateway) or state,
+            gateway_places.address(gateway),
+            revision.number,
+            sorted(found.replica.name for found in sight.found),
+        )
+        verify_endpoint(endpoint.url, gateway_places.address(gateway), _probed_path(work.configuration))
+    except Exception as error:
+        raise _undone(record, revision, error) from error
+    if active is not None and record.gateway != gateway:
+        remove_route(record.gateway, record.name)
+    record = record.model_copy(update={"gateway": gateway}).served(revision.number, endpoint)
+    save_record(record)
+    publish_deployed(endpoint, gateway, sight.found)
+    logger.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
+    return endpoint
+
+
+def _is_reached(goal: Goal) -> bool:
+    sight = observation.look(
+        goal.service, observation.instances_of(goal.service, goal.runtimes), goal.runtimes
+    )
+    running = observation.running(sight, goal.service, gateway_places.state(goal.gateway))
+    return not next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits)
+
+
+def _undone(record: ServiceRecord, revision: Revision, error: Exception) -> Exception:
+    """Bring back what served before, and find the words for what happened."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    name = f"{record.name}@{revision.number}"
+    try:
+        restore(record.failed(revision.number, reason), revision.flow_run)
+    except Exception as failure:  # noqa: BLE001 - the reason of the deployment's failure comes first
+        get_run_logger().error("%s: cannot undo all of it, run prefect-dstack reconcile: %s", name, failure)
+        after = f"and not all of it could be undone: {failure}"
+    else:
+        after = f"{record.name}@{record.active} serves on" if record.active else "nothing of it is left"
+    message = f"{name} failed: {reason}; {after}"
+    if isinstance(error, PrefectDstackError):
+        error.args = (message,)
+        return error
+    return DeploymentError(message)
+
+
+def _probed_path(configuration: ServiceConfiguration) -> str:
+    for probe in configuration.probes or ():
+        if probe.type == "http" and probe.method.upper() == "GET":
+            return probe.url
+    return "/"

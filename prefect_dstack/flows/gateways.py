@@ -1,0 +1,99 @@
+"""Creating and deleting gateways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from prefect_dstack.blocks import DstackGateway
+from prefect_dstack.configurations import GatewayConfiguration, load_configuration
+from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError, UnsupportedKeyError
+from prefect_dstack.tasks import documents, gateway_places
+from prefect_dstack.tasks import gateways as tasks
+from prefect_dstack.tasks.records import all_records
+
+__all__ = ["create_gateway", "delete_gateway"]
+
+
+@flow(name="create-gateway")
+def create_gateway(
+    configuration: str | Path | dict[str, Any] | GatewayConfiguration, name: str | None = None
+) -> str:
+    """Create a gateway, or bring it up to date with its configuration.
+
+    Args:
+        configuration: The path of a `*.dstack.yml` of `type: gateway`, YAML text, a mapping or a model.
+        name: The name of the gateway; default: the configuration's.
+
+    Returns:
+        Its name.
+
+    Raises:
+        ConfigurationError: If the configuration cannot be accepted.
+        GatewayError: If it cannot be started.
+    """
+    loaded = load_configuration(configuration, name=name)
+    if not isinstance(loaded, GatewayConfiguration):
+        raise ConfigurationError(
+            f"is a {loaded.type}, and this takes a gateway", source=loaded.source_name, key="type"
+        )
+    if loaded.name is None:
+        raise ConfigurationError("is missing; add 'name: my-gateway'", source=loaded.source_name, key="name")
+    check_gateway_support(loaded)
+    before = documents.load(DstackGateway, loaded.name)
+    block = DstackGateway(
+        configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "gateway"},
+        directory=str(loaded.directory),
+    )
+    documents.save(block, loaded.name)
+    try:
+        tasks.create_gateway(loaded.name)
+    except Exception:
+        if before is None:
+            documents.delete(DstackGateway, loaded.name)
+        else:
+            documents.save(before, loaded.name)
+        raise
+    return loaded.name
+
+
+@flow(name="delete-gateway", flow_run_name="delete gateway {name}")
+def delete_gateway(name: str) -> None:
+    """Delete a gateway with all that was made for it.
+
+    Args:
+        name: The gateway.
+
+    Raises:
+        NotFoundError: If there is no such gateway.
+        ConflictError: If services use it.
+    """
+    if name not in documents.names(DstackGateway) and gateway_places.state(name) is None:
+        known = ", ".join(documents.names(DstackGateway)) or "none"
+        raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
+    users = [record.name for record in all_records() if record.gateway == name and record.active is not None]
+    if users:
+        raise ConflictError(f"{name}: serves {', '.join(users)}; stop them first")
+    tasks.delete_gateway(name)
+    if name in documents.names(DstackGateway):
+        documents.delete(DstackGateway, name)
+    get_run_logger().info("gateway %s: deleted", name)
+
+
+def check_gateway_support(configuration: GatewayConfiguration) -> None:
+    """Refuse a gateway of which anything would be ignored.
+
+    Args:
+        configuration: The gateway.
+
+    Raises:
+        UnsupportedKeyError: For the first such key.
+    """
+    reasons = {"router": "is not acted on yet; remove it"}
+    for key, reason in reasons.items():
+        if getattr(configuration, key):
+            raise UnsupportedKeyError(
+                reason, source=configuration.source_name, line=configuration.line_of(key), key=key
+            )

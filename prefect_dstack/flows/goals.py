@@ -1,0 +1,65 @@
+"""What it takes for a revision to be what serves."""
+
+from __future__ import annotations
+
+from prefect.context import FlowRunContext
+
+from prefect_dstack.flows.convergence import DEFAULT_STOP_DURATION, Goal
+from prefect_dstack.flows.preparation import Workload
+from prefect_dstack.services.record import Revision, ServiceRecord
+from prefect_dstack.services.rollout import Limits
+
+__all__ = ["goal_for", "run_id", "runtimes_of"]
+
+
+def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway: str, flow_run: str) -> Goal:
+    """Say what it takes for a revision to be what serves.
+
+    Args:
+        record: Of the service.
+        revision: The revision.
+        work: What it is made of.
+        gateway: The gateway in front of it.
+        flow_run: Stamped on what is created.
+
+    Returns:
+        The goal, without its route.
+    """
+    configuration = work.configuration
+    replicas = configuration.replica_count
+    stop_duration = configuration.stop_duration
+    return Goal(
+        service=record.name,
+        gateway=gateway,
+        revision=revision.replicas_of,
+        replicas=replicas,
+        limits=Limits.of(configuration.rollout, replicas),
+        work=work,
+        flow_run=flow_run,
+        runtimes=runtimes_of(record) | {"docker" if configuration.image else "process"},
+        stop_duration=float(stop_duration) if isinstance(stop_duration, int) else DEFAULT_STOP_DURATION,
+    )
+
+
+def runtimes_of(record: ServiceRecord) -> frozenset[str]:
+    """Tell which runtimes replicas of a service may be found in.
+
+    Args:
+        record: Of the service.
+
+    Returns:
+        What its revisions use.
+    """
+    return frozenset(
+        "docker" if revision.configuration.get("image") else "process" for revision in record.revisions
+    )
+
+
+def run_id() -> str:
+    """Tell the id of the flow run that this code runs in.
+
+    Returns:
+        The id; empty outside of flow runs.
+    """
+    context = FlowRunContext.get()
+    return "" if context is None or context.flow_run is None else str(context.flow_run.id)

@@ -1,0 +1,114 @@
+"""The one way to undo: whatever a deployment has left, take the service to what shall serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from prefect_dstack.flows.convergence import Goal, converge
+from prefect_dstack.flows.goals import goal_for, run_id, runtimes_of
+from prefect_dstack.flows.preparation import recorded_workload
+from prefect_dstack.flows.routing import route_of
+from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.services.rollout import Limits
+from prefect_dstack.tasks import gateway_places
+from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route
+from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.records import all_records, find_record, save_record
+from prefect_dstack.tasks.runs import has_died
+
+__all__ = ["restore", "restore_hook", "restore_service"]
+
+LOST = "its flow run ended before it was done"
+
+
+def restore(record: ServiceRecord, flow_run: str) -> ServiceRecord:
+    """Take a service to its active revision, or off the air if it has none, and save its record.
+
+    Args:
+        record: As it shall be in the end.
+        flow_run: Stamped on what has to be created.
+
+    Returns:
+        The record as it was saved.
+
+    Raises:
+        PrefectDstackError: If it cannot be done now.
+    """
+    active = record.active_revision
+    if active is None:
+        take_off(record, flow_run)
+    else:
+        work = recorded_workload(record, active)
+        goal = goal_for(record, active, work, record.gateway, flow_run)
+        state = create_gateway(record.gateway)
+        goal.route = route_of(work.configuration, gateway_places.gateway(record.gateway), state)
+        converge(goal)
+        register_route(record.gateway, goal.route)
+    record = record.model_copy(update={"deploying": None})
+    save_record(record)
+    return record
+
+
+def take_off(record: ServiceRecord, flow_run: str) -> None:
+    """Take a service off the air: its replicas drained and removed, its route gone.
+
+    Args:
+        record: Of the service.
+        flow_run: The id of the flow run.
+    """
+    active = record.active_revision
+    stop_duration = None if active is None else active.configuration.get("stop_duration")
+    goal = Goal(
+        service=record.name,
+        gateway=record.gateway,
+        revision=None,
+        replicas=0,
+        limits=Limits(max_surge=0, max_unavailable=0),
+        flow_run=flow_run,
+        runtimes=runtimes_of(record),
+    )
+    if active is not None and stop_duration is not None:
+        goal.stop_duration = goal_for(
+            record, active, recorded_workload(record, active), record.gateway, flow_run
+        ).stop_duration
+    converge(goal)
+    if gateway_places.state(record.gateway) is not None:
+        remove_route(record.gateway, record.name)
+
+
+@flow(name="restore-service", flow_run_name="restore {name}")
+def restore_service(name: str, flow_run: str | None = None) -> None:
+    """Undo what a deployment that died has left of a service; what served before serves again.
+
+    Args:
+        name: The service.
+        flow_run: Only if this flow run was the one that deployed it; None: whichever it was.
+    """
+    logger = get_run_logger()
+    mine = run_id()
+    with lock(f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), logger.info):
+        record = find_record(name)
+        if record is None or record.deploying is None:
+            return
+        dead = record.deploying
+        if dead.flow_run != flow_run and not has_died(dead):
+            return
+        if dead.revision is not None:
+            record = record.failed(dead.revision, LOST)
+        restore(record, mine)
+        logger.info("%s: %s", name, f"{name}@{record.active} serves" if record.active else "is off the air")
+
+
+def restore_hook(flow: Any, flow_run: Any, state: Any) -> None:
+    """Undo a deployment that failed, was cancelled or crashed; it may run in another process than that.
+
+    Args:
+        flow: The flow.
+        flow_run: Its run.
+        state: How it ended.
+    """
+    for record in all_records():
+        if record.deploying is not None and record.deploying.flow_run == str(flow_run.id):
+            restore_service(record.name, str(flow_run.id))

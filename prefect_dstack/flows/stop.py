@@ -1,0 +1,60 @@
+"""Taking a service off the air."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import flow, get_run_logger
+
+from prefect_dstack.flows.goals import run_id
+from prefect_dstack.flows.restoring import restore_hook, take_off
+from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.publication import publish_removed
+from prefect_dstack.tasks.records import find_record, load_record, save_record
+from prefect_dstack.tasks.runs import deploying
+
+__all__ = ["astop_service", "stop_service"]
+
+
+@flow(
+    name="stop-service",
+    flow_run_name="stop {name}",
+    on_failure=[restore_hook],
+    on_cancellation=[restore_hook],
+    on_crashed=[restore_hook],
+)
+def stop_service(name: str) -> None:
+    """Take a service off the air: drain its replicas, remove them, and give their machines back.
+
+    Its record is kept, so that it can be deployed again or rolled back.
+
+    Args:
+        name: The service.
+
+    Raises:
+        NotFoundError: If there is no such service.
+    """
+    load_record(name)
+    logger = get_run_logger()
+    mine = run_id()
+    with lock(f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), logger.info):
+        # Wanted from now on is that nothing serves: a stop that dies is completed, not undone.
+        stopped = load_record(name).stopped()
+        record = stopped.model_copy(update={"deploying": deploying(None, mine)})
+        save_record(record)
+        take_off(record, mine)
+        save_record(stopped)
+        publish_removed(name)
+        logger.info("%s: stopped", name)
+
+
+async def astop_service(name: str) -> None:
+    """Do the same as `stop_service` without blocking an event loop.
+
+    Args:
+        name: The service.
+
+    Raises:
+        NotFoundError: If there is no such service.
+    """
+    await asyncio.to_thread(stop_service, name)

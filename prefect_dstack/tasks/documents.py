@@ -1,0 +1,93 @@
+"""Block documents of the Prefect API, read and written from any thread."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+
+__all__ = ["data_of_all", "delete", "load", "names", "save"]
+
+BlockT = TypeVar("BlockT", bound=Block)
+
+
+def load(kind: type[BlockT], name: str) -> BlockT | None:
+    """Load a block.
+
+    Args:
+        kind: Its class.
+        name: Its name.
+
+    Returns:
+        The block; None if there is none of that name.
+    """
+    try:
+        # `_sync` keeps it synchronous within flows that are not; it is missing from Prefect's annotations.
+        return cast("BlockT", kind.load(name, _sync=True))  # type: ignore[call-arg]
+    except ValueError as error:
+        if "Unable to find block document" in str(error):
+            return None
+        raise
+
+
+def save(block: Block, name: str) -> None:
+    """Save a block, in the place of one of that name.
+
+    Args:
+        block: The block.
+        name: Its name.
+    """
+    block.save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]
+
+
+def delete(kind: type[Block], name: str) -> None:
+    """Delete a block.
+
+    Args:
+        kind: Its class.
+        name: Its name.
+    """
+    kind.delete(f"{kind.get_block_type_slug()}/{name}", _sync=True)  # type: ignore[call-arg]
+
+
+def names(kind: type[Block]) -> list[str]:
+    """List the blocks of one kind.
+
+    Args:
+        kind: Their class.
+
+    Returns:
+        Their names, sorted.
+    """
+    return [document["name"] for document in _documents(kind)]
+
+
+def data_of_all(kind: type[Block]) -> list[dict[str, Any]]:
+    """Read what the blocks of one kind hold.
+
+    Args:
+        kind: Their class.
+
+    Returns:
+        Their fields, by name; secret ones obscured.
+    """
+    return [document["data"] for document in _documents(kind)]
+
+
+def _documents(kind: type[Block]) -> list[dict[str, Any]]:
+    with get_client(sync_client=True) as client:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = client.request(
+                "POST",
+                "/block_documents/filter",
+                json={
+                    "block_types": {"slug": {"any_": [kind.get_block_type_slug()]}},
+                    "offset": len(found),
+                    "sort": "NAME_ASC",
+                },
+            ).json()
+            if not page:
+                return found
+            found += page

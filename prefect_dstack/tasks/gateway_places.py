@@ -1,0 +1,180 @@
+"""From the names of gateways to where they live, and how they reach replicas."""
+
+from __future__ import annotations
+
+from prefect_dstack.backends.base import Instance
+from prefect_dstack.blocks import DstackGateway
+from prefect_dstack.configurations import (
+    GatewayConfiguration,
+    ServiceConfiguration,
+    load_configuration,
+    resolve_gateway,
+)
+from prefect_dstack.errors import ConfigurationError, NotFoundError
+from prefect_dstack.gateways.gateway import Gateway
+from prefect_dstack.gateways.local import LocalPlace
+from prefect_dstack.gateways.state import GatewayState
+from prefect_dstack.runtimes.base import Replica
+from prefect_dstack.settings import settings
+from prefect_dstack.tasks import documents
+from prefect_dstack.tasks.secrets import lookup
+
+__all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "reach", "state", "unreach"]
+
+LOCAL = "local"
+
+
+def is_implicit(name: str) -> bool:
+    """Tell whether a gateway comes and goes by itself: the one of this machine does.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        Whether it needs no configuration.
+    """
+    return name == LOCAL and LOCAL not in documents.names(DstackGateway)
+
+
+def configuration_of(name: str) -> GatewayConfiguration:
+    """Load the configuration of a gateway.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        As it was written; for the gateway of this machine, what it is without being written.
+
+    Raises:
+        NotFoundError: If there is no such gateway.
+    """
+    block = documents.load(DstackGateway, name)
+    if block is None:
+        if name == LOCAL:
+            return GatewayConfiguration(name=LOCAL, port=settings().local_gateway_port)
+        known = ", ".join([*documents.names(DstackGateway), LOCAL])
+        raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
+    loaded = load_configuration(block.configuration, name=name, directory=block.directory)
+    if not isinstance(loaded, GatewayConfiguration):
+        raise NotFoundError(f"{name}: its record is not that of a gateway")
+    return loaded
+
+
+def choose(configuration: ServiceConfiguration, before: str | None = None) -> str:
+    """Choose the gateway of a service.
+
+    Args:
+        configuration: The service.
+        before: The gateway it has had, kept where the configuration leaves the choice.
+
+    Returns:
+        The name of the gateway that it names by name or address; else the default or only one; else
+        that of this machine.
+
+    Raises:
+        NotFoundError: If it names one that does not exist.
+    """
+    wanted = resolve_gateway(configuration, lookup)
+    known = documents.names(DstackGateway)
+    if isinstance(wanted, str):
+        name = wanted.rpartition("/")[2]
+        if name in known or name == LOCAL:
+            return name
+        for candidate in known:
+            if wanted in (configuration_of(candidate).domain, address(candidate)):
+                return candidate
+        raise NotFoundError(
+            f"gateway: there is none with the name or address {wanted!r}; there are: {', '.join([*known, LOCAL])}"
+        )
+    if before is not None and before in [*known, LOCAL]:
+        return before
+    defaults = [name for name in known if configuration_of(name).default]
+    if len(known) > 1 and len(defaults) != 1:
+        raise ConfigurationError(
+            f"is missing; there are several gateways: {', '.join(known)}; name one, or give one 'default: true'",
+            source=configuration.source_name,
+            key="gateway",
+        )
+    return (defaults or known or [LOCAL])[0]
+
+
+def gateway(name: str) -> Gateway:
+    """Reach a gateway.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The gateway; it may not run yet.
+    """
+    configuration_of(name)
+    return Gateway(LocalPlace(name))
+
+
+def initial_state(name: str) -> GatewayState:
+    """Say how a gateway begins.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        A state without routes.
+    """
+    configuration = configuration_of(name)
+    return GatewayState(
+        name=name,
+        bind_address="127.0.0.1",
+        base_port=configuration.port or settings().local_gateway_port,
+        domain=configuration.domain,
+    )
+
+
+def state(name: str) -> GatewayState | None:
+    """Read what a gateway routes.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        Its state; None if it does not exist (yet, or any more).
+    """
+    try:
+        return gateway(name).state()
+    except NotFoundError:
+        return None
+
+
+def address(name: str) -> str:
+    """Tell where a gateway is reached from here.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        A host name or an address.
+    """
+    configuration = configuration_of(name)
+    return configuration.host.hostname if configuration.host is not None else "127.0.0.1"
+
+
+def reach(name: str, instance: Instance, replica: Replica) -> tuple[str, int]:
+    """See that a gateway can reach a replica.
+
+    Args:
+        name: The gateway.
+        instance: Where the replica runs.
+        replica: The replica.
+
+    Returns:
+        The address and port at which the gateway reaches it.
+    """
+    return replica.address, replica.port
+
+
+def unreach(name: str, replica: str) -> None:
+    """Undo what `reach` did for a replica.
+
+    Args:
+        name: The gateway.
+        replica: The name of the replica.
+    """
