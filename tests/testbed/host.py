@@ -195,36 +195,38 @@ class Host:
     def remove(self) -> None:
         """Cut the power and throw its disk away."""
         self.power_off()
+        with self._switch.changed_rules() as rules:
+            rules.forget({port.name for port in self.ports})
         shutil.rmtree(self._directory)
 
     # Network
 
     def partition(self) -> None:
         """Lose every packet from and to it, silently."""
-        self._switch.rules.partitioned.update(port.name for port in self.ports)
-        self._switch.apply_rules()
+        with self._switch.changed_rules() as rules:
+            rules.partitioned.update(port.name for port in self.ports)
 
     def heal(self) -> None:
         """End a partition."""
-        self._switch.rules.partitioned.difference_update(port.name for port in self.ports)
-        self._switch.apply_rules()
+        with self._switch.changed_rules() as rules:
+            rules.partitioned.difference_update(port.name for port in self.ports)
 
     def isolate_from(self, other: Endpoint) -> None:
         """Lose every packet between it and the other, a host or the testbed, which is this machine."""
-        self._switch.rules.isolated.update(frozenset(pair) for pair in self._pairs(other))
-        self._switch.apply_rules()
+        with self._switch.changed_rules() as rules:
+            rules.isolated.update(frozenset(pair) for pair in self._pairs(other))
 
     def only_ssh_from(self, other: Endpoint) -> None:
         """Lose every packet between it and the other, but those of SSH connections made by the other."""
-        self._switch.rules.only_ssh.update((theirs, ours) for ours, theirs in self._pairs(other))
-        self._switch.apply_rules()
+        with self._switch.changed_rules() as rules:
+            rules.only_ssh.update((theirs, ours) for ours, theirs in self._pairs(other))
 
     def rejoin(self, other: Endpoint) -> None:
         """End what `isolate_from` and `only_ssh_from` did between it and the other, whichever said it."""
-        for pair in self._pairs(other):
-            self._switch.rules.isolated.discard(frozenset(pair))
-            self._switch.rules.only_ssh.difference_update([pair, pair[::-1]])
-        self._switch.apply_rules()
+        with self._switch.changed_rules() as rules:
+            for pair in self._pairs(other):
+                rules.isolated.discard(frozenset(pair))
+                rules.only_ssh.difference_update([pair, pair[::-1]])
 
     # What runs on it and what lies on its disk; none of this uses its network
 
@@ -344,9 +346,9 @@ class Host:
         """Leave no free byte on its disk, until `free_disk`."""
         if self.machine.disk is None:
             raise ValueError(f"{self.name} shares this machine's disk; make it with `disk=`")
-        self.exec(
-            ["sh", "-c", "cat /dev/zero >/var/lib/docker/filling; cat /dev/zero >>/var/lib/docker/filling"]
-        )
+        # What a file system sets aside for a growing file is free again when the file is closed.
+        fill = "cat /dev/zero >$0; while head -c 4096 /dev/zero >>$0; do :; done"
+        self.exec(["sh", "-c", fill, "/var/lib/docker/filling"])
 
     def free_disk(self) -> None:
         """Take back what `fill_disk` did."""

@@ -36,8 +36,7 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
 # shellcheck disable=SC2086 # a list of packages
-if ! apt-get install -y -qq --no-install-recommends $missing; then
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing; }; then
     echo "Could not install:$missing. Tests on real hosts will skip."
 fi

@@ -6,6 +6,9 @@ of a Docker Engine on it has a say in what hosts tell each other. One cable lead
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -34,6 +37,12 @@ class Rules:
     only_ssh: set[tuple[str, str]] = field(default_factory=set)
     """Pairs (from, to): between both, only SSH connections made by the first to the second pass."""
     isolated: set[frozenset[str]] = field(default_factory=set)
+
+    def forget(self, ports: set[str]) -> None:
+        """Drop what is said of ports."""
+        self.partitioned -= ports
+        self.only_ssh = {pair for pair in self.only_ssh if not ports.intersection(pair)}
+        self.isolated = {pair for pair in self.isolated if not ports & pair}
 
     def text(self, uplink: IPv4Address) -> str:
         """The rules in the language of `nft`."""
@@ -68,14 +77,16 @@ class Switch:
     def __init__(self, name: str, network: IPv4Network) -> None:
         self.name = name
         self.network = network
-        self.rules = Rules()
+        self._rules = Rules()
         self._bridges: dict[IPv4Network, str] = {}
+        self._lock = threading.RLock()
         run(["ip", "netns", "add", name])
         run(["ip", "link", "add", name, "type", "veth", "peer", "name", "uplink", "netns", name])
         run(["ip", "address", "add", f"{self.address}/{network.prefixlen}", "dev", name])
         run(["ip", "link", "set", name, "up"])
         self._ip(f"link set uplink master {self._bridge(network)} up")
-        self.apply_rules()
+        with self.changed_rules():
+            pass
 
     @property
     def address(self) -> IPv4Address:
@@ -92,17 +103,30 @@ class Switch:
         """Pull the cable out: from then on nothing that the host does is heard."""
         self._ip(f"link delete {port.name}")
 
-    def apply_rules(self) -> None:
-        """Make the switch obey `rules` as they are now, in one step."""
+    @contextmanager
+    def changed_rules(self) -> Iterator[Rules]:
+        """Give the rules to change; the switch obeys all changes at once, at the end."""
         reset = "table bridge rules {}\ndelete table bridge rules\n"
-        run(["ip", "netns", "exec", self.name, "nft", "-f", "-"], input=reset + self.rules.text(self.address))
+        with self._lock:
+            yield self._rules
+            command = ["ip", "netns", "exec", self.name, "nft", "-f", "-"]
+            run(command, input=reset + self._rules.text(self.address))
 
     def _bridge(self, network: IPv4Network) -> str:
-        if network not in self._bridges:
-            name = f"bridge{len(self._bridges)}"
-            self._ip(f"link add {name} type bridge forward_delay 0", f"link set {name} up")
-            self._bridges[network] = name
-        return self._bridges[network]
+        with self._lock:
+            return self._bridges.get(network) or self._new_bridge(network)
+
+    def _new_bridge(self, network: IPv4Network) -> str:
+        name = f"bridge{len(self._bridges)}"
+        self._ip(f"link add {name} type bridge forward_delay 0", f"link set {name} up")
+        if network != self.network:
+            # This machine's way there ends at an address that nobody has. Without it, it would take the
+            # default route, to whatever has such an address elsewhere. The metric is for several testbeds.
+            metric = str(self.network.network_address.packed[2] + 1)
+            way = ["via", str(self.network[-2]), "dev", self.name, "metric", metric]
+            run(["ip", "route", "add", str(network), *way])
+        self._bridges[network] = name
+        return name
 
     def _ip(self, *commands: str) -> None:
         run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(commands) + "\n")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from functools import lru_cache
 
+from tests.testbed.engine import running_engine
 from tests.testbed.slots import STATE
 
 _ENGINE = {
@@ -32,10 +33,10 @@ def testbed_reason() -> str | None:
 @lru_cache
 def docker_reason() -> str | None:
     """Why tests cannot have a Docker Engine here; None if one runs or can be started."""
-    if sys.platform == "linux" and shutil.which("busybox") is None:
-        return "no busybox to make images of (package busybox-static)"
-    from tests.testbed.engine import running_engine
-
+    if sys.platform != "linux":
+        return "needs Linux, of whose programs the images are made"
+    if shutil.which("busybox") is None:
+        return "needs the package busybox-static, of which the images are made"
     if running_engine() is not None:
         return None
     return _machine_reason() or _missing(_ENGINE) or _namespaces_reason()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Interface, IPv4Network
@@ -17,6 +18,8 @@ from tests.testbed.slots import Slot
 
 INTERNAL = "10.78.0.0/24"
 """The usual internal network: this machine is not on it."""
+
+_PLACES = 240
 
 
 class Testbed:
@@ -52,7 +55,9 @@ class Testbed:
             self._slot.close()
             raise
         self._hosts: dict[str, Host] = {}
-        self._made = 0
+        self._places: dict[str, int] = {}
+        self._last_place: int = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Testbed:
         return self
@@ -95,12 +100,9 @@ class Testbed:
             start: Whether to switch it on.
             **machine: What it is made of: see `Machine`.
         """
-        if name in self._hosts:
-            raise ValueError(f"there is a host {name} already")
         if not public and internal_network is None:
             raise ValueError(f"{name} would be on no network")
-        self._made += 1
-        number = self._made
+        number = self._take_place(name)
         ports = []
         if public:
             ports.append(Port(f"public{number}", "eth0", _interface(self.network, number)))
@@ -115,7 +117,8 @@ class Testbed:
             machine=Machine(**machine),
             identity_file=self.identity_file,
         )
-        self._hosts[name] = host
+        with self._lock:
+            self._hosts[name] = host
         if start:
             host.start()
         return host
@@ -133,7 +136,8 @@ class Testbed:
         """Cut the power of hosts and throw their disks away; their names are free again."""
         for host in hosts:
             host.remove()
-            del self._hosts[host.name]
+            with self._lock:
+                del self._hosts[host.name], self._places[host.name]
 
     def known_hosts(self, path: Path) -> Path:
         """Write a `known_hosts` file with the keys of all hosts that are switched on, and return its path."""
@@ -149,6 +153,18 @@ class Testbed:
         finally:
             self._hosts.clear()
             self._slot.close()
+
+    def _take_place(self, name: str) -> int:
+        """The number of a new host; those of removed hosts come again only when all others were used."""
+        with self._lock:
+            if name in self._places:
+                raise ValueError(f"there is a host {name} already")
+            numbers = [*range(self._last_place + 1, _PLACES + 1), *range(1, self._last_place + 1)]
+            free = [number for number in numbers if number not in self._places.values()]
+            if not free:
+                raise RuntimeError(f"all {_PLACES} places for hosts are taken")
+            self._places[name] = self._last_place = free[0]
+            return self._last_place
 
 
 def _interface(network: IPv4Network, number: int) -> IPv4Interface:
