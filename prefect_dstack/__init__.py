@@ -20,28 +20,36 @@ if TYPE_CHECKING:
     from prefect_dstack.configurations import load_configuration
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
+    from prefect_dstack.flows.reconcile import reconcile_services
+    from prefect_dstack.flows.rollback import arollback_service, rollback_service
     from prefect_dstack.flows.stop import astop_service, stop_service
     from prefect_dstack.services.record import Endpoint
 
 __all__ = [
     "Endpoint",
     "adeploy_service",
+    "arollback_service",
     "astop_service",
     "create_gateway",
     "delete_gateway",
     "deploy_service",
     "load_configuration",
+    "reconcile_services",
+    "rollback_service",
     "stop_service",
 ]
 
 _PLACES = {
     "Endpoint": "services.record",
     "adeploy_service": "flows.deploy",
+    "arollback_service": "flows.rollback",
     "astop_service": "flows.stop",
     "create_gateway": "flows.gateways",
     "delete_gateway": "flows.gateways",
     "deploy_service": "flows.deploy",
     "load_configuration": "configurations",
+    "reconcile_services": "flows.reconcile",
+    "rollback_service": "flows.rollback",
     "stop_service": "flows.stop",
 }
 

@@ -10,7 +10,7 @@ from pydantic import Field, HttpUrl
 
 from prefect_dstack.services.record import ServiceRecord
 
-__all__ = ["DstackGateway", "DstackService"]
+__all__ = ["DstackGateway", "DstackService", "DstackSshFleet"]
 
 LOGO = HttpUrl("https://dstack.ai/docs/assets/images/dstack-logo.svg")
 DOCUMENTATION = HttpUrl("https://dstack.ai/docs/concepts/services/")
@@ -70,4 +70,27 @@ class DstackGateway(Block):
     details: dict[str, Any] = Field(
         default_factory=dict,
         description="What its backend needs to reach it again, such as addresses and ids.",
+    )
+
+
+class DstackSshFleet(Block):
+    """Hosts that are reached over SSH, under one name; secrets are in it only as references.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackSshFleet
+
+        print(DstackSshFleet.load("gpus").configuration["ssh_config"]["hosts"])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack SSH Fleet"
+    _block_type_slug: ClassVar[str] = "dstack-ssh-fleet"
+    _logo_url: ClassVar[HttpUrl] = LOGO
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
+
+    configuration: dict[str, Any] = Field(description="The fleet's configuration, as it was written.")
+    directory: str = Field(default=".", description="What relative paths in the configuration start from.")
+    internal_addresses: dict[str, str] = Field(
+        default_factory=dict, description="The addresses of hosts on the fleet's private network, by host."
     )

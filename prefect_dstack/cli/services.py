@@ -1,4 +1,4 @@
-"""`apply`, `ps`, `logs` and `stop`."""
+"""`apply`, `ps`, `logs`, `stop`, `rollback`, `history` and `reconcile`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def register(application: typer.Typer) -> None:
     Args:
         application: The command line.
     """
-    for command in (apply, ps, logs, stop):
+    for command in (apply, ps, logs, stop, rollback, history, reconcile):
         application.command()(command)
 
 
@@ -155,3 +155,68 @@ def stop(name: Name, yes: Yes = False) -> None:
     with progress():
         stop_service(name)
     out.print(f"{name} is stopped")
+
+
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option(help="The revision; default: the one that served before.")] = None,
+    yes: Yes = False,
+) -> None:
+    """Put an earlier revision on the air again."""
+    connected()
+    from prefect_dstack.flows.rollback import previous_revision, rollback_service
+    from prefect_dstack.tasks.records import load_record
+
+    record = load_record(name)
+    revision = record.revision(to) if to is not None else previous_revision(record)
+    if not confirm(f"Take {name} from revision {record.active} back to {revision.number}?", yes):
+        raise typer.Exit(2)
+    with progress():
+        endpoint = rollback_service(name, revision.number)
+    out.print(f"[bold]{name}@{endpoint.revision}[/bold] serves at [bold]{endpoint.url}[/bold]")
+
+
+def history(name: Name, json: Json = False) -> None:
+    """List the revisions of a service: who, when, what changed, how it ended."""
+    connected()
+    from prefect_dstack.flows.rollback import changes_of
+    from prefect_dstack.tasks.records import load_record
+
+    record = load_record(name)
+    if json:
+        print(  # noqa: T201
+            json_module.dumps(
+                [
+                    revision.model_dump(mode="json", exclude={"workload", "settings"})
+                    | {"changes": changes_of(record, revision)}
+                    for revision in record.revisions
+                ]
+            )
+        )
+        return
+    for revision in reversed(record.revisions):
+        out.print(
+            f"[bold]{name}@{revision.number}[/bold]  {revision.created_at:%Y-%m-%d %H:%M:%S} UTC  "
+            f"{revision.created_by}  {revision.outcome}"
+        )
+        if revision.reason:
+            out.print(f"    {revision.reason}", markup=False, style="red")
+        for line in changes_of(record, revision).splitlines()[2:]:
+            style = {"+": "green", "-": "red"}.get(line[:1], "dim")
+            out.print(f"    {line}", markup=False, style=style)
+
+
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+) -> None:
+    """Make what truly runs what is wanted: replace what is gone, remove what nobody owns."""
+    connected()
+    from prefect_dstack.flows.reconcile import reconcile_services
+
+    with progress():
+        lines = reconcile_services(dry_run=dry_run)
+    if dry_run:
+        for line in lines:
+            out.print(line, markup=False)
+    if not lines:
+        out.print("all is as it should be")

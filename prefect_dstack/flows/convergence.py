@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.futures import PrefectFuture, as_completed
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture, as_completed
 
 from prefect_dstack.backends.base import Offer
 from prefect_dstack.errors import DeploymentError, PrefectDstackError

@@ -33,7 +33,7 @@ from prefect_dstack.tasks.publication import publish_deployed
 from prefect_dstack.tasks.records import find_record, new_record, save_record
 from prefect_dstack.tasks.runs import deploying
 
-__all__ = ["adeploy_service", "deploy_service"]
+__all__ = ["adeploy_service", "deploy_service", "put_on_air"]
 
 
 def _run_name() -> str:
@@ -135,18 +135,36 @@ def _held(service: str) -> Iterator[str]:
 
 
 def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool) -> Endpoint:
-    logger = get_run_logger()
     revision = next_revision(record, work, flow_run)
     active = record.active_revision
-    same_workload = active is not None and active.workload == revision.workload and not force
-    if active is not None and same_workload:
+    if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
+        goal = goal_for(record, revision, work, record.gateway, flow_run)
+        if active.settings == revision.settings and record.endpoint is not None and _is_reached(goal):
+            get_run_logger().info("%s@%d: unchanged, nothing to do", record.name, active.number)
+            return record.endpoint.model_copy(update={"changed": False})
+    return put_on_air(record, revision, work, flow_run)
+
+
+def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_run: str) -> Endpoint:
+    """Make a revision the one that serves; what served before serves on if it fails.
+
+    Args:
+        record: Of the service; its limit is held.
+        revision: The revision, new or an earlier one.
+        work: What it is made of.
+        flow_run: The id of the flow run.
+
+    Returns:
+        Where the service answers.
+
+    Raises:
+        PrefectDstackError: If it does not make it; the message says why, and what serves now.
+    """
+    logger = get_run_logger()
+    active = record.active_revision
     gateway = gateway_places.choose(work.configuration, record.gateway if active else None)
     goal = goal_for(record, revision, work, gateway, flow_run)
-    if same_workload and active is not None and active.settings == revision.settings and _is_reached(goal):
-        assert record.endpoint is not None  # noqa: S101 - an active revision has one
-        logger.info("%s@%d: unchanged, nothing to do", record.name, active.number)
-        return record.endpoint.model_copy(update={"changed": False})
     goal.offers = find_offers(work.configuration)
 
     state = create_gateway(gateway)

@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
 from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError, UnsupportedKeyError
-from prefect_dstack.tasks import documents, gateway_places
+from prefect_dstack.tasks import documents, gateway_places, inventory
 from prefect_dstack.tasks import gateways as tasks
 from prefect_dstack.tasks.records import all_records
 
@@ -48,6 +48,7 @@ def create_gateway(
         directory=str(loaded.directory),
     )
     documents.save(block, loaded.name)
+    inventory.forget()
     try:
         tasks.create_gateway(loaded.name)
     except Exception:
@@ -55,6 +56,7 @@ def create_gateway(
             documents.delete(DstackGateway, loaded.name)
         else:
             documents.save(before, loaded.name)
+        inventory.forget()
         raise
     return loaded.name
 
@@ -79,6 +81,7 @@ def delete_gateway(name: str) -> None:
     tasks.delete_gateway(name)
     if name in documents.names(DstackGateway):
         documents.delete(DstackGateway, name)
+        inventory.forget()
     get_run_logger().info("gateway %s: deleted", name)
 
 

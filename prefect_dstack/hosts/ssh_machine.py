@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import paramiko
 from docker import DockerClient
@@ -19,6 +21,7 @@ from prefect_dstack.hosts.locks import host_lock
 from prefect_dstack.hosts.machine import CommandResult
 from prefect_dstack.hosts.pool import connection_to
 from prefect_dstack.hosts.remote_ports import RemotePorts
+from prefect_dstack.hosts.ssh import ChannelRefusedError
 
 __all__ = ["Root", "SshMachine"]
 
@@ -72,6 +75,15 @@ class SshMachine:
             Exit code and output.
         """
         return self.connection.run(command, stdin=stdin, timeout=timeout, idempotent=idempotent)
+
+    def connect(self, address: str, port: int, *, timeout: float = 5.0) -> socket.socket:
+        """Open a TCP connection from there; see `Machine.connect`."""
+        try:
+            channel = self.connection.open_tcp(address, port)
+        except ChannelRefusedError as error:
+            raise ConnectionRefusedError(f"{self.name}: nothing answers on {address}:{port}") from error
+        channel.settimeout(timeout)
+        return cast("socket.socket", channel)
 
     def free_port(self) -> int:
         """Find a free port there; see `Machine.free_port`."""

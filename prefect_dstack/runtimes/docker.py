@@ -16,6 +16,7 @@ from docker.types import DeviceRequest, LogConfig, Mount
 from prefect_dstack.configurations import Environment, ServiceConfiguration
 from prefect_dstack.errors import HostNotReadyError, ImageError
 from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
@@ -55,6 +56,7 @@ class DockerRuntime:
             try:
                 if launch.environment.secret:
                     container.put_archive("/", _environment_archive(launch.environment))
+                _put_files(container, launch)
                 container.start()
             except APIError as error:
                 container.remove(force=True, v=True)
@@ -217,6 +219,15 @@ def _with_secrets(
         ["/bin/sh", "-c", f'. {ENVIRONMENT_FILE}; exec "$@"', "sh"],
         [*entrypoint, *(command or [])],
     )
+
+
+def _put_files(container: Container, launch: Launch) -> None:
+    files = launch.configuration.files
+    if not files:
+        return
+    directory = container.attrs["Config"].get("WorkingDir") or "/"
+    with pack_files(files, launch.directory, directory) as archive:
+        container.put_archive("/", archive)
 
 
 def _environment_archive(environment: Environment) -> bytes:

@@ -13,6 +13,7 @@ from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.runtimes.base import Runtime
 from prefect_dstack.runtimes.process import ProcessRuntime
 from prefect_dstack.settings import settings
+from prefect_dstack.tasks.inventory import inventory
 
 __all__ = ["backends", "machine", "runtime", "runtime_for"]
 
@@ -23,7 +24,14 @@ def backends() -> Mapping[str, Backend]:
     Returns:
         Backends by name; `local` is always among them.
     """
-    return {"local": LocalBackend(settings().home)}
+    known: dict[str, Backend] = {"local": LocalBackend(settings().home)}
+    fleets = inventory().fleets
+    if fleets:
+        # paramiko and the Docker SDK take their time to import, which services without hosts need not pay.
+        from prefect_dstack.backends.ssh import SshBackend
+
+        known["ssh"] = SshBackend(list(fleets.values()))
+    return known
 
 
 def machine(instance: Instance) -> Machine:

@@ -63,16 +63,16 @@ def names(kind: type[Block]) -> list[str]:
     return [document["name"] for document in _documents(kind)]
 
 
-def data_of_all(kind: type[Block]) -> list[dict[str, Any]]:
+def data_of_all(kind: type[Block]) -> dict[str, dict[str, Any]]:
     """Read what the blocks of one kind hold.
 
     Args:
         kind: Their class.
 
     Returns:
-        Their fields, by name; secret ones obscured.
+        Their fields by their names; secret ones obscured.
     """
-    return [document["data"] for document in _documents(kind)]
+    return {document["name"]: document["data"] for document in _documents(kind)}
 
 
 def _documents(kind: type[Block]) -> list[dict[str, Any]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from prefect_dstack.backends.base import Instance
-from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import (
     GatewayConfiguration,
     ServiceConfiguration,
-    load_configuration,
     resolve_gateway,
 )
 from prefect_dstack.errors import ConfigurationError, NotFoundError
@@ -16,7 +14,7 @@ from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.runtimes.base import Replica
 from prefect_dstack.settings import settings
-from prefect_dstack.tasks import documents
+from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.secrets import lookup
 
 __all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "reach", "state", "unreach"]
@@ -33,7 +31,7 @@ def is_implicit(name: str) -> bool:
     Returns:
         Whether it needs no configuration.
     """
-    return name == LOCAL and LOCAL not in documents.names(DstackGateway)
+    return name == LOCAL and LOCAL not in inventory().gateways
 
 
 def configuration_of(name: str) -> GatewayConfiguration:
@@ -48,16 +46,12 @@ def configuration_of(name: str) -> GatewayConfiguration:
     Raises:
         NotFoundError: If there is no such gateway.
     """
-    block = documents.load(DstackGateway, name)
-    if block is None:
-        if name == LOCAL:
-            return GatewayConfiguration(name=LOCAL, port=settings().local_gateway_port)
-        known = ", ".join([*documents.names(DstackGateway), LOCAL])
-        raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
-    loaded = load_configuration(block.configuration, name=name, directory=block.directory)
-    if not isinstance(loaded, GatewayConfiguration):
-        raise NotFoundError(f"{name}: its record is not that of a gateway")
-    return loaded
+    known = inventory().gateways
+    if name in known:
+        return known[name]
+    if name == LOCAL:
+        return GatewayConfiguration(name=LOCAL, port=settings().local_gateway_port)
+    raise NotFoundError(f"{name}: there is no such gateway; there are: {', '.join([*known, LOCAL])}")
 
 
 def choose(configuration: ServiceConfiguration, before: str | None = None) -> str:
@@ -75,7 +69,7 @@ def choose(configuration: ServiceConfiguration, before: str | None = None) -> st
         NotFoundError: If it names one that does not exist.
     """
     wanted = resolve_gateway(configuration, lookup)
-    known = documents.names(DstackGateway)
+    known = sorted(inventory().gateways)
     if isinstance(wanted, str):
         name = wanted.rpartition("/")[2]
         if name in known or name == LOCAL:

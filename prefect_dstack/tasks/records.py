@@ -117,4 +117,6 @@ def all_records() -> list[ServiceRecord]:
     Returns:
         The records, by name.
     """
-    return [ServiceRecord.model_validate(data["record"]) for data in documents.data_of_all(DstackService)]
+    return [
+        ServiceRecord.model_validate(data["record"]) for data in documents.data_of_all(DstackService).values()
+    ]

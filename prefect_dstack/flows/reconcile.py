@@ -1,0 +1,146 @@
+"""Repair: what truly runs, on every machine and gateway, is made what the records want."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.flows.convergence import DEFAULT_GRACE
+from prefect_dstack.flows.goals import goal_for, run_id
+from prefect_dstack.flows.preparation import recorded_workload
+from prefect_dstack.flows.restoring import LOST, restore
+from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
+from prefect_dstack.tasks import connections, gateway_places, observation
+from prefect_dstack.tasks.gateways import remove_route
+from prefect_dstack.tasks.inventory import inventory
+from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.observation import Sight
+from prefect_dstack.tasks.records import all_records, find_record
+from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
+from prefect_dstack.tasks.runs import has_died, is_over
+
+__all__ = ["reconcile_services"]
+
+RUNTIMES = ("docker", "process")
+
+
+@flow(name="reconcile-services")
+def reconcile_services(dry_run: bool = False) -> list[str]:
+    """Compare the records with what truly runs, and repair the difference.
+
+    Replicas that are gone are replaced, missing routes restored, and what neither a record nor a live flow
+    run owns is removed. A machine or service that cannot be repaired now does not hold up the others.
+
+    Args:
+        dry_run: Only say what would be done.
+
+    Returns:
+        What was done, or would be, a line each; empty if all was as wanted.
+
+    Raises:
+        PrefectDstackError: At the end, if something could not be repaired.
+    """
+    logger = get_run_logger()
+    done: list[str] = []
+    problems: list[str] = []
+    records = {record.name: record for record in all_records()}
+    sight = observation.look(None, observation.instances_of(None, RUNTIMES), RUNTIMES)
+    for name, reason in sight.unreachable.items():
+        logger.warning("%s cannot be reached, its replicas count as gone: %s", name, reason)
+    for record in records.values():
+        if record.deploying is not None and not has_died(record.deploying):
+            logger.info("%s: is being deployed, left alone", record.name)
+            continue
+        try:
+            done += _repair(record, sight, dry_run=dry_run)
+        except PrefectDstackError as error:
+            problems.append(f"{record.name}: {error}")
+    for remove in (_remove_ownerless, _remove_routes):
+        try:
+            done += remove(records, sight, dry_run)
+        except PrefectDstackError as error:
+            problems.append(str(error))
+    for line in done:
+        logger.info("%s", line)
+    if not done and not problems:
+        logger.info("all is as it should be")
+    if problems:
+        raise PrefectDstackError("; ".join(problems))
+    return done
+
+
+def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
+    steps = _steps(record, sight)
+    lost = record.deploying is not None
+    if not steps and not lost:
+        return []
+    lines = [f"{record.name}: {step.action} {record.name}-{step.revision}-{step.replica}" for step in steps]
+    lines = (
+        lines or [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
+        if record.deploying
+        else lines
+    )
+    if dry_run:
+        return lines
+    mine = run_id()
+    with lock(
+        f"service-{record.name}",
+        mine,
+        lambda: getattr(find_record(record.name), "deploying", None),
+        get_run_logger().info,
+    ):
+        fresh = find_record(record.name)
+        if fresh is None:
+            return []
+        if fresh.deploying is not None and fresh.deploying.revision is not None:
+            fresh = fresh.failed(fresh.deploying.revision, LOST)
+        restore(fresh, mine)
+    return lines
+
+
+def _steps(record: ServiceRecord, sight: Sight) -> list[Step]:
+    state = gateway_places.state(record.gateway)
+    mine = Sight(
+        found=[found for found in sight.found if found.replica.stamp.service == record.name],
+        empty=[(instance, stamp) for instance, stamp in sight.empty if stamp.service == record.name],
+        unreachable=sight.unreachable,
+    )
+    running = observation.running(mine, record.name, state)
+    active = record.active_revision
+    if active is None:
+        return list(next_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0)))
+    goal = goal_for(record, active, recorded_workload(record, active), record.gateway, "")
+    return list(next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits))
+
+
+def _remove_ownerless(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+    lines = []
+    for found in sight.found:
+        stamp = found.replica.stamp
+        if stamp.service not in records and is_over(stamp.flow_run):
+            lines.append(f"removed {stamp.name} from {found.instance.name}: no record owns it")
+            if not dry_run:
+                remove_replica(found.instance, found.replica, DEFAULT_GRACE)
+                if connections.backends()[found.instance.backend].stamp(found.instance) is not None:
+                    terminate_instance(found.instance)
+    for instance, stamp in sight.empty:
+        if stamp.service not in records and is_over(stamp.flow_run):
+            lines.append(f"terminated {instance.name}: no record owns {stamp.name}")
+            if not dry_run:
+                terminate_instance(instance)
+    return lines
+
+
+def _remove_routes(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+    lines = []
+    for gateway in [gateway_places.LOCAL, *inventory().gateways]:
+        state = gateway_places.state(gateway)
+        for service in [] if state is None else list(state.routes):
+            record = records.get(service)
+            if record is not None and (record.gateway == gateway or record.deploying is not None):
+                continue
+            lines.append(f"removed the route of {service} from gateway {gateway}: no record owns it")
+            if not dry_run:
+                remove_route(gateway, service)
+    return lines

@@ -1,0 +1,104 @@
+"""Going back to an earlier revision, and what revisions there were."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+
+from prefect import flow, get_run_logger
+
+from prefect_dstack.errors import NotFoundError
+from prefect_dstack.flows.deploy import put_on_air
+from prefect_dstack.flows.goals import run_id
+from prefect_dstack.flows.preparation import recorded_workload
+from prefect_dstack.flows.restoring import restore_hook
+from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord, readable
+from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.records import find_record, load_record
+
+__all__ = ["arollback_service", "changes_of", "rollback_service"]
+
+
+@flow(
+    name="rollback-service",
+    flow_run_name="rollback {name}",
+    on_failure=[restore_hook],
+    on_cancellation=[restore_hook],
+    on_crashed=[restore_hook],
+)
+def rollback_service(name: str, to: int | None = None) -> Endpoint:
+    """Put an earlier revision of a service on the air again, in the place of the present one.
+
+    Args:
+        name: The service.
+        to: The number of the revision; default: the one that served before.
+
+    Returns:
+        Where the service answers.
+
+    Raises:
+        NotFoundError: If there is no such service or revision.
+    """
+    load_record(name)
+    mine = run_id()
+    with lock(
+        f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), get_run_logger().info
+    ):
+        record = load_record(name)
+        revision = record.revision(to) if to is not None else previous_revision(record)
+        return put_on_air(record, revision, recorded_workload(record, revision), mine)
+
+
+async def arollback_service(name: str, to: int | None = None) -> Endpoint:
+    """Do the same as `rollback_service` without blocking an event loop.
+
+    Args:
+        name: The service.
+        to: The number of the revision; default: the one that served before.
+
+    Returns:
+        Where the service answers.
+    """
+    return await asyncio.to_thread(rollback_service, name, to)
+
+
+def previous_revision(record: ServiceRecord) -> Revision:
+    """Find the revision that served before the present one.
+
+    Args:
+        record: Of the service.
+
+    Returns:
+        The newest that did not fail, apart from the active one.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    for revision in reversed(record.revisions):
+        if revision.number != record.active and revision.outcome in ("superseded", "stopped"):
+            return revision
+    raise NotFoundError(f"{record.name}: no earlier revision has served")
+
+
+def changes_of(record: ServiceRecord, revision: Revision) -> str:
+    """Show what a revision changed.
+
+    Args:
+        record: Of the service.
+        revision: One of its revisions.
+
+    Returns:
+        A unified diff against the kept revision before it; empty if nothing changed or none is kept.
+    """
+    before = [known for known in record.revisions if known.number < revision.number]
+    if not before:
+        return ""
+    lines = difflib.unified_diff(
+        readable(before[-1].configuration).splitlines(),
+        readable(revision.configuration).splitlines(),
+        f"{record.name}@{before[-1].number}",
+        f"{record.name}@{revision.number}",
+        lineterm="",
+        n=1,
+    )
+    return "\n".join(lines)
