@@ -41,7 +41,12 @@ def apply(
     ] = None,
 ) -> None:
     """Put a service, a gateway or a fleet on the air as its file says."""
-    from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration, load_configuration
+    from prefect_dstack.configurations import (
+        FleetConfiguration,
+        GatewayConfiguration,
+        ServiceConfiguration,
+        load_configuration,
+    )
     from prefect_dstack.services.support import check_support
 
     configuration = load_configuration(file, name=name, args=arguments or (), profile=profile)
@@ -52,9 +57,15 @@ def apply(
         from prefect_dstack.cli.gateways import apply_gateway
 
         apply_gateway(configuration, yes=yes)
+    elif isinstance(configuration, FleetConfiguration):
+        from prefect_dstack.cli import fleets
+        from prefect_dstack.services.fleet_support import check_fleet_support
+
+        check_fleet_support(configuration)
+        fleets.apply(configuration, yes=yes)
     else:
         raise ConfigurationError(
-            f"a {configuration.type} is not acted on yet; a service or a gateway is",
+            f"a {configuration.type} is not acted on yet; a service, a gateway or a fleet is",
             source=configuration.source_name,
             line=configuration.line_of("type"),
             key="type",

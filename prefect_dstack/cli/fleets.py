@@ -1,0 +1,97 @@
+"""`fleet`: list, show and delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
+
+if TYPE_CHECKING:
+    from prefect_dstack.backends.inspection import HostReport
+    from prefect_dstack.configurations import FleetConfiguration
+
+__all__ = ["application", "apply"]
+
+application = typer.Typer(help="Hosts that are reached over SSH.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="The name of the fleet.")]
+
+
+def apply(configuration: FleetConfiguration, *, yes: bool) -> None:
+    """Check the hosts of a fleet and keep it.
+
+    Args:
+        configuration: The fleet.
+        yes: Whether not to ask.
+    """
+    if not confirm(f"Apply fleet {configuration.name}?", yes):
+        raise typer.Exit(2)
+    connected()
+    from prefect_dstack.flows.fleets import apply_fleet
+
+    with progress():
+        reports = apply_fleet(configuration)
+    _show(reports)
+
+
+@application.command("list")
+def list_() -> None:
+    """List the fleets and their hosts."""
+    connected()
+    from prefect_dstack.tasks.inventory import inventory
+
+    fleets = inventory().fleets
+    if not fleets:
+        out.print("there is no fleet; prefect-dstack apply -f FILE makes one")
+        return
+    show_table(
+        ["FLEET", "HOSTS"], [[name, ", ".join(h.name for h in fleet.hosts)] for name, fleet in fleets.items()]
+    )
+
+
+@application.command()
+def show(name: Name) -> None:
+    """Look at the hosts of a fleet."""
+    connected()
+    from prefect_dstack.backends.inspection import check_fleet
+    from prefect_dstack.errors import NotFoundError
+    from prefect_dstack.tasks.inventory import inventory
+
+    fleets = inventory().fleets
+    if name not in fleets:
+        raise NotFoundError(f"{name}: there is no such fleet; there are: {', '.join(fleets) or 'none'}")
+    _show(check_fleet(fleets[name]))
+
+
+@application.command()
+def delete(name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Forget a fleet; its hosts are left as they are."""
+    connected()
+    from prefect_dstack.flows.fleets import delete_fleet
+
+    if not confirm(f"Delete fleet {name}?", yes):
+        raise typer.Exit(2)
+    with progress():
+        delete_fleet(name)
+    out.print(f"fleet {name} is deleted")
+
+
+def _show(reports: list[HostReport]) -> None:
+    rows = []
+    for report in reports:
+        has = report.inventory
+        gpus = ", ".join(f"{gpu.name} {gpu.memory_gb:.0f}GB" for gpu in has.gpus) if has else ""
+        rows.append(
+            [
+                report.host,
+                str(has.cpus) if has else "",
+                f"{has.memory_gb:.0f}GB" if has else "",
+                gpus,
+                f"{has.free_disk_gb:.0f}/{has.disk_gb:.0f}GB" if has else "",
+                has.docker_version if has else "",
+                str(len(report.claims)),
+                "; ".join(f"{p.summary}: {p.remedy}" for p in report.problems) or "none",
+            ]
+        )
+    show_table(["HOST", "CPUS", "MEMORY", "GPUS", "FREE DISK", "DOCKER", "REPLICAS", "PROBLEMS"], rows)

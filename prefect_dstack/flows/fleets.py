@@ -1,0 +1,122 @@
+"""Fleets of SSH hosts: checked, and kept as blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from prefect_dstack.backends.fleet import Fleet, fleet_of
+from prefect_dstack.backends.inspection import HostReport, check_fleet, with_internal_addresses
+from prefect_dstack.blocks import DstackSshFleet
+from prefect_dstack.configurations import FleetConfiguration, load_configuration
+from prefect_dstack.errors import ConfigurationError, ConflictError, HostNotReadyError, NotFoundError
+from prefect_dstack.services.fleet_support import check_fleet_support
+from prefect_dstack.tasks import documents, inventory, observation
+from prefect_dstack.tasks.secrets import lookup
+
+__all__ = ["apply_fleet", "delete_fleet", "load_fleet", "survey"]
+
+
+def load_fleet(
+    configuration: str | Path | dict[str, Any] | FleetConfiguration, name: str | None = None
+) -> FleetConfiguration:
+    """Load a fleet, and refuse what would be ignored.
+
+    Args:
+        configuration: The path of a `*.dstack.yml` of `type: fleet`, YAML text, a mapping or a model.
+        name: The name of the fleet; default: the configuration's.
+
+    Returns:
+        The fleet's configuration; it has a name.
+
+    Raises:
+        ConfigurationError: If it cannot be accepted.
+    """
+    loaded = load_configuration(configuration, name=name)
+    if not isinstance(loaded, FleetConfiguration):
+        raise ConfigurationError(
+            f"is a {loaded.type}, and this takes a fleet", source=loaded.source_name, key="type"
+        )
+    check_fleet_support(loaded)
+    return loaded
+
+
+@task(name="check-hosts", task_run_name="check-hosts {fleet.name}", cache_policy=NO_CACHE)
+def survey(fleet: Fleet) -> list[HostReport]:
+    """Look at every host of a fleet, all at once.
+
+    Args:
+        fleet: The fleet.
+
+    Returns:
+        What was found, host by host.
+    """
+    logger = get_run_logger()
+    reports = check_fleet(fleet)
+    for report in reports:
+        for problem in report.problems:
+            logger.warning("%s: %s: %s", report.host, problem.summary, problem.remedy)
+        if report.usable:
+            logger.info("%s: ready", report.host)
+    return reports
+
+
+@flow(name="apply-fleet")
+def apply_fleet(
+    configuration: str | Path | dict[str, Any] | FleetConfiguration, name: str | None = None
+) -> list[HostReport]:
+    """Check the hosts of a fleet, and keep it so that services can be placed on them.
+
+    Args:
+        configuration: The path of a `*.dstack.yml` of `type: fleet`, YAML text, a mapping or a model.
+        name: The name of the fleet; default: the configuration's.
+
+    Returns:
+        What was found, host by host.
+
+    Raises:
+        ConfigurationError: If the configuration cannot be accepted.
+        HostNotReadyError: If not one host can be used; then nothing is kept.
+    """
+    loaded = load_fleet(configuration, name)
+    fleet = fleet_of(loaded, lookup)
+    reports = survey(fleet)
+    if not any(report.usable for report in reports):
+        problems = [f"{p.summary}: {p.remedy}" for report in reports for p in report.problems if p.fatal]
+        raise HostNotReadyError(f"{fleet.name}: no host can be used: {'; '.join(problems)}")
+    placed = with_internal_addresses(fleet, reports)
+    block = DstackSshFleet(
+        configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "fleet"},
+        directory=str(loaded.directory),
+        internal_addresses={host.name: host.internal_ip for host in placed.hosts if host.internal_ip},
+    )
+    documents.save(block, fleet.name)
+    inventory.forget()
+    return reports
+
+
+@flow(name="delete-fleet", flow_run_name="delete fleet {name}")
+def delete_fleet(name: str) -> None:
+    """Forget a fleet; its hosts are left as they are.
+
+    Args:
+        name: The fleet.
+
+    Raises:
+        NotFoundError: If there is no such fleet.
+        ConflictError: If replicas run on its hosts.
+    """
+    known = documents.names(DstackSshFleet)
+    if name not in known:
+        raise NotFoundError(f"{name}: there is no such fleet; there are: {', '.join(known) or 'none'}")
+    hosts = {host.name for host in inventory.inventory().fleets[name].hosts}
+    instances = [one for one in observation.instances_of(None, ["docker"]) if one.name in hosts]
+    sight = observation.look(None, instances, ["docker"])
+    services = sorted({found.replica.stamp.service for found in sight.found})
+    if services:
+        raise ConflictError(f"{name}: {', '.join(services)} run on its hosts; stop them first")
+    documents.delete(DstackSshFleet, name)
+    inventory.forget()
