@@ -8,13 +8,11 @@ from typing import Any, ClassVar, NoReturn
 from pydantic import (
     BaseModel,
     ConfigDict,
-    GetJsonSchemaHandler,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from prefect_dstack.configurations.interpolation import escape_literals
@@ -48,13 +46,6 @@ class Model(BaseModel):
 
     shorthand: ClassVar[tuple[str, ...]] = ()
     """The JSON types, besides a mapping, that the model is also written as."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        mapping = handler(schema)
-        return {"anyOf": [{"type": list(cls.shorthand)}, mapping]} if cls.shorthand else mapping
 
 
 class ConfigurationModel(Model):

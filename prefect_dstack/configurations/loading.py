@@ -124,10 +124,14 @@ def _checked_mapping(document: Document) -> dict[str, Any]:
     if not isinstance(data, dict):
         text = f"must be a mapping that starts with 'type: service', not {show(data)}"
         raise first_problem([Problem((), text)], document)
+    _refuse_what_is_not_text(data, document)
+    return data
+
+
+def _refuse_what_is_not_text(data: dict[str, Any], document: Document) -> None:
     bad = check_texts(data)
     if bad is not None:
         raise first_problem([Problem(bad, "has a character that is not text (NUL or half a pair)")], document)
-    return data
 
 
 def _type_of(document: Document, data: dict[str, Any]) -> str:
@@ -189,6 +193,7 @@ def _interpolated(
         data = filler.fill({**data, "name": run_name} if "name" in data else data, problems)
     if problems:
         raise first_problem([Problem(path, text) for path, text in problems], document)
+    _refuse_what_is_not_text(data, document)
     return data
 
 

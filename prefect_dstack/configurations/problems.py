@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -69,8 +68,9 @@ def validate(model: type[AnyModel], data: Mapping[str, Any], document: Document)
             _problem(model, data, details)
             for details in error.errors(include_url=False, include_context=True)
         ]
-    # pydantic finds a list too short after it has left out its bad items.
-    bad = {problem.path[:length] for problem in found for length in range(len(problem.path))}
+    # pydantic may find a list too short after it has left out its bad items.
+    items = [problem.path for problem in found if not problem.is_count]
+    bad = {path[:length] for path in items for length in range(len(path) + 1)}
     raise first_problem([p for p in found if not (p.is_count and p.path in bad)], document) from None
 
 
@@ -168,11 +168,9 @@ def _keys_at(model: Any, location: Iterable[int | str]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, types.UnionType, Annotated, tuple, list, dict):
+    if get_origin(annotation) is not None:
         return [found for argument in get_args(annotation) for found in _models_in(argument)]
-    return []
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []
 
 
 def _must_be(what: str) -> Callable[[dict[str, Any], str], str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Discriminator, TypeAdapter
 
+from prefect_dstack.configurations.base import Model
 from prefect_dstack.configurations.loading import MODELS, Configuration
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 _INTERPOLATED = {"type": "string", "pattern": r"\$\{\{"}
 
 
@@ -21,10 +24,15 @@ def configuration_schema() -> dict[str, Any]:
     adapter: TypeAdapter[Configuration] = TypeAdapter(Annotated[Configuration, Discriminator("type")])
     definitions = adapter.json_schema(mode="validation")["$defs"]
     for definition in definitions.values():
-        _any_instead_of_one(definition)
+        _tidy(definition)
         for name, child in definition.get("properties", {}).items():
             if name != "type" or "const" not in child:
                 definition["properties"][name] = _with_interpolation(child)
+    for model in _models_below(Model):
+        mapping = definitions.get(model.__name__)
+        if mapping is not None and model.shorthand:
+            filled_in = [] if "string" in model.shorthand else [_INTERPOLATED]
+            definitions[model.__name__] = {"anyOf": [{"type": list(model.shorthand)}, *filled_in, mapping]}
     # `if`/`then` instead of `oneOf`: editors then name the wrong key, not six whole alternatives.
     branches = [
         {
@@ -45,15 +53,25 @@ def configuration_schema() -> dict[str, Any]:
     }
 
 
-def _any_instead_of_one(schema: Any) -> None:
-    """Where a text could be a shorthand of several models, let it be that of any."""
+def _models_below(model: type[Model]) -> Iterator[type[Model]]:
+    yield model
+    for child in model.__subclasses__():
+        yield from _models_below(child)
+
+
+def _tidy(schema: Any) -> None:
+    """Give pydantic's bounds their JSON Schema names, and let a shorthand be that of any of several."""
     if isinstance(schema, dict):
+        for name, keyword in _BOUNDS.items():
+            bound = schema.pop(name, None)
+            if bound is not None and schema.get("type") in ("integer", "number"):
+                schema[keyword] = bound
         if "oneOf" in schema:
             schema["anyOf"] = schema.pop("oneOf")
             schema.pop("discriminator", None)
         schema = list(schema.values())
     for child in schema if isinstance(schema, list) else ():
-        _any_instead_of_one(child)
+        _tidy(child)
 
 
 def _with_interpolation(schema: dict[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,12 @@ def test_a_value_from_the_environment_is_data_not_a_reference() -> None:
     assert loaded.model_dump()["commands"] == ("echo $${{ secrets.Z }}",)
 
 
+def test_what_is_not_text_in_the_environment_is_refused() -> None:
+    source = {"type": "task", "commands": ["echo ${{ env.X }}"]}
+    with pytest.raises(ConfigurationError, match=r"commands\.0: has a character that is not text"):
+        load_configuration(source, environ={"X": "\udcff"})
+
+
 @given(st.text("$SECRETab ", max_size=12), st.text(max_size=12))
 def test_resolving_replaces_references_and_nothing_else(before: str, secret: str) -> None:
     assume(not before.endswith("$"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prefect_dstack.configurations.profile import ProfileKeys, ProfilesFile, Pro
 from prefect_dstack.configurations.run import RunConfiguration
 from prefect_dstack.configurations.scalars import Range
 from prefect_dstack.configurations.ssh import SshLogin
+from prefect_dstack.errors import ConfigurationError
 
 SAMPLES = sorted(Path(__file__).parent.glob("samples/*.dstack.yml"))
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.dstack.yml"))
@@ -56,6 +58,35 @@ def test_fits_the_schema_as_written_and_as_recorded(path: Path, validator: Any) 
     record = load_configuration(path).model_dump(mode="json", exclude_unset=True)
     for data in (written, record):
         assert [f"{list(e.absolute_path)}: {e.message[:300]}" for e in validator.iter_errors(data)] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"prot": 1}, {"port": {"port": 70000}}, {"port": [1]}, {"retain": 0}, {"type": "servce"},
+     {"rollout": {"canary": {"wieght": 1}}}, {"spot_policy": "cheap"}, {"probes": "/"}, {"auth": "maybe"},
+     {"resources": {"gpu": {"cuont": 1}}}],
+)  # fmt: skip
+def test_the_schema_refuses_what_the_loader_refuses(wrong: dict[str, Any], validator: Any) -> None:
+    right = {"type": "service", "port": 8000, "image": "nginx"}
+    assert validator.is_valid(right)
+    assert not validator.is_valid({**right, **wrong})
+    with pytest.raises(ConfigurationError):
+        load_configuration({**right, **wrong})
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["retain", "privileged", "auth", "retry", "replicas", "max_price", "https", "spot_policy"],
+)
+def test_the_schema_lets_anything_be_filled_in(key: str, validator: Any) -> None:
+    assert validator.is_valid(
+        {"type": "service", "port": "${{ env.PORT }}", "image": "a", key: "${{ env.X }}"}
+    )
+
+
+def test_the_schema_speaks_no_pydantic() -> None:
+    text = json.dumps(configuration_schema())
+    assert not [word for word in ("ge", "gt", "le", "lt", "discriminator") if f'"{word}":' in text]
 
 
 def used_fields(value: object, used: dict[type[BaseModel], set[str]]) -> None:

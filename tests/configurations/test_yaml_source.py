@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dstack.configurations import load_configuration
+from prefect_dstack.configurations import load_configuration, secret_names, written_keys
 from prefect_dstack.configurations.yaml_source import read_yaml
 from prefect_dstack.errors import ConfigurationError
 
@@ -30,12 +31,18 @@ JSON = st.recursive(
 
 
 def only_our_error(source: Any) -> None:
+    """Load; what loads must come back from its record, what does not must say why on one line."""
     try:
-        load_configuration(source, environ={"X": "1"})
+        loaded = load_configuration(source, environ={"X": "1"})
     except ConfigurationError as error:
         text = str(error)
         assert text.isprintable(), ascii(text)
         assert len(text) < 600, text
+    else:
+        record = json.loads(json.dumps(loaded.model_dump(mode="json", exclude_unset=True), allow_nan=False))
+        assert load_configuration(record, environ={}) == loaded
+        assert written_keys(loaded)
+        assert isinstance(secret_names(loaded), set)
 
 
 @given(st.text(max_size=200).map(lambda text: text + "\n"))
