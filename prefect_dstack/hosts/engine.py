@@ -12,6 +12,7 @@ import shlex
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import paramiko
@@ -43,7 +44,23 @@ elif [ -S /var/run/docker.sock ]; then echo "denied $(id -un)"
 else echo "stopped"; fi
 """
 
-Dial = Callable[[], paramiko.Channel]
+# Of the 10 sessions that a host allows by default, leave some for commands.
+MOST_SESSIONS = 6
+MOST_IDLE_SOCKETS = 50
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How this user gets to the engine.
+
+    Attributes:
+        dial: Opens a channel to it.
+        sessions: Whether each channel is one of the few sessions that the host allows.
+    """
+
+    dial: Callable[[], paramiko.Channel]
+    sessions: bool
+
 
 _engines: weakref.WeakKeyDictionary[Connection, DockerClient] = weakref.WeakKeyDictionary()
 _locks: weakref.WeakKeyDictionary[Connection, threading.Lock] = weakref.WeakKeyDictionary()
@@ -83,7 +100,8 @@ def _connect(connection: Connection) -> DockerClient:
     try:
         # The SDK sets this in its constructor only, which cannot know our adapter yet.
         vars(api)["_version"] = api.version(api_version=False)["ApiVersion"]
-    except (DockerException, requests.RequestException) as error:
+    except (DockerException, HostUnreachableError, requests.RequestException) as error:
+        connection.connect()
         raise HostNotReadyError(
             f"{connection.place}: its Docker Engine does not answer ({error}): "
             "`sudo systemctl restart docker` there"
@@ -91,13 +109,13 @@ def _connect(connection: Connection) -> DockerClient:
     return client
 
 
-def _find(connection: Connection) -> Dial:
+def _find(connection: Connection) -> _Way:
     found = connection.run(["sh", "-c", FIND], timeout=30, idempotent=True).stdout.decode(errors="replace")
     how, _, what = found.strip().partition(" ")
     if how == "socket":
-        return _SocketDial(connection, what)
+        return _way_to_socket(connection, what)
     if how == "sudo":
-        return lambda: _dial_stdio(connection, "sudo", "-n")
+        return _Way(lambda: _dial_stdio(connection, "sudo", "-n"), sessions=True)
     remedies = {
         "absent": "has no Docker: install it there (`curl -fsSL https://get.docker.com | sh`)",
         "stopped": "its Docker Engine is not running: start it there (`sudo systemctl enable --now docker`)",
@@ -107,24 +125,23 @@ def _find(connection: Connection) -> Dial:
     raise HostNotReadyError(f"{connection.place}: {remedies.get(how, 'cannot look for its Docker Engine')}")
 
 
-class _SocketDial:
-    """Opens channels to the engine's socket; falls back for good where the host forwards no sockets."""
+def _way_to_socket(connection: Connection, path: str) -> _Way:
+    try:
+        connection.open_unix(path).close()
+    except ChannelRefusedError:
+        # A host that forwards no sockets says the same as one whose engine does not listen.
+        return _Way(lambda: _dial_stdio(connection), sessions=True)
 
-    def __init__(self, connection: Connection, path: str) -> None:
-        self.connection, self.path, self.forwards = connection, path, True
+    def dial() -> paramiko.Channel:
+        try:
+            return connection.open_unix(path)
+        except ChannelRefusedError as error:
+            raise HostNotReadyError(
+                f"{connection.place}: its Docker Engine does not listen at {path}: "
+                "`sudo systemctl restart docker` there"
+            ) from error
 
-    def __call__(self) -> paramiko.Channel:
-        if self.forwards:
-            try:
-                return self.connection.open_unix(self.path)
-            except ChannelRefusedError as error:
-                if "prohibited" not in str(error).lower():
-                    raise HostNotReadyError(
-                        f"{self.connection.place}: its Docker Engine does not listen at {self.path}: "
-                        "`sudo systemctl restart docker` there"
-                    ) from error
-                self.forwards = False
-        return _dial_stdio(self.connection)
+    return _Way(dial, sessions=False)
 
 
 def _dial_stdio(connection: Connection, *prefix: str) -> paramiko.Channel:
@@ -134,48 +151,51 @@ def _dial_stdio(connection: Connection, *prefix: str) -> paramiko.Channel:
 
 
 class _HTTPConnection(urllib3.connection.HTTPConnection):
-    def __init__(self, dial: Dial) -> None:
+    def __init__(self, way: _Way) -> None:
         super().__init__("localhost", timeout=REQUEST_TIMEOUT)
-        self._dial = dial
+        self._way = way
 
     def connect(self) -> None:
-        channel = self._dial()
+        channel = self._way.dial()
         channel.settimeout(REQUEST_TIMEOUT)
         self.sock = channel
 
 
 class _Pool(urllib3.connectionpool.HTTPConnectionPool):
-    def __init__(self, dial: Dial) -> None:
-        super().__init__("localhost", timeout=REQUEST_TIMEOUT, maxsize=10)
-        self._dial = dial
+    def __init__(self, way: _Way) -> None:
+        size = MOST_SESSIONS if way.sessions else MOST_IDLE_SOCKETS
+        super().__init__("localhost", timeout=REQUEST_TIMEOUT, maxsize=size, block=way.sessions)
+        self._way = way
 
     def _new_conn(self) -> Any:
-        return _HTTPConnection(self._dial)
+        return _HTTPConnection(self._way)
 
-    def _get_conn(self, timeout: float | None = None) -> Any:  # noqa: ARG002
+    def _get_conn(self, timeout: float | None = None) -> Any:
         """Take an idle connection that still stands; urllib3 would look at its file descriptor for that."""
-        while True:
-            try:
-                idle = self.pool.get(block=False) if self.pool is not None else None
-            except queue.Empty:
-                idle = None
-            if idle is None:
-                return self._new_conn()
-            channel = idle.sock
-            if channel is None or not (channel.closed or channel.eof_received):
-                return idle
+        if self.pool is None:
+            raise urllib3.exceptions.ClosedPoolError(self, "the connection was closed")
+        try:
+            idle = self.pool.get(block=self.block, timeout=timeout or REQUEST_TIMEOUT)
+        except queue.Empty:
+            if self.block:
+                raise urllib3.exceptions.EmptyPoolError(self, "all its sessions are in use") from None
+            idle = None
+        if idle is None:
+            return self._new_conn()
+        if idle.sock is not None and (idle.sock.closed or idle.sock.eof_received):
             idle.close()
+        return idle
 
 
 class _Adapter(BaseHTTPAdapter):
     """Sends the SDK's requests over channels of the connection."""
 
-    def __init__(self, connection: Connection, dial: Dial) -> None:
+    def __init__(self, connection: Connection, way: _Way) -> None:
         super().__init__()
         self._connection = connection
-        self._pool = _Pool(dial)
+        self._pool = _Pool(way)
 
-    def get_connection(self, url: str | bytes, proxies: Mapping[str, str] | None = None) -> Any:  # noqa: ARG002
+    def get_connection(self, url: str | bytes, proxies: Mapping[str, str] | None = None) -> Any:
         return self._pool
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:

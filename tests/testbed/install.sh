@@ -17,6 +17,7 @@ need iptables iptables
 need pgrep procps
 need busybox busybox-static
 need debootstrap debootstrap
+need sudo sudo
 need pebble pebble
 need nginx nginx-light
 
