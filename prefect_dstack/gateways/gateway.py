@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +23,7 @@ STATE = "state.json"
 # There while files and HAProxy may differ; whoever finds it reloads.
 UNFINISHED = "unfinished"
 ANSWER_TIMEOUT = 10.0
+FORMER_ANSWER_TIMEOUT = 1.0
 RELOAD_TIMEOUT = 60.0
 START_TIMEOUT = 20.0
 
@@ -41,14 +41,15 @@ class ReplicaHealth(BaseModel):
 
 
 class ReplicaStatistics(BaseModel):
-    """What the gateway has seen of a replica; counters go on over reloads, but for the errors."""
+    """What the gateway has seen of a replica since its last reload."""
 
     model_config = ConfigDict(frozen=True)
 
+    process: int = Field(description="The process that counted; another one has begun anew.")
     requests: int = Field(description="Answers that began.")
     server_errors: int = Field(description="Answers of its own with a status of 500 or above.")
-    connection_errors: int = Field(description="Connections that failed, since the last reload.")
-    response_errors: int = Field(description="Requests it took and never answered, since the last reload.")
+    connection_errors: int = Field(description="Connections that failed.")
+    response_errors: int = Field(description="Requests it took and never answered.")
     durations: tuple[int, ...] = Field(
         description="How many answers began after how long, in the buckets of `latency.BUCKETS`."
     )
@@ -71,7 +72,9 @@ class ReplicaStatistics(BaseModel):
         return latency.quantile(self.durations, 0.95)
 
     def since(self, earlier: ReplicaStatistics) -> ReplicaStatistics:
-        """Tell what happened after an earlier look."""
+        """Tell what happened after an earlier look, or after the last reload if that was later."""
+        if earlier.process != self.process:
+            return self
         fields = {
             name: max(0, getattr(self, name) - getattr(earlier, name))
             for name in ("requests", "server_errors", "connection_errors", "response_errors")
@@ -79,7 +82,7 @@ class ReplicaStatistics(BaseModel):
         durations = tuple(
             max(0, now - then) for now, then in zip(self.durations, earlier.durations, strict=True)
         )
-        return ReplicaStatistics(**fields, durations=durations)
+        return ReplicaStatistics(process=self.process, durations=durations, **fields)
 
 
 class Gateway:
@@ -198,7 +201,7 @@ class Gateway:
     def _ready(self) -> bool:
         try:
             return bool(self._workers().current)
-        except (OSError, GatewayError):
+        except GatewayError:
             return False
 
     def _start(self, state: GatewayState) -> None:
@@ -217,27 +220,34 @@ class Gateway:
         self.place.remove(UNFINISHED)
 
     def _reload(self) -> None:
-        answer = ask(self.place.connect(RELOAD_TIMEOUT), "reload")
+        answer = self._ask("reload", RELOAD_TIMEOUT)
         if not answer.startswith("Success=1"):
             alerts = [line for line in answer.splitlines() if line.startswith("[ALERT]")]
             raise GatewayError(f"{self.place.name}: HAProxy refuses to reload: {'; '.join(alerts) or answer}")
 
     def _master(self, command: str) -> str:
-        return ask(self.place.connect(ANSWER_TIMEOUT), command)
+        return self._ask(command, ANSWER_TIMEOUT)
+
+    def _ask(self, command: str, timeout: float) -> str:
+        try:
+            connection = self.place.connect(timeout)
+        except OSError as error:
+            raise GatewayError(f"{self.place.name} cannot be reached: {error}") from error
+        return ask(connection, command)
 
     def _workers(self) -> Workers:
         return parse_workers(self._master("show proc"))
 
+    def _current_worker(self) -> int:
+        current = self._workers().current
+        if not current:
+            raise GatewayError(f"{self.place.name} has no process that answers; it is being started again")
+        return current[0]
+
     def _run(self, commands: tuple[Command, ...]) -> bool:
-        """Run commands on all workers; an old one still answers the connections it has, as well as it can."""
-        workers = self._workers()
-        for command in commands:
-            if not all(self._run_on(worker, command) for worker in workers.current):
-                return False
-            for worker in workers.old:
-                with contextlib.suppress(OSError, GatewayError):
-                    self._master(f"@!{worker} {command.text}")
-        return True
+        """Run commands; former processes need none, as they pass new requests on to the current one."""
+        worker = self._current_worker()
+        return all(self._run_on(worker, command) for command in commands)
 
     def _run_on(self, worker: int, command: Command) -> bool:
         deadline = time.monotonic() + command.patience
@@ -261,15 +271,12 @@ class Gateway:
         Raises:
             GatewayError: If the gateway does not answer.
         """
-        workers = self._workers()
-        count = sum(
-            int(it["scur"]) for it in self._servers(service, workers.current) if it["svname"] == replica
+        return sum(
+            int(server["scur"])
+            for servers in (self._current_servers(service), self._former_servers(service))
+            for server in servers
+            if server["svname"] == replica
         )
-        with contextlib.suppress(GatewayError):
-            count += sum(
-                int(it["scur"]) for it in self._servers(service, workers.old) if it["svname"] == replica
-            )
-        return count
 
     def replica_health(self, service: str) -> dict[str, ReplicaHealth]:
         """Tell what the gateway thinks of a service's replicas.
@@ -289,7 +296,7 @@ class Gateway:
                 check=" ".join(filter(None, (server["check_status"].strip("* "), server["last_chk"]))),
                 since=float(server["lastchg"] or 0),
             )
-            for server in self._servers(service, self._workers().current)
+            for server in self._current_servers(service)
         }
 
     def statistics(self, service: str) -> dict[str, ReplicaStatistics]:
@@ -304,14 +311,15 @@ class Gateway:
         Raises:
             GatewayError: If the gateway does not answer.
         """
-        workers = self._workers()
+        process = self._current_worker()
         found: dict[str, ReplicaStatistics] = {}
-        for server in self._servers(service, workers.current):
+        for server in self._servers(service, process, ANSWER_TIMEOUT):
             name = server["svname"]
             key = f"{backend(service)}/{name}"
-            answer = self._master(f"@!{workers.current[0]} show table gateway/latency key {key}")
+            answer = self._master(f"@!{process} show table latency key {key}")
             counters = parse_table(answer).get(key, [0] * (len(latency.BUCKETS) + 1))
             found[name] = ReplicaStatistics(
+                process=process,
                 requests=sum(counters[:-1]),
                 server_errors=counters[-1],
                 connection_errors=int(server["econ"] or 0),
@@ -320,14 +328,23 @@ class Gateway:
             )
         return found
 
-    def _servers(self, service: str, workers: tuple[int, ...]) -> list[Mapping[str, str]]:
-        """List a backend's servers in each of some workers."""
-        return [
-            server
-            for worker in workers
-            for server in parse_statistics(self._master(f"@!{worker} show stat {backend(service)} 4 -1"))
-            if server.get("svname")
-        ]
+    def _current_servers(self, service: str) -> list[dict[str, str]]:
+        return self._servers(service, self._current_worker(), ANSWER_TIMEOUT)
+
+    def _former_servers(self, service: str) -> Iterator[dict[str, str]]:
+        """List a backend's servers in processes of earlier configurations; they may end at any moment."""
+        for worker in self._workers().old:
+            while True:
+                try:
+                    yield from self._servers(service, worker, FORMER_ANSWER_TIMEOUT)
+                    break
+                except GatewayError:
+                    if worker not in self._workers().old:
+                        break
+
+    def _servers(self, service: str, worker: int, timeout: float) -> list[dict[str, str]]:
+        answer = self._ask(f"@!{worker} show stat {backend(service)} 4 -1", timeout)
+        return [server for server in parse_statistics(answer) if server.get("svname")]
 
     def destroy(self) -> None:
         """Stop the gateway and remove all that is there of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 
 from prefect_dstack.gateways.quoting import word
@@ -15,6 +16,9 @@ IDLE = "pool-purge-delay 1s"
 PORT_CHECK = "check inter 2s fastinter 500ms downinter 1s fall 2 rise 1"
 # Three refused connections in a row count as failed checks: the next check that passes brings it back.
 PASSIVE = "observe layer4 error-limit 3 on-error mark-down"
+# A host that vanished never answers and never closes. A replica on this machine always closes, and one
+# that only fails its own checks may still finish what it began.
+CUT_OFF = "on-marked-down shutdown-sessions"
 
 
 def backend(service: str) -> str:
@@ -64,6 +68,8 @@ def server(replica: RouteReplica, route: Route) -> str:
         words.append(f"maxconn {route.max_concurrency}")
     if replica.checked:
         words += [_checks(route), PASSIVE]
+        if route.health_check is None and not ipaddress.ip_address(replica.address).is_loopback:
+            words.append(CUT_OFF)
     return " ".join(words)
 
 
