@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from pydantic import SecretStr
 
 from prefect_dstack.backends.aws import instances as ec2
@@ -15,7 +15,7 @@ from prefect_dstack.backends.aws import tags as tagging
 from prefect_dstack.backends.aws.account import Account
 from prefect_dstack.backends.aws.catalog import instance_types
 from prefect_dstack.backends.aws.clients import SessionFactory, quiet
-from prefect_dstack.backends.aws.errors import code_of, is_capacity, is_quota, translate, words
+from prefect_dstack.backends.aws.errors import AwsError, code_of, is_capacity, is_quota, translate, words
 from prefect_dstack.backends.aws.machine import AwsMachine, reach
 from prefect_dstack.backends.aws.offers import BACKEND, Market, explain, select
 from prefect_dstack.backends.aws.plan import Attempt, Attempts, client_token
@@ -198,7 +198,7 @@ class AwsBackend:
         report(f"aws: {stamp.name}: asking for {attempt}")
         try:
             return self._launch(attempt, subnet, stamp, configuration, report)
-        except (BotoCoreError, ClientError) as error:
+        except AwsError as error:
             if is_quota(error):
                 attempts.give_up(attempt)
             elif not is_capacity(error):

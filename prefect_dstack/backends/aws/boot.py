@@ -14,7 +14,7 @@ from prefect_dstack.backends.aws.errors import CAPACITY
 from prefect_dstack.backends.aws.instances import CONSISTENCY, describe, to_instance
 from prefect_dstack.backends.aws.user_data import READY
 from prefect_dstack.backends.base import Instance, Report
-from prefect_dstack.errors import CapacityError, HostError, HostKeyError, HostNotReadyError, ProvisioningError
+from prefect_dstack.errors import CapacityError, HostError, HostNotReadyError, ProvisioningError
 from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = ["console", "wait_until_ready", "wait_until_running"]
@@ -91,7 +91,6 @@ def wait_until_ready(
 
     Raises:
         CapacityError: If EC2 took it back meanwhile.
-        HostKeyError: If it shows another host key than the one that it was given.
         ProvisioningError: If it did not answer in time.
     """
     started = clock()
@@ -107,9 +106,8 @@ def wait_until_ready(
             last = HostNotReadyError(
                 f"{machine.name}: cloud-init has not finished, see {CLOUD_INIT_LOG} there"
             )
-        except HostKeyError:
-            raise
         except HostError as error:
+            # Another host key is never accepted, but may be shown until cloud-init has put ours in its place.
             last = error
         except (DockerException, RequestException) as error:
             last = HostNotReadyError(f"{machine.name}: its Docker Engine does not answer: {error}")

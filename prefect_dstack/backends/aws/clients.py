@@ -10,9 +10,15 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
-from prefect_dstack.backends.aws.errors import EXPIRED, code_of, is_throttling, is_transient, translate
+from prefect_dstack.backends.aws.errors import (
+    EXPIRED,
+    AwsError,
+    code_of,
+    is_throttling,
+    is_transient,
+    translate,
+)
 from prefect_dstack.backends.aws.settings import AwsSettings
 from prefect_dstack.backends.base import Report
 
@@ -122,7 +128,7 @@ class Aws:
         """
         try:
             return self._attempt(region, service, operation, parameters, is_transient, report)
-        except (BotoCoreError, ClientError) as error:
+        except AwsError as error:
             raise translate(error, f"{_camel(operation)} in {region}") from error
 
     def pages(
@@ -153,7 +159,7 @@ class Aws:
             try:
                 answer: dict[str, Any] = getattr(client, operation)(**parameters)
                 return answer
-            except (BotoCoreError, ClientError) as error:
+            except AwsError as error:
                 if code_of(error) in EXPIRED and not renewed:
                     renewed = True
                     self._forget_clients()

@@ -14,11 +14,12 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError
 
 from prefect_dstack.errors import CapacityError, PrefectDstackError, ProvisioningError
 
 __all__ = [
-    "Expired",
+    "AwsError",
     "code_of",
     "is_capacity",
     "is_lost",
@@ -27,6 +28,10 @@ __all__ = [
     "is_transient",
     "translate",
 ]
+
+# An answer that is no AWS answer, as a proxy gives it, is not a BotoCoreError.
+AwsError = (BotoCoreError, ClientError, ResponseParserError)
+"""Everything that a call to AWS raises."""
 
 THROTTLING = frozenset(
     {
@@ -69,8 +74,6 @@ PERMISSIONS = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedO
 # AWS appends a kilobyte that only `sts decode-authorization-message` can read.
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:.*", re.DOTALL)
 
-Expired = EXPIRED
-
 
 def code_of(error: BaseException) -> str:
     """Return AWS's code for an error, such as `InsufficientInstanceCapacity`; else the exception's name."""
@@ -97,7 +100,14 @@ def is_lost(error: BaseException) -> bool:
             status >= 500 and not is_throttling(error) and not is_capacity(error)
         )
     return isinstance(
-        error, (ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError)
+        error,
+        (
+            ConnectionClosedError,
+            ConnectTimeoutError,
+            EndpointConnectionError,
+            ReadTimeoutError,
+            ResponseParserError,
+        ),
     )
 
 
@@ -142,6 +152,6 @@ def translate(error: Exception, doing: str) -> PrefectDstackError:
         return ProvisioningError(
             f"{message.rstrip('.')}; `prefect-dstack doctor` prints the policy that suffices"
         )
-    if isinstance(error, (BotoCoreError, ClientError)):
+    if isinstance(error, AwsError):
         return ProvisioningError(message)
     return ProvisioningError(f"aws: {doing}: {type(error).__name__}: {words(error)}")

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.backends.aws import instances as ec2
@@ -15,7 +14,7 @@ from prefect_dstack.backends.aws.backend import AwsBackend
 from prefect_dstack.backends.aws.catalog import instance_types
 from prefect_dstack.backends.aws.clients import quiet
 from prefect_dstack.backends.aws.dns import Record, create_records, delete_records
-from prefect_dstack.backends.aws.errors import code_of, is_capacity, translate, words
+from prefect_dstack.backends.aws.errors import AwsError, code_of, is_capacity, translate, words
 from prefect_dstack.backends.aws.offers import BACKEND
 from prefect_dstack.backends.aws.plan import Attempts, client_token
 from prefect_dstack.backends.aws.prices import on_demand_prices
@@ -196,7 +195,7 @@ class AwsGateways:
                     public=configuration.public_ip and self._settings.public_ips,
                     report=report,
                 )
-            except (BotoCoreError, ClientError) as error:
+            except AwsError as error:
                 if not is_capacity(error):
                     raise translate(error, f"RunInstances of {attempt}") from error
                 refused = f"{attempt}: {words(error)}"
@@ -245,7 +244,7 @@ class AwsGateways:
                     Domain="vpc",
                     TagSpecifications=tagging.specifications(tags, "elastic-ip"),
                 )
-            except (BotoCoreError, ClientError) as error:
+            except AwsError as error:
                 raise translate(error, f"AllocateAddress in {region}") from error
         report(f"aws: gateway {name}: its address is {address['PublicIp']}")
         self._aws.call(

@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from prefect_dstack.backends.aws import tags as tagging
 from prefect_dstack.backends.aws.clients import Aws, pause_before
-from prefect_dstack.backends.aws.errors import code_of, is_lost, translate
+from prefect_dstack.backends.aws.errors import AwsError, code_of, is_lost, translate
 from prefect_dstack.backends.aws.images import MachineImage
 from prefect_dstack.backends.aws.settings import AwsSettings
 from prefect_dstack.backends.aws.tags import filters, tagged
@@ -135,7 +133,7 @@ def launch(aws: Aws, region: str, parameters: Mapping[str, Any], report: Report)
         try:
             answer = aws.once(region, "ec2", "run_instances", **parameters)
             made: Ec2Instance = answer["Instances"][0]
-        except (BotoCoreError, ClientError) as error:
+        except AwsError as error:
             if not is_lost(error):
                 raise
             lost = error

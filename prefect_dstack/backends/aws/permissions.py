@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.backends.aws import tags as tagging
 from prefect_dstack.backends.aws.clients import Aws
-from prefect_dstack.backends.aws.errors import CREDENTIALS, PERMISSIONS, code_of, words
+from prefect_dstack.backends.aws.errors import CREDENTIALS, PERMISSIONS, AwsError, code_of, words
 from prefect_dstack.backends.aws.settings import AwsSettings
 
 __all__ = ["PermissionCheck", "check_permissions", "least_policy"]
@@ -269,7 +269,7 @@ def _probe(
     where = "us-east-1" if service in ("pricing", "route53") else region
     try:
         aws.once(where, service, operation, **parameters)
-    except (BotoCoreError, ClientError) as error:
+    except AwsError as error:
         code = code_of(error)
         if code in ("DryRunOperation", "ParameterNotFound") or code.endswith((".NotFound", ".Malformed")):
             return PermissionCheck(action=action, region=where, outcome="allowed")

@@ -1,0 +1,1 @@
+"""Amazon EC2 on this machine: moto's API, and real hosts that boot behind it."""

@@ -1,0 +1,44 @@
+"""What cloud-init does on a first boot, as far as our user data asks for it."""
+
+from __future__ import annotations
+
+import yaml
+
+from tests.testbed.host import Host
+
+LOGIN = "ubuntu"
+
+# A host has no systemd; its Docker Engine is started by its first process.
+SYSTEMCTL = "#!/bin/sh\nexit 0\n"
+
+
+def apply(host: Host, user_data: str) -> None:
+    """Set up a host that has just been switched on; the SSH server is restarted before anything else is run.
+
+    Raises:
+        ValueError: The user data asks for something that this does not do.
+        RuntimeError: A command of it failed.
+    """
+    header, _, text = user_data.partition("\n")
+    if header != "#cloud-config":
+        raise ValueError(f"not a cloud-config: {header!r}")
+    config = yaml.safe_load(text)
+    keys = config.pop("ssh_keys")
+    authorized = config.pop("ssh_authorized_keys")
+    files = config.pop("write_files")
+    commands = config.pop("runcmd")
+    if config != {"ssh_deletekeys": True, "ssh_pwauth": False, "disable_root": True}:
+        raise ValueError(f"not understood: {config}")
+    host.write_file("/usr/local/bin/systemctl", SYSTEMCTL, mode=0o755)
+    # Images log in as a user with sudo, not as root.
+    host.add_user(LOGIN, public_key="\n".join(authorized))
+    host.check(["rm", "-f", "/root/.ssh/authorized_keys"])
+    for file in files:
+        host.write_file(file["path"], file["content"], mode=int(file["permissions"], 8))
+    host.check(["sh", "-c", 'echo "Include /etc/ssh/sshd_config.d/*.conf" >>/etc/ssh/sshd_config'])
+    host.set_host_key(keys["ed25519_private"])
+    shown = host.read_file("/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]
+    if shown != keys["ed25519_public"].split()[:2]:
+        raise ValueError("the public host key is not that of the private one")
+    for command in commands:
+        host.check(command)
