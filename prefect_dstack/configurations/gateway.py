@@ -24,6 +24,7 @@ from prefect_dstack.configurations.service import Router
 from prefect_dstack.configurations.ssh import SshHost
 
 _KEYS_BY_TYPE = {
+    "auto": set[str](),
     "acme": {"acme_url", "email", "challenge"},
     "file": {"cert_file", "key_file"},
     "self-signed": set[str](),
@@ -32,10 +33,10 @@ _KEYS_BY_TYPE = {
 
 
 CertificateType = Annotated[
-    Literal["acme", "file", "self-signed", "acm"],
+    Literal["auto", "acme", "file", "self-signed", "acm"],
     BeforeValidator(
         lambda value: "acme" if value == "lets-encrypt" else value,
-        json_schema_input_type=Literal["acme", "lets-encrypt", "file", "self-signed", "acm"],
+        json_schema_input_type=Literal["auto", "acme", "lets-encrypt", "file", "self-signed", "acm"],
     ),
 ]
 
@@ -44,7 +45,7 @@ class Certificate(Model):
     """Where a gateway's certificate comes from."""
 
     type: CertificateType = Field(
-        description="The origin: acme (or lets-encrypt), file, self-signed, or acm of AWS."
+        description="The origin: acme (or lets-encrypt), file, self-signed, acm of AWS, or auto."
     )
     acme_url: WebAddress | None = Field(
         default=None, description="The directory of the ACME server; Let's Encrypt's if not given."
@@ -106,7 +107,7 @@ class GatewayConfiguration(ConfigurationModel):
         default=None, description="The domain below which services get their names, such as example.com."
     )
     certificate: Certificate | None = Field(
-        default=None,
+        default_factory=lambda: Certificate(type="auto"),
         description="Where the certificate comes from; acme for a gateway with a domain, null for none.",
     )
     public_ip: bool = Field(default=True, description="Whether a gateway in a cloud gets a public address.")
@@ -121,13 +122,14 @@ class GatewayConfiguration(ConfigurationModel):
             refuse("is missing; a gateway with 'backend: ssh' needs the host it runs on", key="host")
         if self.backend != "ssh" and self.host is not None:
             refuse("needs 'backend: ssh' beside it", key="host")
-        if self.certificate is not None and self.certificate.type == "acme" and self.domain is None:
+        certificate = self.effective_certificate
+        if certificate is not None and certificate.type == "acme" and self.domain is None:
             refuse("is missing; a certificate of type acme is for a domain", key="domain")
         return self
 
     @property
     def effective_certificate(self) -> Certificate | None:
         """The certificate as written, else ACME for a gateway with a domain, else none."""
-        if "certificate" in self.model_fields_set:
+        if self.certificate is None or self.certificate.type != "auto":
             return self.certificate
         return Certificate(type="acme") if self.domain is not None else None

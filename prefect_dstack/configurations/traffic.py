@@ -66,7 +66,7 @@ class Probe(Model):
     def _consistent(self) -> Self:
         if self.type == "tcp":
             for key in ("url", "method", "headers", "body"):
-                if key in self.model_fields_set:
+                if getattr(self, key) != type(self).model_fields[key].default:
                     refuse("means nothing to a tcp probe; remove it, or use type: http", key=key)
         if self.body is not None and self.method in ("get", "head"):
             refuse(f"cannot be sent with method {self.method}; use method: post", key="body")

@@ -128,7 +128,7 @@ def message(source: object, **options: object) -> str:
             ),
         ),
         (
-            HEAD + "probes:\n  - type: tcp\n    url: /\n",
+            HEAD + "probes:\n  - type: tcp\n    url: /x\n",
             "<text>:6: probes.0.url: means nothing to a tcp probe; remove it, or use type: http",
         ),
         (

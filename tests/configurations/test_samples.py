@@ -53,6 +53,13 @@ def test_loads_and_comes_back_from_a_record(path: Path) -> None:
 
 
 @identified(SAMPLES + EXAMPLES)
+def test_comes_back_with_all_its_defaults_too(path: Path) -> None:
+    loaded = load_configuration(path)
+    for mode in ("json", "python"):
+        assert load_configuration(loaded.model_dump(mode=mode)) == loaded
+
+
+@identified(SAMPLES + EXAMPLES)
 def test_fits_the_schema_as_written_and_as_recorded(path: Path, validator: Any) -> None:
     written = yaml.safe_load(path.read_text())
     record = load_configuration(path).model_dump(mode="json", exclude_unset=True)

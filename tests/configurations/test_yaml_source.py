@@ -41,6 +41,7 @@ def only_our_error(source: Any) -> None:
     else:
         record = json.loads(json.dumps(loaded.model_dump(mode="json", exclude_unset=True), allow_nan=False))
         assert load_configuration(record, environ={}) == loaded
+        assert load_configuration(loaded.model_dump(mode="json"), environ={}) == loaded
         assert written_keys(loaded)
         assert isinstance(secret_names(loaded), set)
 
