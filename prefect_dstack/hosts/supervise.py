@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-class RotatedLog:
+class _RotatedLog:
     """Appends to `path`, and keeps `files` older ones of at most `limit` bytes."""
 
     def __init__(self, path: Path, limit: int, files: int) -> None:
@@ -40,18 +40,24 @@ class RotatedLog:
         return open(self.path, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
 
     def write(self, data: bytes) -> None:
-        if self.stream.tell() + len(data) > self.limit:
-            self.stream.close()
-            for number in range(self.files, 0, -1):
-                older = self.path.with_name(f"{self.path.name}.{number}")
-                newer = self.path if number == 1 else self.path.with_name(f"{self.path.name}.{number - 1}")
-                if newer.exists():
-                    newer.replace(older)
-            self.stream = self._open()
-        self.stream.write(data)
+        with contextlib.suppress(OSError):  # a full disk costs output, not the program
+            if self.stream.closed:
+                self.stream = self._open()
+            if self.stream.tell() + len(data) > self.limit:
+                self._rotate()
+            self.stream.write(data)
+
+    def _rotate(self) -> None:
+        self.stream.close()
+        for number in range(self.files, 0, -1):
+            older = self.path.with_name(f"{self.path.name}.{number}")
+            newer = self.path if number == 1 else self.path.with_name(f"{self.path.name}.{number - 1}")
+            if newer.exists():
+                newer.replace(older)
+        self.stream = self._open()
 
 
-def linux_prctl() -> Callable[..., int] | None:
+def _linux_prctl() -> Callable[..., int] | None:
     """Find prctl(2), which lets a parent's death reach its children; other systems have no such call."""
     if sys.platform != "linux":
         return None
@@ -59,13 +65,13 @@ def linux_prctl() -> Callable[..., int] | None:
     return prctl
 
 
-class Supervision:
+class _Supervision:
     """One program, its restarts, its output and its end."""
 
     def __init__(self, directory: Path, program: dict[str, Any]) -> None:
         self.directory = directory
         self.program = program
-        self.log = RotatedLog(directory / "output.log", program["log_bytes"], program["log_files"])
+        self.log = _RotatedLog(directory / "output.log", program["log_bytes"], program["log_files"])
         self.output, self.input = os.pipe()
         os.set_blocking(self.output, False)
         self.child: subprocess.Popen[bytes] | None = None
@@ -73,14 +79,18 @@ class Supervision:
         self.delay = FIRST_DELAY
         self.restart_at: float | None = None
         self.status: dict[str, Any] = {"state": "starting", "pid": None, "restarts": 0, "exit_code": None}
-        self.prctl = linux_prctl()
+        self.prctl = _linux_prctl()
         self.stopping = False
 
     def report(self, **changes: Any) -> None:
         self.status.update(changes)
         fresh = self.directory / "status.json.new"
-        fresh.write_text(json.dumps(self.status))
-        fresh.replace(self.directory / "status.json")
+        try:
+            fresh.write_text(json.dumps(self.status))
+            fresh.replace(self.directory / "status.json")
+        except OSError:  # a full disk is passing; without its directory nobody can find the program again
+            if not self.directory.is_dir():
+                raise
 
     def launch(self) -> None:
         prctl = self.prctl
@@ -89,6 +99,7 @@ class Supervision:
             if prctl is not None:
                 prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
+        self.kill_strays()  # those that the last ones had started became our children since
         self.restart_at = None
         self.started = time.monotonic()
         try:
@@ -115,10 +126,9 @@ class Supervision:
         self.kill_strays()
         if time.monotonic() - self.started >= HEALTHY_AFTER:
             self.delay = FIRST_DELAY
-        if not self.stopping:
-            self.restart_at = time.monotonic() + self.delay
-            self.delay = min(self.delay * 2, LONGEST_DELAY)
-            self.report(state="waiting", pid=None, exit_code=code, restarts=self.status["restarts"] + 1)
+        self.restart_at = time.monotonic() + self.delay
+        self.delay = min(self.delay * 2, LONGEST_DELAY)
+        self.report(state="waiting", pid=None, exit_code=code, restarts=self.status["restarts"] + 1)
 
     def reap(self) -> None:
         while True:
@@ -131,7 +141,8 @@ class Supervision:
             if self.child is not None and pid == self.child.pid:
                 self.child.returncode = os.waitstatus_to_exitcode(status)
                 self.forward_output()
-                self.ended(self.child.returncode)
+                if not self.stopping:  # else the rest of its group has its grace period still
+                    self.ended(self.child.returncode)
 
     def signal_group(self, number: int) -> bool:
         """Send a signal to the program's process group; tell whether anybody was there."""
@@ -220,8 +231,9 @@ class Supervision:
         asked: list[int] = []
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Handlers, because the program would inherit that a signal is ignored.
+        signal.signal(signal.SIGHUP, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda *_: None)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         self.launch()
         while not asked:
@@ -233,7 +245,7 @@ class Supervision:
         self.stop(wakeup)
 
 
-def acquire(lock: int) -> bool:
+def _acquire(lock: int) -> bool:
     """Take the lock; who only looks whether it is held has it for an instant, so try more than once."""
     for _ in range(20):
         with contextlib.suppress(BlockingIOError):
@@ -243,7 +255,7 @@ def acquire(lock: int) -> bool:
     return False
 
 
-def detach() -> None:
+def _detach() -> None:
     """Become a daemon; the process that was started ends once the lock is held."""
     ready, locked = os.pipe()
     if os.fork():
@@ -252,9 +264,11 @@ def detach() -> None:
     os.close(ready)
     os.setsid()
     lock = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not acquire(lock):
+    if not _acquire(lock):
         os.write(locked, b"0")
         os._exit(1)
+    for stale in ("status.json", "grace"):
+        Path(stale).unlink(missing_ok=True)
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     os.write(locked, b"1")
@@ -270,8 +284,8 @@ def main() -> None:
     program = json.load(sys.stdin)
     os.chdir(directory)
     os.umask(0o077)
-    detach()
-    Supervision(directory, program).run()
+    _detach()
+    _Supervision(directory, program).run()
 
 
 if __name__ == "__main__":

@@ -81,8 +81,6 @@ def start(directory: Path, program: Program) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _supervisor(directory) is not None:
         return
-    for stale in ("status.json", "grace"):
-        (directory / stale).unlink(missing_ok=True)
     specification = program.model_dump(mode="json") | {"environment": _revealed(program.environment)}
     outcome = subprocess.run(
         [sys.executable, "-I", "-S", str(SUPERVISE), str(directory.resolve())],
@@ -105,11 +103,13 @@ def status(directory: Path) -> ProgramStatus:
     Returns:
         Its status; `absent` if there never was one, `lost` if its supervisor was killed.
     """
+    supervised = _supervisor(directory) is not None
     try:
         known = ProgramStatus.model_validate_json((directory / "status.json").read_text())
     except (OSError, ValueError):
-        return ProgramStatus(state="absent" if _supervisor(directory) is None else "starting")
-    if known.alive and _supervisor(directory) is None:
+        return ProgramStatus(state="starting" if supervised else "absent")
+    # Asked once more, as it may have been started between the two looks.
+    if known.alive and not supervised and _supervisor(directory) is None:
         return known.model_copy(update={"state": "lost", "pid": None})
     return known
 
@@ -162,7 +162,8 @@ def _supervisor(directory: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared, so that those who look do not take each other for the supervisor.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         written = os.read(descriptor, 32)
         return int(written) if written else 0
