@@ -27,7 +27,9 @@ from prefect_dstack.configurations.resources import Cpu, Disk, Gpu, Resources
 from prefect_dstack.configurations.rollout import Canary, Rollout, Scaling
 from prefect_dstack.configurations.run import RunConfiguration
 from prefect_dstack.configurations.scalars import (
+    CountRange,
     Range,
+    SizeRange,
     amount_of,
     format_duration,
     format_memory,
