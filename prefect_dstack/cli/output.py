@@ -14,7 +14,8 @@ from rich.table import Table
 
 __all__ = ["confirm", "connected", "console_error", "progress", "show_table"]
 
-out = Console(highlight=False, soft_wrap=True)
+# Where nobody looks at a screen, tables are not folded to its width.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

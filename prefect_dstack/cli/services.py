@@ -229,5 +229,3 @@ def reconcile(
     if dry_run:
         for line in lines:
             out.print(line, markup=False)
-    if not lines:
-        out.print("all is as it should be")

@@ -90,8 +90,11 @@ def converge(goal: Goal) -> Sight:
     budget: int | None = None
     while True:
         instances = observation.instances_of(goal.service, goal.runtimes)
-        sight = observation.look(goal.service, instances, goal.runtimes)
+        seen = observation.look(goal.service, instances, goal.runtimes)
         state = gateway_places.state(goal.gateway)
+        sight, twins = seen.without_twins(state)
+        for twin in twins:
+            remove_replica(twin.instance, twin.replica, DEFAULT_GRACE)
         replicas = observation.running(sight, goal.service, state)
         steps = next_steps(replicas, wanted, goal.limits)
         if not steps:

@@ -64,13 +64,15 @@ def overview() -> list[ServiceOverview]:
 def _overview_of(record: ServiceRecord) -> ServiceOverview:
     problems: list[str] = []
     runtimes = runtimes_of(record)
-    sight = observation.look(record.name, observation.instances_of(record.name, runtimes), runtimes)
-    problems += [f"{name} is gone: {reason}" for name, reason in sight.unreachable.items()]
+    seen = observation.look(record.name, observation.instances_of(record.name, runtimes), runtimes)
+    problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
     try:
         state = gateway_places.state(record.gateway)
     except PrefectDstackError as error:
         state = None
         problems.append(str(error))
+    sight, twins = seen.without_twins(state)
+    problems += [f"{twin.replica.name} has a twin on {twin.instance.name}" for twin in twins]
     route = None if state is None else state.routes.get(record.name)
     routed = set() if route is None else {r.name for r in route.replicas.values() if r.state == "ready"}
     active = record.active_revision

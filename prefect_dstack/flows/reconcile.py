@@ -15,7 +15,7 @@ from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.locks import lock
-from prefect_dstack.tasks.observation import Sight
+from prefect_dstack.tasks.observation import Found, Sight
 from prefect_dstack.tasks.records import all_records, find_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died, is_over
@@ -71,16 +71,15 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
 
 
 def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
-    steps = _steps(record, sight)
-    lost = record.deploying is not None
-    if not steps and not lost:
+    steps, twins = _steps(record, sight)
+    if not steps and not twins and record.deploying is None:
         return []
     lines = [f"{record.name}: {step.action} {record.name}-{step.revision}-{step.replica}" for step in steps]
-    lines = (
-        lines or [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
-        if record.deploying
-        else lines
-    )
+    lines += [
+        f"{record.name}: remove the twin of {twin.replica.name} on {twin.instance.name}" for twin in twins
+    ]
+    if not lines and record.deploying is not None:
+        lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
     if dry_run:
         return lines
     mine = run_id()
@@ -99,19 +98,21 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
     return lines
 
 
-def _steps(record: ServiceRecord, sight: Sight) -> list[Step]:
+def _steps(record: ServiceRecord, sight: Sight) -> tuple[list[Step], list[Found]]:
     state = gateway_places.state(record.gateway)
     mine = Sight(
         found=[found for found in sight.found if found.replica.stamp.service == record.name],
         empty=[(instance, stamp) for instance, stamp in sight.empty if stamp.service == record.name],
         unreachable=sight.unreachable,
     )
+    mine, twins = mine.without_twins(state)
     running = observation.running(mine, record.name, state)
     active = record.active_revision
     if active is None:
-        return list(next_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0)))
+        return next_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0)), twins
     goal = goal_for(record, active, recorded_workload(record, active), record.gateway, "")
-    return list(next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits))
+    wanted = Wanted(revision=goal.revision, replicas=goal.replicas)
+    return next_steps(running, wanted, goal.limits), twins
 
 
 def _remove_ownerless(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:

@@ -48,7 +48,7 @@ def delete(kind: type[Block], name: str) -> None:
         kind: Its class.
         name: Its name.
     """
-    kind.delete(f"{kind.get_block_type_slug()}/{name}", _sync=True)  # type: ignore[call-arg]
+    kind.delete(name, _sync=True)  # type: ignore[call-arg]
 
 
 def names(kind: type[Block]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +20,14 @@ __all__ = ["Found", "Sight", "instances_of", "look", "running"]
 
 AT_ONCE = 32
 
+# A machine that has not answered is not asked again for so many seconds: each time would take its time-out.
+SILENCE = 30.0
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+_silent: dict[str, tuple[float, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,35 @@ class Sight:
     def of(self, name: str) -> Found | None:
         """Find a replica by its name."""
         return next((found for found in self.found if found.replica.name == name), None)
+
+    def without_twins(self, state: GatewayState | None) -> tuple[Sight, list[Found]]:
+        """Tell replicas from their twins.
+
+        A host that was away comes back with replicas that were replaced elsewhere meanwhile.
+
+        Args:
+            state: The gateway's: of twins, the one that gets requests is kept.
+
+        Returns:
+            What was seen with one replica of each name, and the others.
+        """
+        routes = {} if state is None else state.routes
+        routed = {
+            (name, member.address, member.port)
+            for route in routes.values()
+            for name, member in route.replicas.items()
+        }
+        kept: dict[str, Found] = {}
+        twins: list[Found] = []
+        for found in self.found:
+            replica = found.replica
+            other = kept.setdefault(replica.name, found)
+            if other is found:
+                continue
+            if (replica.name, replica.address, replica.port) in routed:
+                kept[replica.name], found = found, other
+            twins.append(found)
+        return Sight(found=list(kept.values()), empty=self.empty, unreachable=self.unreachable), twins
 
 
 def instances_of(service: str | None, runtimes: Iterable[str]) -> list[Instance]:
@@ -80,9 +116,13 @@ def look(service: str | None, instances: Sequence[Instance], runtimes: Iterable[
     wanted = sorted(set(runtimes))
 
     def look_at(instance: Instance) -> tuple[Instance, list[Found], str]:
+        since, reason = _silent.get(instance.id, (-SILENCE, ""))
+        if time.monotonic() - since < SILENCE:
+            return instance, [], reason
         try:
             return instance, _replicas_on(instance, wanted, service), ""
         except HostError as error:
+            _silent[instance.id] = (time.monotonic(), str(error))
             return instance, [], str(error)
 
     found: list[Found] = []
