@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.runtime import flow_run as current_run
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
@@ -24,6 +24,7 @@ from prefect_dstack.flows.preparation import (
 )
 from prefect_dstack.flows.restoring import restore, restore_hook
 from prefect_dstack.flows.routing import endpoint_of, route_of
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord
 from prefect_dstack.services.rollout import Wanted, next_steps
 from prefect_dstack.tasks import gateway_places, observation
@@ -45,7 +46,7 @@ def _run_name() -> str:
     return f"deploy {name or 'service'}"
 
 
-@flow(
+@served_flow(
     name="deploy-service",
     flow_run_name=_run_name,
     on_failure=[restore_hook],

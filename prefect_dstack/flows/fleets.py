@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.backends.fleet import Fleet, fleet_of
@@ -13,6 +13,7 @@ from prefect_dstack.backends.inspection import HostReport, check_fleet, with_int
 from prefect_dstack.blocks import DstackSshFleet
 from prefect_dstack.configurations import FleetConfiguration, load_configuration
 from prefect_dstack.errors import ConfigurationError, ConflictError, HostNotReadyError, NotFoundError
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.fleet_support import check_fleet_support
 from prefect_dstack.tasks import documents, inventory, observation
 from prefect_dstack.tasks.secrets import lookup
@@ -64,7 +65,7 @@ def survey(fleet: Fleet) -> list[HostReport]:
     return reports
 
 
-@flow(name="apply-fleet")
+@served_flow(name="apply-fleet")
 def apply_fleet(
     configuration: str | Path | dict[str, Any] | FleetConfiguration, name: str | None = None
 ) -> list[HostReport]:
@@ -98,7 +99,7 @@ def apply_fleet(
     return reports
 
 
-@flow(name="delete-fleet", flow_run_name="delete fleet {name}")
+@served_flow(name="delete-fleet", flow_run_name="delete fleet {name}")
 def delete_fleet(name: str) -> None:
     """Forget a fleet; its hosts are left as they are.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
 from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError, UnsupportedKeyError
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.tasks import documents, gateway_places, inventory
 from prefect_dstack.tasks import gateways as tasks
 from prefect_dstack.tasks.records import all_records
@@ -17,7 +18,7 @@ from prefect_dstack.tasks.records import all_records
 __all__ = ["create_gateway", "delete_gateway"]
 
 
-@flow(name="create-gateway")
+@served_flow(name="create-gateway")
 def create_gateway(
     configuration: str | Path | dict[str, Any] | GatewayConfiguration, name: str | None = None
 ) -> str:
@@ -61,7 +62,7 @@ def create_gateway(
     return loaded.name
 
 
-@flow(name="delete-gateway", flow_run_name="delete gateway {name}")
+@served_flow(name="delete-gateway", flow_run_name="delete gateway {name}")
 def delete_gateway(name: str) -> None:
     """Delete a gateway with all that was made for it.
 

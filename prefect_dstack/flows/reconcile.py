@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE
 from prefect_dstack.flows.goals import goal_for, run_id
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import LOST, restore
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
 from prefect_dstack.tasks import connections, gateway_places, observation
@@ -25,7 +26,7 @@ __all__ = ["reconcile_services"]
 RUNTIMES = ("docker", "process")
 
 
-@flow(name="reconcile-services")
+@served_flow(name="reconcile-services")
 def reconcile_services(dry_run: bool = False) -> list[str]:
     """Compare the records with what truly runs, and repair the difference.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from prefect_dstack.flows.convergence import Goal, converge
 from prefect_dstack.flows.goals import goal_for, run_id, runtimes_of
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.routing import route_of
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks import gateway_places
@@ -78,7 +79,7 @@ def take_off(record: ServiceRecord, flow_run: str) -> None:
         remove_route(record.gateway, record.name)
 
 
-@flow(name="restore-service", flow_run_name="restore {name}")
+@served_flow(name="restore-service", flow_run_name="restore {name}")
 def restore_service(name: str, flow_run: str | None = None) -> None:
     """Undo what a deployment that died has left of a service; what served before serves again.
 

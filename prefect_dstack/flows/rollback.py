@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import difflib
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.flows.deploy import put_on_air
 from prefect_dstack.flows.goals import run_id
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import restore_hook
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord, readable
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.records import find_record, load_record
@@ -19,7 +20,7 @@ from prefect_dstack.tasks.records import find_record, load_record
 __all__ = ["arollback_service", "changes_of", "rollback_service"]
 
 
-@flow(
+@served_flow(
     name="rollback-service",
     flow_run_name="rollback {name}",
     on_failure=[restore_hook],

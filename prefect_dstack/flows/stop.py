@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from prefect_dstack.flows.goals import run_id
 from prefect_dstack.flows.restoring import restore_hook, take_off
+from prefect_dstack.flows.served import served_flow
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.publication import publish_removed
 from prefect_dstack.tasks.records import find_record, load_record, save_record
@@ -16,7 +17,7 @@ from prefect_dstack.tasks.runs import deploying
 __all__ = ["astop_service", "stop_service"]
 
 
-@flow(
+@served_flow(
     name="stop-service",
     flow_run_name="stop {name}",
     on_failure=[restore_hook],

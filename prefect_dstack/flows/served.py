@@ -1,0 +1,42 @@
+"""Flows that find a Prefect API by themselves when a plain script calls them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+
+from prefect_dstack.api import connect
+
+__all__ = ["ServedFlow", "served_flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ServedFlow(Flow[P, R]):
+    """A flow that, called alone and with no Prefect API configured, uses the local server.
+
+    Prefect would start a server for each such call, which takes longer than most deployments.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the flow."""
+        if FlowRunContext.get() is None:
+            connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
+        return super().__call__(*args, **kwargs)
+
+
+def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Make a function a `ServedFlow`.
+
+    Args:
+        **options: Those of Prefect's `flow`.
+
+    Returns:
+        The decorator.
+    """
+    return lambda function: ServedFlow(function, **options)
