@@ -152,6 +152,8 @@ class Account:
             f"{region} {architecture} {gpu}", lambda: find_image(self.aws, region, architecture, gpu=gpu)
         )
         host_key = generate_key_pair(comment="")
+        # Not a secret, and whoever finds the machine must know what to expect of it.
+        public_key = host_key.public.strip()
         for last in (False, True):
             parameters = ec2.launch_parameters(
                 self.settings,
@@ -164,15 +166,14 @@ class Account:
                     **self.settings.tags,
                     **tags,
                     tagging.ROLE: role,
-                    # Not a secret, and whoever finds the machine must know what to expect of it.
-                    tagging.HOST_KEY: host_key.public.strip(),
+                    tagging.HOST_KEY: public_key,
                 },
                 token=token,
                 public=self.settings.public_ips if public is None else public,
                 max_price=max_price,
             )
             try:
-                return str(ec2.launch(self.aws, region, parameters, report)["InstanceId"])
+                return str(ec2.launch(self.aws, region, parameters, public_key, report)["InstanceId"])
             except ClientError as error:
                 # Another process has just removed the groups with its last machine.
                 if last or code_of(error) != "InvalidGroup.NotFound":

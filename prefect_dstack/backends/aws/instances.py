@@ -110,15 +110,18 @@ def launch_parameters(
     return parameters
 
 
-def launch(aws: Aws, region: str, parameters: Mapping[str, Any], report: Report) -> Ec2Instance:
+def launch(
+    aws: Aws, region: str, parameters: Mapping[str, Any], host_key: str, report: Report
+) -> Ec2Instance:
     """Ask for a machine, once.
 
-    If the answer is lost, EC2 is asked for what carries the request's token before the request is repeated.
+    If the answer is lost, EC2 is asked for what carries the request's host key before the request is repeated.
 
     Args:
         aws: The account.
         region: Where.
         parameters: From `launch_parameters`.
+        host_key: The public host key among their tags, which no other request has.
         report: Told of lost answers.
 
     Returns:
@@ -141,8 +144,7 @@ def launch(aws: Aws, region: str, parameters: Mapping[str, Any], report: Report)
             return made
         report(f"aws: {region}: RunInstances: no answer ({code_of(lost)}), looking for what came of it")
         aws.pause(pause_before(attempt))
-        by_token = [*filters(client_token=parameters["ClientToken"]), *filters(instance_state_name=LIVE)]
-        found = list(_pages(aws, region, by_token))
+        found = find(aws, region, tagged(tagging.HOST_KEY, host_key))
         if found:
             report(f"aws: {region}: {found[0]['InstanceId']} was made although its answer was lost")
             return found[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def told() -> list[str]:
 def backend(aws: Account, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AwsBackend]:
     """Makes backends on an account without hosts: machines are ready when EC2 says that they run."""
 
-    def make(*regions: str, **settings: object) -> AwsBackend:
+    def make(*regions: str, **settings: Any) -> AwsBackend:
         made = aws.backend(home, *regions, **settings)
         account = made.account
         monkeypatch.setattr(

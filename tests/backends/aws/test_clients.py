@@ -6,8 +6,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from prefect_dstack.backends.aws import AwsSettings
-from prefect_dstack.backends.aws import clients as under_test
-from prefect_dstack.backends.aws.clients import ATTEMPTS, LONGEST_PAUSE, Aws, pause_before
+from prefect_dstack.backends.aws.clients import ATTEMPTS, CLIENT_AGE, LONGEST_PAUSE, Aws, pause_before
 from prefect_dstack.errors import CapacityError, ProvisioningError
 
 
@@ -40,7 +39,7 @@ def refusal(code: str, status: int = 400) -> ClientError:
 
 
 def aws(answers: Answers, paused: list[float]) -> Aws:
-    return Aws(AwsSettings(regions=("eu-west-1",)), answers, paused.append)  # type: ignore[arg-type]
+    return Aws(AwsSettings(regions=("eu-west-1",)), answers, paused.append)
 
 
 def test_throttling_is_waited_for_longer_each_time_and_told() -> None:
@@ -89,20 +88,21 @@ def test_expired_credentials_are_asked_for_anew_once() -> None:
 
 def test_clients_are_kept_for_a_while_and_then_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(under_test.time, "monotonic", lambda: now)
+    monkeypatch.setattr("prefect_dstack.backends.aws.clients.time.monotonic", lambda: now)
     answers = Answers({}, {}, {})
     api = aws(answers, [])
     api.call("r", "ec2", "describe_things")
     api.call("r", "ec2", "describe_things")
     assert answers.sessions == 1
-    now += under_test.CLIENT_AGE + 1
+    now += CLIENT_AGE + 1
     api.call("r", "ec2", "describe_things")
     assert answers.sessions == 2
 
 
 def test_pages_are_followed_to_the_last() -> None:
-    answers = Answers({"Things": [1, 2], "NextToken": "x"}, {"NextToken": "y"}, {"Things": [3]})
-    assert list(aws(answers, []).pages("r", "ec2", "describe_things", "Things")) == [1, 2, 3]
+    first, second, third = {"Id": "1"}, {"Id": "2"}, {"Id": "3"}
+    answers = Answers({"Things": [first, second], "NextToken": "x"}, {"NextToken": "y"}, {"Things": [third]})
+    assert list(aws(answers, []).pages("r", "ec2", "describe_things", "Things")) == [first, second, third]
 
 
 def test_two_who_wait_do_not_wait_equally_long() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ def test_after_the_changes_there_is_what_is_wanted_and_what_must_stay(
 
 
 def test_ranges_protocols_and_prefix_lists_that_we_never_write_are_strange() -> None:
-    permissions = [
+    permissions: list[dict[str, Any]] = [
         {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0", "Description": "oops"}]},
         {"IpProtocol": "tcp", "FromPort": 1, "ToPort": 65535, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]},
         {"IpProtocol": "udp", "FromPort": 53, "ToPort": 53, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -106,11 +107,11 @@ class Account:
 
     def session(self, region: str, key_id: str = KEY_ID) -> boto3.Session:
         """Make a session with the account's credentials."""
-        return boto3.Session(aws_access_key_id=key_id, aws_secret_access_key="secret", region_name=region)
+        return _session(region, key_id)
 
     def client(self, service: str, region: str = "us-east-1") -> Any:
         """Make a client that looks at the account from outside of what is tested."""
-        return self.session(region).client(service, endpoint_url=self.url)
+        return _client(service, region, self.url)
 
     def backend(self, home: Path, *regions: str, key_id: str = KEY_ID, **settings: Any) -> AwsBackend:
         """Make a backend on the account that keeps its files in `home` and hardly waits between attempts."""
@@ -154,6 +155,17 @@ class Account:
             self._said.append(line)
             if os.environ.get("TESTBED_EC2_VERBOSE"):
                 sys.stderr.write(line)
+
+
+@functools.cache
+def _session(region: str, key_id: str) -> boto3.Session:
+    # Each session reads AWS's description of its API anew, which takes most of a second.
+    return boto3.Session(aws_access_key_id=key_id, aws_secret_access_key="secret", region_name=region)
+
+
+@functools.cache
+def _client(service: str, region: str, url: str) -> Any:
+    return _session(region, KEY_ID).client(service, endpoint_url=url)
 
 
 def _pause(seconds: float) -> None:
