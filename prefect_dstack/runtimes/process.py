@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,13 +13,16 @@ from typing import Literal
 import psutil
 
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.hosts.output import read_output
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
 
 __all__ = ["ProcessRuntime"]
 
+# Holds the replica's directory: names are given again by who uses another home directory.
 STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
 
 # What a program needs of the surroundings it was deployed from; everything else comes from `env`.
@@ -38,7 +40,7 @@ class ProcessRuntime:
     name: Literal["process"] = "process"
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory = directory.absolute()
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -57,8 +59,10 @@ class ProcessRuntime:
                 )
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _write(place / "replica.json", replica.model_dump_json())
+            elif supervisor.status(place).state == "lost":
+                _kill_strays(replica)
         report(f"{replica.name}: starting on port {replica.port}")
-        supervisor.start(place, program(launch, replica.port))
+        supervisor.start(place, program(launch, replica))
         return replica
 
     def replicas(self, machine: Machine) -> Sequence[Replica]:
@@ -93,27 +97,7 @@ class ProcessRuntime:
         self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
     ) -> Iterator[str]:
         """Read a replica's output; see `Runtime.logs`."""
-        place = Path(replica.id)
-        lines: list[str] = []
-        current = place / "output.log"
-        position = 0
-        for path in [*sorted(place.glob("output.log.*"), reverse=True), current]:
-            with contextlib.suppress(OSError):
-                content = path.read_bytes()
-                lines += content.decode(errors="replace").splitlines()
-                position = len(content)
-        yield from lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
-        while follow and supervisor.status(place).alive:
-            with contextlib.suppress(OSError):
-                if current.stat().st_size < position:
-                    position = 0
-                with current.open("rb") as stream:
-                    stream.seek(position)
-                    *complete, _rest = stream.read().split(b"\n")
-                for line in complete:
-                    position += len(line) + 1
-                    yield line.decode(errors="replace")
-            time.sleep(0.2)
+        return read_output(Path(replica.id), tail=tail, follow=follow)
 
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop a replica and remove its directory; see `Runtime.remove`."""
@@ -155,15 +139,18 @@ class ProcessRuntime:
             yield
 
 
-def program(launch: Launch, port: int) -> supervisor.Program:
+def program(launch: Launch, replica: Replica) -> supervisor.Program:
     """Say what the supervisor shall run for a replica.
 
     Args:
-        launch: The replica.
-        port: The port it shall listen on.
+        launch: What to start.
+        replica: The replica that it becomes.
 
     Returns:
         A shell that runs the commands, one after the other, until one fails.
+
+    Raises:
+        ConfigurationError: If this machine does not have the shell.
     """
     configuration = launch.configuration
     surroundings = {
@@ -175,19 +162,26 @@ def program(launch: Launch, port: int) -> supervisor.Program:
         arguments=[_shell(configuration), "-c", "set -e\n" + "\n".join(configuration.commands)],
         environment={
             **surroundings,
-            **described_environment(launch.stamp, port),
-            "PORT": str(port),
+            **described_environment(launch.stamp, replica.port),
+            "PORT": str(replica.port),
             **launch.environment.plain,
             **launch.environment.secret,
-            STAMP_VARIABLE: launch.stamp.name,
+            STAMP_VARIABLE: replica.id,
         },
-        working_directory=launch.directory,
+        working_directory=launch.directory / (configuration.working_dir or ""),
     )
 
 
 def _shell(configuration: ServiceConfiguration) -> str:
-    wanted = configuration.shell or "bash"
-    return shutil.which(wanted) or "/bin/sh"
+    found = shutil.which(configuration.shell or "bash")
+    if found is None and configuration.shell is not None:
+        raise ConfigurationError(
+            f"this machine has no {configuration.shell}; install it, or remove the key",
+            source=configuration.source_name,
+            line=configuration.line_of("shell"),
+            key="shell",
+        )
+    return found or "/bin/sh"
 
 
 def _recorded(place: Path) -> Replica | None:
@@ -206,7 +200,7 @@ def _write(path: Path, text: str) -> None:
 def _processes(replica: Replica) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(STAMP_VARIABLE) == replica.name:
+            if process.environ().get(STAMP_VARIABLE) == replica.id:
                 yield process
 
 

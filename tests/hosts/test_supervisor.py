@@ -223,7 +223,8 @@ class TestRestart:
     def test_is_told_while_it_waits(self, it: Supervised) -> None:
         it.start("exit 7")
 
-        wait_until(lambda: it.status.state == "waiting", 10, "it waits for its restart")
+        # From the third restart on it waits for long enough to look twice.
+        wait_until(lambda: it.status.restarts >= 3 and it.status.state == "waiting", 10, "it waits")
         status = it.status
 
         assert (status.exit_code, status.pid, status.alive) == (7, None, True)
