@@ -22,8 +22,8 @@ __all__ = ["Gateway", "ReplicaHealth", "ReplicaStatistics"]
 STATE = "state.json"
 # There while files and HAProxy may differ; whoever finds it reloads.
 UNFINISHED = "unfinished"
-ANSWER_TIMEOUT = 10.0
-FORMER_ANSWER_TIMEOUT = 1.0
+ANSWER_TIMEOUT = 2.0
+FORMER_PATIENCE = 5
 RELOAD_TIMEOUT = 60.0
 START_TIMEOUT = 20.0
 
@@ -293,7 +293,7 @@ class Gateway:
         return {
             server["svname"]: ReplicaHealth(
                 status=_status(server),
-                check=" ".join(filter(None, (server["check_status"].strip("* "), server["last_chk"]))),
+                check=" ".join(filter(None, map(server.get, ("check_desc", "check_code", "last_chk")))),
                 since=float(server["lastchg"] or 0),
             )
             for server in self._current_servers(service)
@@ -313,7 +313,7 @@ class Gateway:
         """
         process = self._current_worker()
         found: dict[str, ReplicaStatistics] = {}
-        for server in self._servers(service, process, ANSWER_TIMEOUT):
+        for server in self._servers(service, process):
             name = server["svname"]
             key = f"{backend(service)}/{name}"
             answer = self._master(f"@!{process} show table latency key {key}")
@@ -329,21 +329,25 @@ class Gateway:
         return found
 
     def _current_servers(self, service: str) -> list[dict[str, str]]:
-        return self._servers(service, self._current_worker(), ANSWER_TIMEOUT)
+        return self._servers(service, self._current_worker())
 
     def _former_servers(self, service: str) -> Iterator[dict[str, str]]:
         """List a backend's servers in processes of earlier configurations; they may end at any moment."""
         for worker in self._workers().old:
-            while True:
+            for _ in range(FORMER_PATIENCE):
                 try:
-                    yield from self._servers(service, worker, FORMER_ANSWER_TIMEOUT)
+                    yield from self._servers(service, worker)
                     break
                 except GatewayError:
                     if worker not in self._workers().old:
                         break
+            else:
+                raise GatewayError(
+                    f"{self.place.name}: process {worker} of a former configuration does not answer"
+                )
 
-    def _servers(self, service: str, worker: int, timeout: float) -> list[dict[str, str]]:
-        answer = self._ask(f"@!{worker} show stat {backend(service)} 4 -1", timeout)
+    def _servers(self, service: str, worker: int) -> list[dict[str, str]]:
+        answer = self._master(f"@!{worker} show stat {backend(service)} 4 -1")
         return [server for server in parse_statistics(answer) if server.get("svname")]
 
     def destroy(self) -> None:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 
 import jinja2
 
@@ -16,13 +17,14 @@ from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import GatewayState, Route, Token
 
-__all__ = ["CONFIGURATION", "MAPS", "maps", "render"]
+__all__ = ["CONFIGURATION", "maps", "render"]
 
 CONFIGURATION = "haproxy.cfg"
 ROUTES = "routes.map"
 TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
-MAPS = (ROUTES, TOKENS, CHALLENGES)
+BODY_LIMITS = "body-limits.map"
+BODY_LIMIT_FILTER = "body_limit.lua"
 CERTIFICATES = "certificates.list"
 
 # The Unix time of the year 9999: a token that never ends.
@@ -44,6 +46,7 @@ class ErrorAnswer:
         return json.dumps({"error": {"message": self.message, "type": self.code, "code": self.status}})
 
 
+TOO_LARGE = ErrorAnswer(413, "content_too_large", "The request body is too large.")
 ERRORS = (
     ErrorAnswer(400, "bad_request", "The request is malformed."),
     ErrorAnswer(401, "unauthorized", "A valid token is needed.", {"WWW-Authenticate": "Bearer"}),
@@ -51,7 +54,7 @@ ERRORS = (
     ErrorAnswer(404, "not_found", "No service answers to this host and path."),
     ErrorAnswer(405, "method_not_allowed", "This method is not allowed."),
     ErrorAnswer(408, "request_timeout", "The request was not complete in time."),
-    ErrorAnswer(413, "content_too_large", "The request body is too large."),
+    TOO_LARGE,
     ErrorAnswer(429, "too_many_requests", "Too many requests."),
     ErrorAnswer(500, "internal_error", "The gateway failed."),
     ErrorAnswer(502, "bad_gateway", "The service did not answer properly."),
@@ -87,7 +90,10 @@ def render(state: GatewayState) -> dict[str, bytes]:
         Contents by file name. They name each other relatively and hold no path of any machine.
     """
     files = {
-        CONFIGURATION: _template().render(state=state, errors=ERRORS, buckets=list(BUCKETS)),
+        CONFIGURATION: _template().render(
+            state=state, errors=ERRORS, too_large=TOO_LARGE, buckets=list(BUCKETS)
+        ),
+        BODY_LIMIT_FILTER: _body_limit_filter(),
         CERTIFICATES: "".join(f"certificates/{quoting.word(name)}.pem\n" for name in state.certificates),
     }
     for name, entries in maps(state).items():
@@ -110,7 +116,12 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
         for host in route.hosts or ("*",):
             routes[f"{route.port}/{host}{route.path_prefix.rstrip('/')}/"] = servers.backend(route.service)
         tokens |= {f"{route.service}/{token.sha256}": _until(token) for token in route.tokens.values()}
-    return {ROUTES: routes, TOKENS: tokens, CHALLENGES: dict(state.challenges)}
+    limits = {
+        servers.backend(route.service): str(route.client_max_body_size)
+        for route in state.routes.values()
+        if route.client_max_body_size is not None
+    }
+    return {ROUTES: routes, TOKENS: tokens, CHALLENGES: dict(state.challenges), BODY_LIMITS: limits}
 
 
 def _until(token: Token) -> str:
@@ -163,6 +174,11 @@ def _headers(check: HealthCheck, route: Route) -> list[tuple[str, str]]:
     if any(name.lower() == "host" for name, _ in check.headers):
         return list(check.headers)
     return [("Host", route.hosts[0] if route.hosts else "localhost"), *check.headers]
+
+
+@functools.cache
+def _body_limit_filter() -> str:
+    return resources.files(__package__).joinpath(BODY_LIMIT_FILTER).read_text()
 
 
 @functools.cache
