@@ -51,6 +51,11 @@ def create_gateway(
     documents.save(block, loaded.name)
     inventory.forget()
     try:
+        if loaded.backend == "aws":
+            instance = tasks.provision_gateway(loaded.name)
+            block.details = {"instance": instance.model_dump(mode="json")}
+            documents.save(block, loaded.name)
+            inventory.forget()
         tasks.create_gateway(loaded.name)
     except Exception:
         if before is None:
@@ -73,14 +78,15 @@ def delete_gateway(name: str) -> None:
         NotFoundError: If there is no such gateway.
         ConflictError: If services use it.
     """
-    if name not in documents.names(DstackGateway) and gateway_places.state(name) is None:
+    exists = name in documents.names(DstackGateway)
+    if not exists and (name != gateway_places.LOCAL or gateway_places.state(name) is None):
         known = ", ".join(documents.names(DstackGateway)) or "none"
         raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
     users = [record.name for record in all_records() if record.gateway == name and record.active is not None]
     if users:
         raise ConflictError(f"{name}: serves {', '.join(users)}; stop them first")
     tasks.delete_gateway(name)
-    if name in documents.names(DstackGateway):
+    if exists:
         documents.delete(DstackGateway, name)
         inventory.forget()
     get_run_logger().info("gateway %s: deleted", name)

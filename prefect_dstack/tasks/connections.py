@@ -25,12 +25,14 @@ def backends() -> Mapping[str, Backend]:
         Backends by name; `local` is always among them.
     """
     known: dict[str, Backend] = {"local": LocalBackend(settings().home)}
-    fleets = inventory().fleets
-    if fleets:
+    there = inventory()
+    if there.fleets:
         # paramiko and the Docker SDK take their time to import, which services without hosts need not pay.
         from prefect_dstack.backends.ssh import SshBackend
 
-        known["ssh"] = SshBackend(list(fleets.values()))
+        known["ssh"] = SshBackend(list(there.fleets.values()))
+    if there.aws is not None:
+        known["aws"] = there.aws
     return known
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 
-__all__ = ["data_of_all", "delete", "load", "names", "save"]
+__all__ = ["data_of_all", "delete", "load", "names", "names_of_slug", "save"]
 
 BlockT = TypeVar("BlockT", bound=Block)
 
@@ -60,7 +60,19 @@ def names(kind: type[Block]) -> list[str]:
     Returns:
         Their names, sorted.
     """
-    return [document["name"] for document in _documents(kind)]
+    return names_of_slug(kind.get_block_type_slug())
+
+
+def names_of_slug(slug: str) -> list[str]:
+    """List the blocks of one kind whose class need not be imported.
+
+    Args:
+        slug: That of their block type.
+
+    Returns:
+        Their names, sorted.
+    """
+    return [document["name"] for document in _documents(slug)]
 
 
 def data_of_all(kind: type[Block]) -> dict[str, dict[str, Any]]:
@@ -72,10 +84,10 @@ def data_of_all(kind: type[Block]) -> dict[str, dict[str, Any]]:
     Returns:
         Their fields by their names; secret ones obscured.
     """
-    return {document["name"]: document["data"] for document in _documents(kind)}
+    return {document["name"]: document["data"] for document in _documents(kind.get_block_type_slug())}
 
 
-def _documents(kind: type[Block]) -> list[dict[str, Any]]:
+def _documents(slug: str) -> list[dict[str, Any]]:
     with get_client(sync_client=True) as client:
         found: list[dict[str, Any]] = []
         while True:
@@ -83,7 +95,7 @@ def _documents(kind: type[Block]) -> list[dict[str, Any]]:
                 "POST",
                 "/block_documents/filter",
                 json={
-                    "block_types": {"slug": {"any_": [kind.get_block_type_slug()]}},
+                    "block_types": {"slug": {"any_": [slug]}},
                     "offset": len(found),
                     "sort": "NAME_ASC",
                 },

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import (
     GatewayConfiguration,
     ServiceConfiguration,
     resolve_gateway,
 )
-from prefect_dstack.errors import ConfigurationError, NotFoundError
+from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.gateways.state import GatewayState
@@ -16,6 +18,10 @@ from prefect_dstack.runtimes.base import Replica
 from prefect_dstack.settings import settings
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.secrets import lookup
+
+if TYPE_CHECKING:
+    from prefect_dstack.backends.aws import AwsGateways
+    from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "reach", "state", "unreach"]
 
@@ -101,8 +107,74 @@ def gateway(name: str) -> Gateway:
     Returns:
         The gateway; it may not run yet.
     """
-    configuration_of(name)
-    return Gateway(LocalPlace(name))
+    configuration = configuration_of(name)
+    if configuration.backend == "local":
+        return Gateway(LocalPlace(name))
+    from prefect_dstack.gateways.host import HostPlace
+
+    return Gateway(HostPlace(machine(name), name))
+
+
+def machine(name: str) -> SshMachine:
+    """Reach the host of a gateway that is not on this machine.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        Its host.
+
+    Raises:
+        GatewayError: If its machine was never created, or its backend is not configured any more.
+    """
+    configuration = configuration_of(name)
+    there = inventory()
+    if configuration.host is not None:
+        from prefect_dstack.backends.fleet import host_of
+
+        return host_of(configuration.host, configuration.directory, lookup).machine()
+    instance = there.gateway_instances.get(name)
+    if instance is None or there.aws is None:
+        raise GatewayError(
+            f"gateway '{name}': its machine is not known; apply its file again"
+            if there.aws is not None
+            else f"gateway '{name}': the AWS backend is not configured any more; save its block again"
+        )
+    return there.aws.machine(instance)
+
+
+def cloud(name: str) -> AwsGateways:
+    """Find what creates and deletes the machine of a gateway.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        The gateways of the account.
+
+    Raises:
+        ConfigurationError: If no AWS account is configured.
+    """
+    account = inventory().aws
+    if account is None:
+        raise ConfigurationError(
+            f"gateway '{name}' needs an AWS account: save a DstackAwsBackend block named 'default'",
+            key="backend",
+        )
+    from prefect_dstack.backends.aws import AwsGateways
+
+    return AwsGateways(account)
+
+
+def open_port(name: str, port: int) -> None:
+    """See that a gateway's firewall lets clients reach a port.
+
+    Args:
+        name: The gateway.
+        port: The port.
+    """
+    if configuration_of(name).backend == "aws":
+        cloud(name).open_ports(name, [port])
 
 
 def initial_state(name: str) -> GatewayState:
@@ -115,10 +187,11 @@ def initial_state(name: str) -> GatewayState:
         A state without routes.
     """
     configuration = configuration_of(name)
+    local = configuration.backend == "local"
     return GatewayState(
         name=name,
-        bind_address="127.0.0.1",
-        base_port=configuration.port or settings().local_gateway_port,
+        bind_address="127.0.0.1" if local else "*",
+        base_port=configuration.port or (settings().local_gateway_port if local else 80),
         domain=configuration.domain,
     )
 
@@ -148,6 +221,9 @@ def address(name: str) -> str:
         A host name or an address.
     """
     configuration = configuration_of(name)
+    instance = inventory().gateway_instances.get(name)
+    if instance is not None:
+        return instance.address
     return configuration.host.hostname if configuration.host is not None else "127.0.0.1"
 
 

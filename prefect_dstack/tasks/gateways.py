@@ -75,6 +75,7 @@ def register_route(
         replica: The replica that gets requests from now.
     """
     gateway = gateway_places.gateway(gateway_name)
+    gateway_places.open_port(gateway_name, route.port)
     if instance is None or replica is None:
         gateway.change(lambda state: state.with_route(_keeping_replicas(state, route)))
         return
@@ -173,14 +174,48 @@ def remove_route(gateway_name: str, service: str) -> None:
         get_run_logger().info("gateway %s: no route is left, stopped", gateway_name)
 
 
-@task(name="delete-gateway", task_run_name="delete-gateway {name}", cache_policy=NO_CACHE)
+@task(
+    name="provision-gateway",
+    task_run_name="provision-gateway {name}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_help,
+)
+def provision_gateway(name: str) -> Instance:
+    """Create the machine of a gateway in a cloud, with its address and its DNS records.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        The machine; run twice, the first one.
+    """
+    created = gateway_places.cloud(name).create(
+        name, gateway_places.configuration_of(name), get_run_logger().info
+    )
+    return created.instance
+
+
+@task(
+    name="delete-gateway",
+    task_run_name="delete-gateway {name}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_help,
+)
 def delete_gateway(name: str) -> None:
     """Remove a gateway with all that was made for it.
 
     Args:
         name: Its name.
     """
-    gateway_places.gateway(name).destroy()
+    configuration = gateway_places.configuration_of(name)
+    if configuration.backend == "aws":
+        gateway_places.cloud(name).delete(name, configuration.domain)
+    else:
+        gateway_places.gateway(name).destroy()
 
 
 @task(
