@@ -166,15 +166,15 @@ def cloud(name: str) -> AwsGateways:
     return AwsGateways(account)
 
 
-def open_port(name: str, port: int) -> None:
-    """See that a gateway's firewall lets clients reach a port.
+def open_ports(name: str, state: GatewayState) -> None:
+    """See that a gateway's firewall lets clients reach the ports that its services are published on.
 
     Args:
         name: The gateway.
-        port: The port.
+        state: What it routes.
     """
     if configuration_of(name).backend == "aws":
-        cloud(name).open_ports(name, [port])
+        cloud(name).open_ports(name, state.http_ports)
 
 
 def initial_state(name: str) -> GatewayState:

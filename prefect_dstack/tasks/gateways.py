@@ -75,9 +75,9 @@ def register_route(
         replica: The replica that gets requests from now.
     """
     gateway = gateway_places.gateway(gateway_name)
-    gateway_places.open_port(gateway_name, route.port)
     if instance is None or replica is None:
-        gateway.change(lambda state: state.with_route(_keeping_replicas(state, route)))
+        state = gateway.change(lambda state: state.with_route(_keeping_replicas(state, route)))
+        gateway_places.open_ports(gateway_name, state)
         return
     address, port = gateway_places.reach(gateway_name, instance, replica)
     member = RouteReplica(name=replica.name, address=address, port=port)
@@ -91,7 +91,7 @@ def register_route(
             member = member.model_copy(update={"checked": False})
         return state.with_replica(route.service, member)
 
-    gateway.change(registered)
+    gateway_places.open_ports(gateway_name, gateway.change(registered))
     get_run_logger().info(
         "%s: gets requests from gateway %s at %s:%d", replica.name, gateway_name, address, port
     )
