@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
 from prefect_dstack.hosts.ssh import Connection
@@ -16,7 +16,12 @@ HELD = b"held\n"
 
 @contextlib.contextmanager
 def host_lock(
-    connection: Connection, path: str, *, wait: float = 30.0, lease: float = 300.0
+    connection: Connection,
+    path: str,
+    *,
+    wait: float = 30.0,
+    lease: float = 300.0,
+    prefix: Sequence[str] = (),
 ) -> Iterator[None]:
     """Hold a lock on a host; it is let go when the block ends, or when the connection does.
 
@@ -26,6 +31,7 @@ def host_lock(
         wait: Seconds to wait for whoever holds it.
         lease: Seconds after which the host frees it in any case: it learns of a network that was cut only
             much later.
+        prefix: What makes a command run as somebody else: `("sudo", "-n")`.
 
     Yields:
         While the lock is held.
@@ -36,7 +42,7 @@ def host_lock(
     """
     # `cat` ends when the channel does, and the lock with it.
     held = f"echo held; exec timeout {lease:.0f} cat >/dev/null"
-    command = ["flock", "-w", f"{wait:.0f}", "-E", "75", path, "sh", "-c", held]
+    command = [*prefix, "flock", "-w", f"{wait:.0f}", "-E", "75", path, "sh", "-c", held]
     channel = connection.open_session()
     try:
         channel.settimeout(wait + 15)

@@ -104,9 +104,11 @@ class SshMachine:
         """
         return Forward(self.connection, address or self.publish_address, port)
 
-    def lock(self, path: str, *, wait: float = 30.0, lease: float = 300.0) -> AbstractContextManager[None]:
+    def lock(
+        self, path: str, *, wait: float = 30.0, lease: float = 300.0, prefix: Sequence[str] = ()
+    ) -> AbstractContextManager[None]:
         """Hold a lock there; see `host_lock`."""
-        return host_lock(self.connection, path, wait=wait, lease=lease)
+        return host_lock(self.connection, path, wait=wait, lease=lease, prefix=prefix)
 
     @property
     def is_root(self) -> bool:

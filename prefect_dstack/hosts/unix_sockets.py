@@ -14,8 +14,7 @@ __all__ = ["connect"]
 
 # Joins standard input and output with a socket, where the SSH server itself may not open it.
 RELAY = """
-if command -v socat >/dev/null 2>&1; then exec socat STDIO,ignoreeof "UNIX-CONNECT:$1"
-elif command -v python3 >/dev/null 2>&1; then exec python3 -c '
+if command -v python3 >/dev/null 2>&1; then exec python3 -I -S -c '
 import os, select, socket, sys
 with socket.socket(socket.AF_UNIX) as relay:
     relay.connect(sys.argv[1])
@@ -31,7 +30,8 @@ with socket.socket(socket.AF_UNIX) as relay:
             else:
                 sys.exit()
 ' "$1"
-else echo "needs socat or python3" >&2; exit 127; fi
+elif command -v socat >/dev/null 2>&1; then exec socat -t 5 STDIO "UNIX-CONNECT:$1"
+else echo "needs python3 or socat" >&2; exit 127; fi
 """
 
 
