@@ -32,6 +32,7 @@ class Machines:
         self.testbed = testbed
         self.never_boot = threading.local()
         self.logs: list[str] = []
+        self.boot_seconds = 0.0
         self._hosts: dict[str, Host] = {}
         self._tokens: dict[tuple[str, str], tuple[str, Any]] = {}
         self._lock = threading.RLock()
@@ -113,14 +114,12 @@ class Machines:
         instance._state.name, instance._state.code = "pending", 0
         data = base64.b64decode(str(instance.user_data or "")).decode()
         threading.Thread(target=self._power_on, args=(instance, host, data, dead), daemon=True).start()
+        threading.Timer(self.boot_seconds, self._run_at_last, [instance]).start()
 
     def _power_on(self, instance: Instance, host: Host, data: str, dead: bool) -> None:
         try:
             if not dead:
                 host.start(wait=False)
-            with self._lock:
-                if instance.state == "pending":
-                    instance._state.name, instance._state.code = "running", 16
             if dead:
                 return
             self.filter()
@@ -130,6 +129,11 @@ class Machines:
             # Switched off in the middle of its boot, or a bug: the tests can read which.
             self.logs.append(f"{instance.id}: {traceback.format_exc()}")
             raise
+
+    def _run_at_last(self, instance: Instance) -> None:
+        with self._lock:
+            if instance.state == "pending":
+                instance._state.name, instance._state.code = "running", 16
 
     def _terminate(self, original: Callable[..., Any], backend: Any, identifiers: list[str]) -> Any:
         with self._lock:

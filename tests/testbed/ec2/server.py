@@ -40,7 +40,7 @@ class Application:
         self._machines = machines
         self._faults = Faults()
         self._requests: Counter[str] = Counter()
-        self._settings = {"prices": True, "parameters": True}
+        self._settings: dict[str, Any] = dict(_USUAL)
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
@@ -112,9 +112,11 @@ class Application:
             self._faults.add(Fault.model_validate(arguments))
         elif order == "settings":
             self._settings.update(arguments)
+            self._machines.boot_seconds = self._settings["boot_seconds"]
         elif order == "reset":
             self._faults.clear()
-            self._settings.update({"prices": True, "parameters": True})
+            self._settings.update(_USUAL)
+            self._machines.boot_seconds = 0
             self._machines.reset()
             with self._lock:
                 self._requests.clear()
@@ -132,6 +134,8 @@ class Application:
             return _json(start, {"error": f"no order {order}"}, "404 Not Found")
         return _json(start, answer)
 
+
+_USUAL = {"prices": True, "parameters": True, "boot_seconds": 0}
 
 _STRANGER = {
     "ec2": ("AuthFailure", "AWS was not able to validate the provided access credentials", 401),

@@ -1,0 +1,153 @@
+"""The backend with real hosts behind the instances."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from prefect_dstack.backends.aws import AwsBackend
+from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.errors import HostKeyError, HostNotReadyError, ProvisioningError
+from prefect_dstack.hosts.keys import generate_key_pair
+from prefect_dstack.hosts.pool import close_connections
+from prefect_dstack.services.stamp import Stamp
+from tests.polling import wait_until
+from tests.testbed.ec2.account import Account
+
+pytestmark = pytest.mark.testbed
+
+STAMP = Stamp(service="hello", revision=1, replica=0, flow_run="flow-run-1")
+SERVICE = ServiceConfiguration(
+    port=8000, image="app", resources={"gpu": "24GB"}, instance_types=["g5.xlarge"], spot_policy="auto"
+)
+
+
+@pytest.fixture
+def backend(aws_with_hosts: Account, home: Path) -> Iterator[AwsBackend]:
+    yield aws_with_hosts.backend(home, boot_timeout=120)
+    close_connections()
+
+
+def reachable(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def test_a_machine_answers_with_the_key_it_was_given_and_leaves_nothing(
+    aws_with_hosts: Account, backend: AwsBackend, told: list[str]
+) -> None:
+    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    machine = backend.machine(instance)
+    assert machine.run(["id", "-un"]).stdout == b"ubuntu\n"
+    assert machine.docker().ping()
+    assert machine.publish_address == instance.private_address
+    shown = machine.run(["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout.decode()
+    assert shown.split()[:2] == str(instance.details["host_key"]).split()[:2]
+    assert machine.run(["sudo", "-n", "true"]).exit_code != 127
+
+    # Only the ports of the security group let anybody in.
+    port = machine.free_port()
+    assert port == 20000
+    server = ["busybox", "httpd", "-p", f"{instance.private_address}:{port}", "-h", "/srv"]
+    assert aws_with_hosts.order("exec", instance=instance.id, command=server)["exit_code"] == 0
+    wait_until(lambda: _listens(backend, instance, port), 10, "something listens")
+    assert reachable(instance.address, 22)
+    assert not reachable(instance.address, port)
+    with pytest.raises(HostNotReadyError, match="something listens on port 20000 already"):
+        machine.free_port()
+
+    backend.terminate(instance)
+    assert not reachable(instance.address, 22)
+    assert aws_with_hosts.leftovers() == {}
+    assert aws_with_hosts.order("logs") == []
+
+
+def _listens(backend: AwsBackend, instance: object, port: int) -> bool:
+    table = backend.machine(instance).run(["cat", "/proc/net/tcp"]).stdout  # type: ignore[arg-type]
+    return f":{port:04X} " in table.decode()
+
+
+def test_another_host_key_is_refused_with_both_fingerprints(backend: AwsBackend, told: list[str]) -> None:
+    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    other = generate_key_pair("").public.strip()
+    forged = instance.model_copy(update={"details": {**instance.details, "host_key": other}})
+    with pytest.raises(HostKeyError, match=r"SHA256:.*SHA256:"):
+        backend.machine(forged).run(["true"])
+    backend.terminate(instance)
+
+
+def test_a_lost_answer_leads_to_the_machine_that_was_made(
+    aws_with_hosts: Account, backend: AwsBackend, told: list[str]
+) -> None:
+    aws_with_hosts.fault("RunInstances", kind="lose-answer", times=1)
+    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    assert backend.machine(instance).docker().ping()
+    assert aws_with_hosts.requests()["RunInstances"] == 1
+    backend.terminate(instance)
+    assert aws_with_hosts.leftovers() == {}
+
+
+def test_a_machine_that_never_boots_is_given_back_and_reported(
+    aws_with_hosts: Account, home: Path, told: list[str]
+) -> None:
+    backend = aws_with_hosts.backend(home, boot_timeout=4)
+    aws_with_hosts.fault("RunInstances", kind="never-boot", times=1)
+    with pytest.raises(ProvisioningError, match=r"i-\w+ \(g5.xlarge\) did not answer within 4 s"):
+        backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    assert any("is given back" in line for line in told)
+    assert any("console:" in line for line in told)
+    assert aws_with_hosts.leftovers() == {}
+
+
+def test_a_machine_that_was_interrupted_while_it_booted_is_asked_for_elsewhere(
+    aws_with_hosts: Account, backend: AwsBackend, told: list[str]
+) -> None:
+    aws_with_hosts.fault("RunInstances", kind="never-boot", times=1)
+
+    def interrupt(line: str) -> None:
+        told.append(line)
+        if "is starting" in line and len(told) < 5:
+            identifier = line.split()[2]
+            aws_with_hosts.order("interrupt", instance=identifier)
+
+    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, interrupt)
+    assert any("SpotInstanceTermination" in line for line in told)
+    assert sum("asking for" in line for line in told) == 2
+    backend.terminate(instance)
+
+
+def test_ten_machines_take_less_than_twice_as_long_as_one(
+    aws_with_hosts: Account, backend: AwsBackend, told: list[str]
+) -> None:
+    # On this machine a host boots in no time but takes a core for it; EC2's boot elsewhere, and slowly.
+    aws_with_hosts.order("settings", boot_seconds=12)
+    offers = backend.offers(SERVICE)
+
+    def provision(number: int) -> float:
+        started = time.monotonic()
+        backend.provision(offers, STAMP.model_copy(update={"replica": number}), SERVICE, told.append)
+        return time.monotonic() - started
+
+    alone = provision(0)
+    backend.terminate(backend.instances()[0])
+    started = time.monotonic()
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(provision, range(10)))
+    together = time.monotonic() - started
+    assert len(backend.instances()) == 10
+    assert {backend.stamp(instance) for instance in backend.instances()} == {
+        STAMP.model_copy(update={"replica": number}) for number in range(10)
+    }
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(backend.terminate, backend.instances()))
+    assert aws_with_hosts.leftovers() == {}
+    print(f"one {alone:.1f} s, ten {together:.1f} s")
+    assert together < 2 * alone
