@@ -57,7 +57,7 @@ class Goal:
         flow_run: Stamped on what is created.
         runtimes: What its revisions, old and new, use.
         stop_duration: Seconds that open requests get to finish.
-        offers: Where replicas may run; asked for when first needed if it is None.
+        offers: Where the first replicas may run, if that is known already; asked for anew in each round.
     """
 
     service: str
@@ -129,7 +129,10 @@ def _candidates(goal: Goal, count: int, sight: Sight) -> list[list[Offer]]:
     if goal.work is None:
         raise DeploymentError(f"{goal.service}: nothing is known of its replicas")
     offers = goal.offers if goal.offers is not None else find_offers(goal.work.configuration)
-    staying = Counter(found.instance.name for found in sight.found)
+    goal.offers = None
+    staying = Counter(
+        found.instance.name for found in sight.found if found.replica.stamp.revision == goal.revision
+    )
     return place(offers, count, staying)
 
 

@@ -166,7 +166,8 @@ def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_r
     active = record.active_revision
     gateway = gateway_places.choose(work.configuration, record.gateway if active else None)
     goal = goal_for(record, revision, work, gateway, flow_run)
-    goal.offers = find_offers(work.configuration)
+    if active is None or (goal.limits.max_surge and active.replicas_of != revision.replicas_of):
+        goal.offers = find_offers(work.configuration)
 
     state = create_gateway(gateway)
     goal.route = route_of(work.configuration, gateway_places.gateway(gateway), state)
