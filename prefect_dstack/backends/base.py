@@ -26,6 +26,9 @@ class Gpu(BaseModel):
     memory_gb: float = Field(description="Memory of one of them, in GB.")
     vendor: str = Field(default="nvidia", description="`nvidia`, `amd`, ...")
     count: int = Field(default=1, description="How many of them.")
+    compute_capability: tuple[int, int] | None = Field(
+        default=None, description="What its CUDA cores can do, such as 8.0; None: unknown."
+    )
 
 
 class Offer(BaseModel):
@@ -81,7 +84,9 @@ class Backend(Protocol):
     """Where machines come from. A new backend is one module with these methods."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What configurations and records call it."""
+        ...
 
     def offers(self, configuration: ServiceConfiguration) -> Sequence[Offer]:
         """List what could be had for one replica.

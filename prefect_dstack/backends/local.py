@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,11 +35,19 @@ class LocalBackend:
         self.home = home
 
     def offers(self, configuration: ServiceConfiguration) -> Sequence[Offer]:
-        """Offer this machine if it is large enough; see `Backend.offers`."""
+        """Offer this machine if it will do; see `Backend.offers`."""
+        for key in ("regions", "availability_zones", "instance_types"):
+            if getattr(configuration, key):
+                raise NoOfferError(f"this machine has none of the {key} asked for; remove the key")
+        if configuration.spot_policy == "spot":
+            raise NoOfferError("this machine is not a spot instance; remove spot_policy")
         offer = self._machine_as_offer()
         missing = shortfalls(offer, configuration.resources)
+        arch = configuration.resources.cpu.arch if configuration.resources.cpu else None
+        if arch not in (None, _architecture()):
+            missing.append(f"cpu: {arch} asked, {_architecture()} there")
         if missing:
-            raise NoOfferError(f"this machine is too small: {'; '.join(missing)}")
+            raise NoOfferError(f"this machine will not do: {'; '.join(missing)}")
         return [offer]
 
     def provision(
@@ -86,12 +95,41 @@ class LocalBackend:
         )
 
 
+def _architecture() -> str:
+    machine = platform.machine().lower()
+    return {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}.get(machine, machine)
+
+
 @functools.cache
 def _gpus() -> tuple[Gpu, ...]:
-    outcome = LocalMachine().run(
-        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    fields = "name,memory.total,compute_cap"
+    outcome = LocalMachine().run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
+    return gpus_of(outcome.stdout.decode()) if outcome.exit_code == 0 else ()
+
+
+def gpus_of(table: str) -> tuple[Gpu, ...]:
+    """Read what `nvidia-smi` says.
+
+    Args:
+        table: Lines of name, memory in MiB and compute capability; words where the driver does not know.
+
+    Returns:
+        The GPUs, those of one kind together.
+    """
+    rows = (tuple(cell.strip() for cell in line.rsplit(",", 2)) for line in table.splitlines())
+    kinds = Counter(row for row in rows if len(row) == 3)
+    return tuple(
+        Gpu(
+            name=name,
+            # A GPU without memory of its own uses the machine's.
+            memory_gb=float(memory) / 1024 if memory.isdecimal() else psutil.virtual_memory().total / GB,
+            count=count,
+            compute_capability=_capability(capability),
+        )
+        for (name, memory, capability), count in kinds.items()
     )
-    if outcome.exit_code != 0:
-        return ()
-    rows = (line.rpartition(",") for line in outcome.stdout.decode().splitlines())
-    return tuple(Gpu(name=name.strip(), memory_gb=float(memory) / 1024) for name, _, memory in rows)
+
+
+def _capability(text: str) -> tuple[int, int] | None:
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from prefect_dstack.backends.base import Gpu, Offer
 from prefect_dstack.configurations.resources import Gpu as GpuRequirement
 from prefect_dstack.configurations.resources import Resources
@@ -43,8 +45,10 @@ def _suits(gpu: Gpu | None, wanted: GpuRequirement) -> bool:
         return least == 0
     memory = wanted.memory
     total = wanted.total_memory
+    capability = wanted.compute_capability
     return (
         gpu.count >= least
+        and (capability is None or (gpu.compute_capability or (0, 0)) >= capability)
         and (wanted.vendor is None or gpu.vendor == wanted.vendor)
         and (wanted.name is None or any(_same_model(name, gpu.name) for name in wanted.name))
         and (memory is None or memory.min is None or gpu.memory_gb >= memory.min * 0.95)
@@ -54,7 +58,14 @@ def _suits(gpu: Gpu | None, wanted: GpuRequirement) -> bool:
 
 
 def _same_model(asked: str, there: str) -> bool:
-    return asked.lower() in there.lower().replace("-", " ").split() or asked.lower() == there.lower()
+    """Find `RTX4090` in `NVIDIA GeForce RTX 4090`: some words in a row of it, written together."""
+    words = re.split(r"[\s_-]+", there.lower())
+    sought = re.sub(r"[\s_-]+", "", asked.lower())
+    return any(
+        "".join(words[first:last]) == sought
+        for first in range(len(words))
+        for last in range(first + 1, len(words) + 1)
+    )
 
 
 def _asked(wanted: GpuRequirement) -> str:
@@ -62,6 +73,10 @@ def _asked(wanted: GpuRequirement) -> str:
         wanted.vendor,
         ",".join(wanted.name) if wanted.name else None,
         None if wanted.memory is None else f"{wanted.memory.min or 0:g}GB",
+        None if wanted.total_memory is None else f"{wanted.total_memory.min or 0:g}GB in all",
         None if wanted.count is None else str(wanted.count.min or 0),
     ]
-    return ":".join(part for part in parts if part) or "1"
+    asked = ":".join(part for part in parts if part) or "1"
+    if wanted.compute_capability is not None:
+        asked += " of compute capability {}.{}".format(*wanted.compute_capability)
+    return asked
