@@ -13,6 +13,7 @@ import paramiko
 from prefect_dstack.errors import HostUnreachableError
 from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.commands import ConnectionLostError, exchange
+from prefect_dstack.hosts.host_keys import HostKey
 from prefect_dstack.hosts.machine import CommandResult
 from prefect_dstack.hosts.ssh_config import Resolved, resolve
 from prefect_dstack.hosts.transport import CHANNEL_TIMEOUT, Transport, open_transport
@@ -111,6 +112,15 @@ class Connection:
             transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
+
+    def host_key(self) -> HostKey:
+        """Return the key that the host has shown, and that was found to be the right one.
+
+        Raises:
+            HostError: If it cannot be connected.
+        """
+        key = self.connect().get_remote_server_key()
+        return HostKey(key.get_name(), key.asbytes())
 
     def run(
         self,
