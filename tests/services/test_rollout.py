@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dstack.configurations import Rollout
 from prefect_dstack.services.rollout import Limits, Running, Step, Wanted, next_steps
 
 phases = st.sampled_from(["launched", "serving", "draining", "dead"])
@@ -20,7 +21,9 @@ def world(max_size: int = 8) -> st.SearchStrategy[list[Running]]:
 wants = st.builds(Wanted, revision=st.one_of(st.none(), st.integers(1, 3)), replicas=st.integers(1, 5)).map(
     lambda wanted: Wanted(revision=None, replicas=0) if wanted.revision is None else wanted
 )
-limits = st.builds(Limits.of, st.integers(0, 3), st.integers(0, 3), st.just(3))
+limits = st.builds(Limits, max_surge=st.integers(0, 3), max_unavailable=st.integers(0, 3)).filter(
+    lambda limits: limits.max_surge + limits.max_unavailable > 0
+)
 
 
 def done(running: list[Running], step: Step) -> list[Running]:
@@ -90,11 +93,17 @@ def test_a_draining_replica_that_is_wanted_again_gets_requests_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("surge", "unavailable", "expected"),
-    [(1, 0, (1, 0)), (0.25, 0.25, (2, 1)), (0, 0, (1, 0)), (1.0, 0, (5, 0)), (0, 1.0, (0, 5))],
+    ("rollout", "expected"),
+    [
+        (Rollout(max_surge=1, max_unavailable=0), (1, 0)),
+        (Rollout(max_surge="25%", max_unavailable="25%"), (2, 1)),
+        (Rollout(max_surge=0, max_unavailable="10%"), (1, 0)),
+        (Rollout(strategy="blue-green"), (5, 0)),
+        (Rollout(strategy="recreate"), (0, 5)),
+    ],
 )
-def test_shares_become_numbers_that_let_the_rollout_move(
-    surge: float, unavailable: float, expected: tuple[int, int]
+def test_a_configured_rollout_becomes_numbers_that_let_it_move(
+    rollout: Rollout, expected: tuple[int, int]
 ) -> None:
-    limits = Limits.of(surge, unavailable, 5)
+    limits = Limits.of(rollout, 5)
     assert (limits.max_surge, limits.max_unavailable) == expected
