@@ -23,32 +23,57 @@ if TYPE_CHECKING:
     from prefect_dstack.flows.reconcile import reconcile_services
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
     from prefect_dstack.flows.stop import astop_service, stop_service
+    from prefect_dstack.flows.tokens import (
+        acreate_token,
+        alist_tokens,
+        arevoke_token,
+        create_token,
+        list_tokens,
+        revoke_token,
+    )
     from prefect_dstack.services.record import Endpoint
+    from prefect_dstack.services.tokens import NewToken, Token
 
 __all__ = [
     "Endpoint",
+    "NewToken",
+    "Token",
+    "acreate_token",
     "adeploy_service",
+    "alist_tokens",
+    "arevoke_token",
     "arollback_service",
     "astop_service",
     "create_gateway",
+    "create_token",
     "delete_gateway",
     "deploy_service",
+    "list_tokens",
     "load_configuration",
     "reconcile_services",
+    "revoke_token",
     "rollback_service",
     "stop_service",
 ]
 
 _PLACES = {
     "Endpoint": "services.record",
+    "NewToken": "services.tokens",
+    "Token": "services.tokens",
+    "acreate_token": "flows.tokens",
     "adeploy_service": "flows.deploy",
+    "alist_tokens": "flows.tokens",
+    "arevoke_token": "flows.tokens",
     "arollback_service": "flows.rollback",
     "astop_service": "flows.stop",
     "create_gateway": "flows.gateways",
+    "create_token": "flows.tokens",
     "delete_gateway": "flows.gateways",
     "deploy_service": "flows.deploy",
+    "list_tokens": "flows.tokens",
     "load_configuration": "configurations",
     "reconcile_services": "flows.reconcile",
+    "revoke_token": "flows.tokens",
     "rollback_service": "flows.rollback",
     "stop_service": "flows.stop",
 }

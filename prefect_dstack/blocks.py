@@ -10,7 +10,7 @@ from pydantic import Field, HttpUrl
 
 from prefect_dstack.services.record import ServiceRecord
 
-__all__ = ["DstackGateway", "DstackService", "DstackSshFleet"]
+__all__ = ["DstackGateway", "DstackService", "DstackSshFleet", "DstackToken"]
 
 LOGO = HttpUrl("https://dstack.ai/docs/assets/images/dstack-logo.svg")
 DOCUMENTATION = HttpUrl("https://dstack.ai/docs/concepts/services/")
@@ -94,3 +94,22 @@ class DstackSshFleet(Block):
     internal_addresses: dict[str, str] = Field(
         default_factory=dict, description="The addresses of hosts on the fleet's private network, by host."
     )
+
+
+class DstackToken(Block):
+    """What is known of a token that opens services: its SHA-256, never the token.
+
+    Example:
+        ```python
+        from prefect_dstack import list_tokens
+
+        print([token.expires_at for token in list_tokens()])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Token"
+    _block_type_slug: ClassVar[str] = "dstack-token"
+    _logo_url: ClassVar[HttpUrl] = LOGO
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
+
+    token: dict[str, Any] = Field(description="Its id, digest, purpose and end, as `Token` describes them.")

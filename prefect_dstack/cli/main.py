@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from prefect_dstack.cli import fleets, gateways, server, services
+from prefect_dstack.cli import fleets, gateways, server, services, tokens
 from prefect_dstack.cli.diagnostics import doctor
 from prefect_dstack.cli.output import console_error
 from prefect_dstack.errors import PrefectDstackError
@@ -23,6 +23,7 @@ application = typer.Typer(
 services.register(application)
 application.add_typer(gateways.application, name="gateway")
 application.add_typer(fleets.application, name="fleet")
+application.add_typer(tokens.application, name="token")
 application.add_typer(server.application, name="server")
 application.command()(doctor)
 

@@ -33,6 +33,7 @@ from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.publication import publish_deployed
 from prefect_dstack.tasks.records import find_record, new_record, save_record
 from prefect_dstack.tasks.runs import deploying
+from prefect_dstack.tasks.tokens import has_token
 
 __all__ = ["adeploy_service", "deploy_service", "put_on_air"]
 
@@ -199,6 +200,11 @@ def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_r
     save_record(record)
     publish_deployed(endpoint, gateway, sight.found)
     logger.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
+    if goal.route.auth and not has_token(gateway, record.name):
+        logger.warning(
+            "%s: needs a token and has none; make one with: prefect-dstack token create --service %s",
+            *(record.name, record.name),
+        )
     return endpoint
 
 

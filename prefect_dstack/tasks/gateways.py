@@ -17,6 +17,7 @@ from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.runtimes.base import Replica
 from prefect_dstack.tasks import gateway_places
 from prefect_dstack.tasks.retrying import may_help
+from prefect_dstack.tasks.tokens import update_tokens, with_tokens
 
 __all__ = [
     "create_gateway",
@@ -50,7 +51,8 @@ def create_gateway(name: str) -> GatewayState:
         What it routes at the moment.
     """
     gateway = gateway_places.gateway(name)
-    state = gateway.ensure_running(gateway_places.initial_state(name))
+    gateway.ensure_running(gateway_places.initial_state(name))
+    state = update_tokens(gateway)
     get_run_logger().info("gateway %s: running, %d routes", name, len(state.routes))
     return state
 
@@ -76,7 +78,7 @@ def register_route(
     """
     gateway = gateway_places.gateway(gateway_name)
     if instance is None or replica is None:
-        state = gateway.change(lambda state: state.with_route(_keeping_replicas(state, route)))
+        state = gateway.change(lambda state: with_tokens(state.with_route(_keeping_replicas(state, route))))
         gateway_places.open_ports(gateway_name, state)
         return
     address, port = gateway_places.reach(gateway_name, instance, replica)
@@ -85,7 +87,7 @@ def register_route(
     def registered(state: GatewayState) -> GatewayState:
         known = state.routes.get(route.service)
         if known is None:
-            state = state.with_route(route)
+            state = with_tokens(state.with_route(route))
         elif known.health_check != route.health_check:
             nonlocal member
             member = member.model_copy(update={"checked": False})
@@ -286,4 +288,4 @@ def _keeping_replicas(state: GatewayState, route: Route) -> Route:
     replicas = {
         name: replica.model_copy(update={"checked": True}) for name, replica in known.replicas.items()
     }
-    return route.model_copy(update={"replicas": replicas, "tokens": known.tokens})
+    return route.model_copy(update={"replicas": replicas})

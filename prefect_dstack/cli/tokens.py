@@ -1,0 +1,93 @@
+"""`token`: create, list and revoke."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefect_dstack.cli.output import connected, err, out, show_table
+
+if TYPE_CHECKING:
+    from prefect_dstack.services.tokens import Token
+
+__all__ = ["application"]
+
+application = typer.Typer(help="What clients must send to services with 'auth'.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Service = Annotated[str | None, typer.Option("--service", "-s", help="Only for this service.")]
+Gateway = Annotated[
+    str | None, typer.Option("--gateway", "-g", help="Only for the services of this gateway.")
+]
+
+
+@application.command()
+def create(
+    service: Service = None,
+    gateway: Gateway = None,
+    expires: Annotated[
+        str | None, typer.Option(help="How long it is good for, such as 30d; default: for ever.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a token and print it, this once."""
+    connected()
+    from prefect_dstack.flows.tokens import create_token
+
+    token = create_token(service, gateway, expires)
+    if json:
+        print(json_module.dumps(_fields(token) | {"token": token.value.get_secret_value()}))  # noqa: T201
+        return
+    print(token.value.get_secret_value())  # noqa: T201
+    err.print(f"token {token.id} opens {_purpose(token)}; it is not shown again", style="dim", markup=False)
+
+
+@application.command("list")
+def list_(service: Service = None, gateway: Gateway = None, json: Json = False) -> None:
+    """List the tokens, without their values."""
+    connected()
+    from prefect_dstack.flows.tokens import list_tokens
+    from prefect_dstack.services.record import now
+
+    tokens = list_tokens(service, gateway)
+    if json:
+        print(json_module.dumps([_fields(token) for token in tokens]))  # noqa: T201
+        return
+    if not tokens:
+        out.print("there is no token; prefect-dstack token create --service NAME makes one")
+        return
+    show_table(
+        ["TOKEN", "OPENS", "CREATED", "BY", "EXPIRES", "STATE"],
+        [
+            [
+                token.id,
+                _purpose(token),
+                f"{token.created_at:%Y-%m-%d %H:%M}",
+                token.created_by,
+                f"{token.expires_at:%Y-%m-%d %H:%M}" if token.expires_at else "never",
+                "valid" if token.valid(now()) else "revoked" if token.revoked else "expired",
+            ]
+            for token in tokens
+        ],
+    )
+
+
+@application.command()
+def revoke(token: Annotated[str, typer.Argument(help="The id of the token.")]) -> None:
+    """Take a token away, within a second."""
+    connected()
+    from prefect_dstack.flows.tokens import revoke_token
+
+    revoked = revoke_token(token)
+    out.print(f"token {revoked.id} is revoked")
+
+
+def _fields(token: Token) -> dict[str, Any]:
+    return token.model_dump(mode="json", exclude={"value", "sha256"})
+
+
+def _purpose(token: Token) -> str:
+    if token.service is not None:
+        return f"service {token.service}"
+    return "all services" if token.gateway is None else f"all services of gateway {token.gateway}"

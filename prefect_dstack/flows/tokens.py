@@ -1,0 +1,204 @@
+"""Tokens that open services: made, listed and revoked.
+
+These are no Prefect flows: what a flow returns may be kept by Prefect, and a token must not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import platform
+import sys
+from datetime import timedelta
+
+from prefect.context import FlowRunContext
+
+from prefect_dstack.api import connect
+from prefect_dstack.blocks import DstackGateway
+from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
+from prefect_dstack.services.record import now
+from prefect_dstack.services.tokens import NewToken, Token, expiry, new_token, token_id
+from prefect_dstack.tasks import documents, gateway_places
+from prefect_dstack.tasks import tokens as tasks
+from prefect_dstack.tasks.inventory import inventory
+from prefect_dstack.tasks.records import find_record, load_record
+
+__all__ = [
+    "acreate_token",
+    "alist_tokens",
+    "arevoke_token",
+    "create_token",
+    "list_tokens",
+    "revoke_token",
+]
+
+
+def create_token(
+    service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
+) -> NewToken:
+    """Make a token; it works as soon as this returns.
+
+    The token is in what is returned and nowhere else: only its SHA-256 is kept, and sent to gateways.
+    It outlives new revisions, a stop, and the gateway.
+
+    Args:
+        service: The service that it opens; None: all services.
+        gateway: The gateway whose services it opens, if it is not for one service; None: those of all.
+        expires: How long it is good for, such as `30d`; None: for ever.
+
+    Returns:
+        The token; `value.get_secret_value()` is what clients send.
+
+    Raises:
+        NotFoundError: If there is no such service or gateway.
+        ConfigurationError: If what is asked makes no sense.
+        GatewayError: If a gateway cannot be told.
+
+    Example:
+        ```python
+        from openai import OpenAI
+        from prefect_dstack import create_token, deploy_service
+
+        endpoint = deploy_service("llm.dstack.yml")
+        token = create_token("llm", expires="30d")
+        client = OpenAI(base_url=endpoint.openai_base_url, api_key=token.value.get_secret_value())
+        ```
+    """
+    moment = now()
+    ends = expiry(expires, moment)
+    if service is not None and gateway is not None:
+        raise ConfigurationError("is for one service or for a gateway, not both; leave one out", key="token")
+    _connect()
+    if service is not None:
+        load_record(service)
+    if gateway is not None and gateway not in (*documents.names(DstackGateway), gateway_places.LOCAL):
+        known = ", ".join([*documents.names(DstackGateway), gateway_places.LOCAL])
+        raise NotFoundError(f"{gateway}: there is no such gateway; there are: {known}")
+    token = new_token(
+        moment,
+        service=service,
+        gateway=gateway,
+        expires_at=ends,
+        created_by=f"{getpass.getuser()}@{platform.node()}",
+    )
+    tasks.save_token(token)
+    try:
+        _tell_gateways(token, "works")
+    except PrefectDstackError:
+        revoke_token(token.id)
+        raise
+    return token
+
+
+def list_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
+    """List what is known of the tokens, those that have ended too.
+
+    Args:
+        service: Only those that were made for this service.
+        gateway: Only those that were made for this gateway.
+
+    Returns:
+        The tokens, the oldest first; never their values.
+    """
+    _connect()
+    return [
+        token
+        for token in tasks.all_tokens()
+        if service in (None, token.service) and gateway in (None, token.gateway)
+    ]
+
+
+def revoke_token(token: str) -> Token:
+    """Take a token away; nobody is let in by it any more when this returns.
+
+    Args:
+        token: Its id; or the token itself, as one finds it where it leaked.
+
+    Returns:
+        What was known of it.
+
+    Raises:
+        NotFoundError: If there is no such token.
+        GatewayError: If a gateway cannot be told; do it again when that gateway is back.
+    """
+    _connect()
+    known = tasks.find_token(token_id(token))
+    if known is None:
+        raise NotFoundError("there is no such token; prefect-dstack token list shows their ids")
+    # It is kept until all gateways know, so that it can be revoked again should one not answer.
+    tasks.save_token(known.model_copy(update={"revoked": True}))
+    _tell_gateways(known, "is revoked elsewhere")
+    tasks.delete_token(known.id)
+    return known
+
+
+async def acreate_token(
+    service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
+) -> NewToken:
+    """Do the same as `create_token` without blocking an event loop.
+
+    Args:
+        service: The service that it opens; None: all services.
+        gateway: The gateway whose services it opens, if it is not for one service; None: those of all.
+        expires: How long it is good for, such as `30d`; None: for ever.
+
+    Returns:
+        The token; `value.get_secret_value()` is what clients send.
+
+    Raises:
+        NotFoundError: If there is no such service or gateway.
+        ConfigurationError: If what is asked makes no sense.
+        GatewayError: If a gateway cannot be told.
+    """
+    return await asyncio.to_thread(create_token, service, gateway, expires)
+
+
+async def alist_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
+    """Do the same as `list_tokens` without blocking an event loop.
+
+    Args:
+        service: Only those that were made for this service.
+        gateway: Only those that were made for this gateway.
+
+    Returns:
+        The tokens, the oldest first; never their values.
+    """
+    return await asyncio.to_thread(list_tokens, service, gateway)
+
+
+async def arevoke_token(token: str) -> Token:
+    """Do the same as `revoke_token` without blocking an event loop.
+
+    Args:
+        token: Its id; or the token itself, as one finds it where it leaked.
+
+    Returns:
+        What was known of it.
+
+    Raises:
+        NotFoundError: If there is no such token.
+        GatewayError: If a gateway cannot be told; do it again when that gateway is back.
+    """
+    return await asyncio.to_thread(revoke_token, token)
+
+
+def _connect() -> None:
+    if FlowRunContext.get() is None:
+        connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
+
+
+def _tell_gateways(token: Token, done: str) -> None:
+    """Tell the gateways that may have routes that the token opens, the service's own first."""
+    record = None if token.service is None else find_record(token.service)
+    own = token.gateway if record is None else record.gateway
+    names = dict.fromkeys([gateway_places.LOCAL, *inventory().gateways])
+    silent = []
+    for name in sorted(names, key=lambda name: name != own):
+        if token.gateway in (None, name):
+            try:
+                if gateway_places.state(name) is not None:
+                    tasks.update_tokens(gateway_places.gateway(name))
+            except PrefectDstackError as error:
+                silent.append(str(error))
+    if silent:
+        raise GatewayError(f"token {token.id} {done}, but: {'; '.join(silent)}")
