@@ -165,9 +165,12 @@ def _route(goal: Goal, step: Step, sight: Sight) -> list[PrefectFuture[Any]]:
 
 
 def _remove(goal: Goal, step: Step, sight: Sight) -> list[PrefectFuture[Any]]:
-    name = _name(goal, step)
-    futures: list[PrefectFuture[Any]] = [unregister_replica.submit(goal.gateway, goal.service, name)]
+    stamp = Stamp(service=goal.service, revision=step.revision, replica=step.replica)
+    name = stamp.name
     found = sight.of(name)
+    futures: list[PrefectFuture[Any]] = [
+        unregister_replica.submit(goal.gateway, stamp, None if found is None else found.instance)
+    ]
     if found is not None:
         futures.append(
             remove_replica.submit(

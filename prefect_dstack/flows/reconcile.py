@@ -17,6 +17,7 @@ from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.observation import Found, Sight
+from prefect_dstack.tasks.reaching import keys_on, revoke_key, tunnels_of, unreach
 from prefect_dstack.tasks.records import all_records, find_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died, is_over
@@ -57,7 +58,7 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
             done += _repair(record, sight, dry_run=dry_run)
         except PrefectDstackError as error:
             problems.append(f"{record.name}: {error}")
-    for remove in (_remove_ownerless, _remove_routes):
+    for remove in (_remove_ownerless, _remove_routes, _remove_tunnels):
         try:
             done += remove(records, sight, dry_run)
         except PrefectDstackError as error:
@@ -145,4 +146,32 @@ def _remove_routes(records: dict[str, ServiceRecord], sight: Sight, dry_run: boo
             lines.append(f"removed the route of {service} from gateway {gateway}: no record owns it")
             if not dry_run:
                 remove_route(gateway, service)
+    return lines
+
+
+def _remove_tunnels(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+    """End tunnels that no route uses, and take back the keys of tunnels that nobody holds."""
+    lines = []
+    busy = {name for name, record in records.items() if record.deploying is not None}
+    held_keys = set()
+    for gateway in [gateway_places.LOCAL, *inventory().gateways]:
+        state = gateway_places.state(gateway)
+        used = {name for route in (state.routes.values() if state else ()) for name in route.replicas}
+        for stamp in tunnels_of(gateway):
+            if stamp.name in used or stamp.service in busy:
+                held_keys.add((gateway, stamp.name))
+                continue
+            lines.append(f"ended the tunnel of gateway {gateway} to {stamp.name}: no route uses it")
+            if not dry_run:
+                found = sight.of(stamp.name)
+                unreach(gateway, stamp, None if found is None else found.instance)
+    for instance in observation.instances_of(None, ["docker"]):
+        if instance.backend == "local" or instance.name in sight.unreachable:
+            continue
+        for gateway, replica in keys_on(instance):
+            known = gateway == gateway_places.LOCAL or gateway in inventory().gateways
+            if known and (gateway, replica) not in held_keys and replica.rsplit("-", 2)[0] not in busy:
+                lines.append(f"took the key of gateway {gateway} to {replica} from {instance.name}")
+                if not dry_run:
+                    revoke_key(instance, gateway, replica)
     return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import (
     GatewayConfiguration,
     ServiceConfiguration,
@@ -14,7 +13,6 @@ from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundErro
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.gateways.state import GatewayState
-from prefect_dstack.runtimes.base import Replica
 from prefect_dstack.settings import settings
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.secrets import lookup
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from prefect_dstack.backends.aws import AwsGateways
     from prefect_dstack.hosts.ssh_machine import SshMachine
 
-__all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "reach", "state", "unreach"]
+__all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "machine", "open_ports", "state"]
 
 LOCAL = "local"
 
@@ -225,26 +223,3 @@ def address(name: str) -> str:
     if instance is not None:
         return instance.address
     return configuration.host.hostname if configuration.host is not None else "127.0.0.1"
-
-
-def reach(name: str, instance: Instance, replica: Replica) -> tuple[str, int]:
-    """See that a gateway can reach a replica.
-
-    Args:
-        name: The gateway.
-        instance: Where the replica runs.
-        replica: The replica.
-
-    Returns:
-        The address and port at which the gateway reaches it.
-    """
-    return replica.address, replica.port
-
-
-def unreach(name: str, replica: str) -> None:
-    """Undo what `reach` did for a replica.
-
-    Args:
-        name: The gateway.
-        replica: The name of the replica.
-    """

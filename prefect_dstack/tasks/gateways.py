@@ -15,7 +15,9 @@ from prefect_dstack.backends.base import Instance
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.runtimes.base import Replica
+from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import gateway_places
+from prefect_dstack.tasks.reaching import reach, unreach
 from prefect_dstack.tasks.retrying import may_help
 from prefect_dstack.tasks.tokens import update_tokens, with_tokens
 
@@ -81,7 +83,7 @@ def register_route(
         state = gateway.change(lambda state: with_tokens(state.with_route(_keeping_replicas(state, route))))
         gateway_places.open_ports(gateway_name, state)
         return
-    address, port = gateway_places.reach(gateway_name, instance, replica)
+    address, port = reach(gateway_name, instance, replica)
     member = RouteReplica(name=replica.name, address=address, port=port)
 
     def registered(state: GatewayState) -> GatewayState:
@@ -134,24 +136,28 @@ def drain_replica(gateway_name: str, service: str, replica_name: str, timeout: f
 
 @task(
     name="unregister-replica",
-    task_run_name="unregister-replica {replica_name}",
+    task_run_name="unregister-replica {stamp.name}",
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[0.5, 2],
     retry_condition_fn=may_help,
 )
-def unregister_replica(gateway_name: str, service: str, replica_name: str) -> None:
-    """Take a replica out of a route.
+def unregister_replica(gateway_name: str, stamp: Stamp, instance: Instance | None) -> None:
+    """Take a replica out of a route, and end the tunnel to it.
 
     Args:
         gateway_name: The gateway.
-        service: The service.
-        replica_name: The replica; no error if it is not there.
+        stamp: The replica; no error if it is not there.
+        instance: Where it runs; None: its machine is gone.
     """
-    gateway = gateway_places.gateway(gateway_name)
-    if service in (gateway_places.state(gateway_name) or GatewayState(name=gateway_name)).routes:
-        gateway.change(lambda state: state.without_replica(service, replica_name))
-    gateway_places.unreach(gateway_name, replica_name)
+    state = gateway_places.state(gateway_name)
+    if state is None:
+        return
+    if stamp.service in state.routes:
+        gateway_places.gateway(gateway_name).change(
+            lambda state: state.without_replica(stamp.service, stamp.name)
+        )
+    unreach(gateway_name, stamp, instance)
 
 
 @task(
