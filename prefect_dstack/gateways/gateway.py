@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from prefect_dstack.errors import ConflictError, GatewayError, NotFoundError
-from prefect_dstack.gateways import latency
+from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, NotFoundError
 from prefect_dstack.gateways.changes import Command, changes
+from prefect_dstack.gateways.observation import ReplicaHealth, ReplicaStatistics
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.runtime import Workers, ask, parse_statistics, parse_table, parse_workers
-from prefect_dstack.gateways.servers import backend
+from prefect_dstack.gateways.servers import backend, server_name
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.template import CONFIGURATION, render
 
-__all__ = ["Gateway", "ReplicaHealth", "ReplicaStatistics"]
+__all__ = ["Gateway"]
 
 STATE = "state.json"
 # There while files and HAProxy may differ; whoever finds it reloads.
@@ -27,62 +27,7 @@ FORMER_PATIENCE = 5
 RELOAD_TIMEOUT = 60.0
 START_TIMEOUT = 20.0
 
-
-class ReplicaHealth(BaseModel):
-    """What the gateway thinks of a replica."""
-
-    model_config = ConfigDict(frozen=True)
-
-    status: Literal["UP", "DOWN", "DRAIN"] = Field(
-        description="DOWN: its checks fail. DRAIN: no new requests."
-    )
-    check: str = Field(description="The last check in a few words; empty if it is not checked.")
-    since: float = Field(description="Seconds that it has been so.")
-
-
-class ReplicaStatistics(BaseModel):
-    """What the gateway has seen of a replica since its last reload."""
-
-    model_config = ConfigDict(frozen=True)
-
-    process: int = Field(description="The process that counted; another one has begun anew.")
-    requests: int = Field(description="Answers that began.")
-    server_errors: int = Field(description="Answers of its own with a status of 500 or above.")
-    connection_errors: int = Field(description="Connections that failed.")
-    response_errors: int = Field(description="Requests it took and never answered.")
-    durations: tuple[int, ...] = Field(
-        description="How many answers began after how long, in the buckets of `latency.BUCKETS`."
-    )
-
-    @property
-    def error_rate(self) -> float | None:
-        """The share of its requests that it failed; None without any request."""
-        failed = self.connection_errors + self.response_errors
-        asked = self.requests + failed
-        return (self.server_errors + failed) / asked if asked else None
-
-    @property
-    def mean(self) -> float | None:
-        """Mean milliseconds from the request to the beginning of the answer."""
-        return latency.mean(self.durations)
-
-    @property
-    def p95(self) -> float | None:
-        """Milliseconds within which 95 % of the answers began."""
-        return latency.quantile(self.durations, 0.95)
-
-    def since(self, earlier: ReplicaStatistics) -> ReplicaStatistics:
-        """Tell what happened after an earlier look, or after the last reload if that was later."""
-        if earlier.process != self.process:
-            return self
-        fields = {
-            name: max(0, getattr(self, name) - getattr(earlier, name))
-            for name in ("requests", "server_errors", "connection_errors", "response_errors")
-        }
-        durations = tuple(
-            max(0, now - then) for now, then in zip(self.durations, earlier.durations, strict=True)
-        )
-        return ReplicaStatistics(process=self.process, durations=durations, **fields)
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
 
 
 class Gateway:
@@ -131,19 +76,24 @@ class Gateway:
             GatewayError: If it cannot be started.
         """
         with self.place.lock():
-            try:
-                state = self.state()
-            except NotFoundError:
-                self._refuse_taken_ports(_ports(initial_state), initial_state)
-                self._write(initial_state)
-                state = initial_state
-            if not self._ready():
-                self._start(state)
-            elif self.place.read(UNFINISHED) is not None:
-                self._write(state)
-                self._reload()
-                self.place.remove(UNFINISHED)
+            if self.place.read(STATE) is None:
+                self._create(initial_state)
+                return initial_state
+            state = self.state()
+            if self._stale(state) or not self._ready():
+                self._apply(state, state, stale=True)
         return state
+
+    def _create(self, state: GatewayState) -> None:
+        self._refuse_taken_ports(_ports(state), state)
+        try:
+            files = render(state)
+            self._write(files, state)
+            self.place.check(files[CONFIGURATION])
+            self._start()
+        except GatewayError:
+            self.place.destroy()
+            raise
 
     def change(self, transition: Callable[[GatewayState], GatewayState]) -> GatewayState:
         """Change the desired state, and HAProxy with it; nobody else can meanwhile.
@@ -162,34 +112,50 @@ class Gateway:
         with self.place.lock():
             old = self.state()
             new = transition(old)
-            unfinished = self.place.read(UNFINISHED) is not None
-            if new == old and not unfinished:
-                return new
-            self._apply(old, new, unfinished)
+            stale = self._stale(old)
+            if new != old or stale:
+                self._apply(old, new, stale)
         return new
 
-    def _apply(self, old: GatewayState, new: GatewayState, unfinished: bool) -> None:
-        if not self._ready():
-            self._write(new)
-            self._start(new)
-            return
-        plan = changes(old, new)
-        if plan.reload or unfinished:
+    def _stale(self, state: GatewayState) -> bool:
+        """Tell whether HAProxy may run something else: a change was cut short, or made by another version."""
+        return (
+            self.place.read(UNFINISHED) is not None
+            or self.place.read(CONFIGURATION) != render(state)[CONFIGURATION]
+        )
+
+    def _apply(self, old: GatewayState, new: GatewayState, stale: bool) -> None:
+        before, after = render(old), render(new)
+        plan, ready = changes(old, new), self._ready()
+        # Files that only the new configuration names can be there before it is.
+        added = {name: data for name, data in after.items() if name not in before}
+        if plan.reload or stale or not ready:
             self._refuse_taken_ports(set(_ports(new)) - set(_ports(old)), new)
-            self.place.check(render(new)[CONFIGURATION])
-        self._write(new)
+            self.place.write(added)
+            try:
+                self.place.check(after[CONFIGURATION])
+            except GatewayError:
+                self._remove(added)
+                raise
+        self._write({name: data for name, data in after.items() if stale or before.get(name) != data}, new)
         try:
-            if plan.reload or unfinished or not self._run(plan.commands):
+            if not ready:
+                self._start()
+            elif plan.reload or stale or not self._run(plan.commands):
                 self._reload()
         except GatewayError:
-            self._write(old)
+            self._write(before, old)
+            self._remove(added)
             raise
-        self.place.remove(UNFINISHED)
+        self._remove((*(before.keys() - after.keys()), UNFINISHED))
 
-    def _write(self, state: GatewayState) -> None:
-        self.place.write(
-            {UNFINISHED: b"", **render(state), STATE: state.model_dump_json(indent=1).encode() + b"\n"}
-        )
+    def _write(self, files: Mapping[str, bytes], state: GatewayState) -> None:
+        described = state.model_dump_json(indent=1).encode() + b"\n"
+        self.place.write({UNFINISHED: b"", **files, STATE: described})
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.place.remove(name)
 
     def _refuse_taken_ports(self, ports: Iterable[int], state: GatewayState) -> None:
         for port in sorted(ports):
@@ -204,9 +170,8 @@ class Gateway:
         except GatewayError:
             return False
 
-    def _start(self, state: GatewayState) -> None:
+    def _start(self) -> None:
         """Start HAProxy, or wait until its supervisor has brought it back."""
-        self.place.check(render(state)[CONFIGURATION])
         self.place.start()
         deadline = time.monotonic() + START_TIMEOUT
         while not self._ready():
@@ -290,14 +255,7 @@ class Gateway:
         Raises:
             GatewayError: If the gateway does not answer.
         """
-        return {
-            server["svname"]: ReplicaHealth(
-                status=_status(server),
-                check=" ".join(filter(None, map(server.get, ("check_desc", "check_code", "last_chk")))),
-                since=float(server["lastchg"] or 0),
-            )
-            for server in self._current_servers(service)
-        }
+        return {server["svname"]: ReplicaHealth.of(server) for server in self._current_servers(service)}
 
     def statistics(self, service: str) -> dict[str, ReplicaStatistics]:
         """Count what a service's replicas did.
@@ -314,18 +272,9 @@ class Gateway:
         process = self._current_worker()
         found: dict[str, ReplicaStatistics] = {}
         for server in self._servers(service, process):
-            name = server["svname"]
-            key = f"{backend(service)}/{name}"
-            answer = self._master(f"@!{process} show table latency key {key}")
-            counters = parse_table(answer).get(key, [0] * (len(latency.BUCKETS) + 1))
-            found[name] = ReplicaStatistics(
-                process=process,
-                requests=sum(counters[:-1]),
-                server_errors=counters[-1],
-                connection_errors=int(server["econ"] or 0),
-                response_errors=int(server["eresp"] or 0),
-                durations=tuple(counters[:-1]),
-            )
+            key = server_name(service, server["svname"])
+            table = parse_table(self._master(f"@!{process} show table latency key {key}"))
+            found[server["svname"]] = ReplicaStatistics.of(process, server, table.get(key, ()))
         return found
 
     def _current_servers(self, service: str) -> list[dict[str, str]]:
@@ -350,16 +299,68 @@ class Gateway:
         answer = self._master(f"@!{worker} show stat {backend(service)} 4 -1")
         return [server for server in parse_statistics(answer) if server.get("svname")]
 
+    def install_certificate(self, name: str, pem: bytes) -> GatewayState:
+        """Install a certificate, or renew the one of that name without a reload.
+
+        Args:
+            name: What it is called; its file is `certificates/NAME.pem`.
+            pem: The private key, the certificate and its chain.
+
+        Returns:
+            The new state.
+
+        Raises:
+            CertificateError: If HAProxy cannot use it; what was there before goes on being used.
+        """
+        with self.place.lock():
+            old = self.state()
+            new, file = old.with_certificate(name), f"certificates/{name}.pem"
+            before = self.place.read(file)
+            self.place.write({file: pem})
+            try:
+                if name in old.certificates and not self._stale(old) and self._renew(file, pem):
+                    return new
+                self._apply(old, new, stale=True)
+            except GatewayError as error:
+                if before is None:
+                    self.place.remove(file)
+                else:
+                    self.place.write({file: before})
+                raise CertificateError(f"certificate '{name}' cannot be used: {error}") from error
+        return new
+
+    def _renew(self, file: str, pem: bytes) -> bool:
+        worker = self._current_worker()
+        lines = b"\n".join(line for line in pem.splitlines() if line.strip()).decode("ascii", "replace")
+        self._master(f"@!{worker} set ssl cert {file} <<\n{lines}\n")
+        if "Success" in self._master(f"@!{worker} commit ssl cert {file}"):
+            return True
+        self._master(f"@!{worker} abort ssl cert {file}")
+        return False
+
+    def certificate(self, name: str) -> bytes | None:
+        """Read an installed certificate.
+
+        Args:
+            name: What it is called.
+
+        Returns:
+            Certificate and chain, PEM, without the private key; None if there is none of that name.
+        """
+        pem = self.place.read(f"certificates/{name}.pem") if name in self.state().certificates else None
+        return None if pem is None else b"".join(_CERTIFICATE.findall(pem))
+
+    def remove_certificate(self, name: str) -> GatewayState:
+        """Use a certificate no longer, and remove its file."""
+        state = self.change(lambda state: state.without_certificate(name))
+        self.place.remove(f"certificates/{name}.pem")
+        return state
+
     def destroy(self) -> None:
         """Stop the gateway and remove all that is there of it."""
-        self.place.destroy()
+        with self.place.lock():
+            self.place.destroy()
 
 
 def _ports(state: GatewayState) -> list[int]:
     return [*state.http_ports, *([state.https_port] if state.https_port else [])]
-
-
-def _status(server: Mapping[str, str]) -> Literal["UP", "DOWN", "DRAIN"]:
-    if not server["status"].startswith(("UP", "no check")):
-        return "DOWN"
-    return "UP" if int(server["weight"]) else "DRAIN"

@@ -113,7 +113,7 @@ class LocalPlace:
         self.write({candidate: configuration})
         try:
             outcome = subprocess.run(
-                [haproxy_binary(), "-c", "-q", "-f", candidate],
+                [haproxy_binary(), "-c", "-f", candidate],
                 cwd=self.directory,
                 capture_output=True,
                 text=True,

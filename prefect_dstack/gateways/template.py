@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -25,7 +26,7 @@ TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
 BODY_LIMITS = "body-limits.map"
 BODY_LIMIT_FILTER = "body_limit.lua"
-CERTIFICATES = "certificates.list"
+ACME_PATH = "/.well-known/acme-challenge/"
 
 # The Unix time of the year 9999: a token that never ends.
 NEVER = 253402300799
@@ -89,12 +90,19 @@ def render(state: GatewayState) -> dict[str, bytes]:
     Returns:
         Contents by file name. They name each other relatively and hold no path of any machine.
     """
+    certificates = "".join(f"certificates/{quoting.word(name)}.pem\n" for name in state.certificates)
+    # A name of its own for each content: HAProxy can check a new list while it runs with the former one.
+    certificate_list = f"certificates-{hashlib.sha256(certificates.encode()).hexdigest()[:16]}.list"
     files = {
         CONFIGURATION: _template().render(
-            state=state, errors=ERRORS, too_large=TOO_LARGE, buckets=list(BUCKETS)
+            state=state,
+            certificate_list=certificate_list,
+            errors=ERRORS,
+            too_large=TOO_LARGE,
+            buckets=list(BUCKETS),
         ),
         BODY_LIMIT_FILTER: _body_limit_filter(),
-        CERTIFICATES: "".join(f"certificates/{quoting.word(name)}.pem\n" for name in state.certificates),
+        certificate_list: certificates,
     }
     for name, entries in maps(state).items():
         files[name] = "".join(f"{key} {value}\n" for key, value in entries.items())
@@ -116,12 +124,13 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
         for host in route.hosts or ("*",):
             routes[f"{route.port}/{host}{route.path_prefix.rstrip('/')}/"] = servers.backend(route.service)
         tokens |= {f"{route.service}/{token.sha256}": _until(token) for token in route.tokens.values()}
+    challenges = {f"{ACME_PATH}{token}": answer for token, answer in state.challenges.items()}
     limits = {
         servers.backend(route.service): str(route.client_max_body_size)
         for route in state.routes.values()
         if route.client_max_body_size is not None
     }
-    return {ROUTES: routes, TOKENS: tokens, CHALLENGES: dict(state.challenges), BODY_LIMITS: limits}
+    return {ROUTES: routes, TOKENS: tokens, CHALLENGES: challenges, BODY_LIMITS: limits}
 
 
 def _until(token: Token) -> str:
