@@ -36,6 +36,8 @@ __all__ = ["Account"]
 NETWORK_AGE = 300.0
 IMAGE_AGE = 3600.0
 TERMINATION_TIMEOUT = 600.0
+TIDY_ATTEMPTS = 12
+TIDY_PAUSE = 5.0
 
 
 class Account:
@@ -237,25 +239,12 @@ class Account:
             ProvisioningError: If EC2 does not confirm it.
         """
         ec2.terminate(self.aws, region, identifier, timeout)
-        self.tidy_quietly(region)
-
-    def tidy_quietly(self, region: str) -> None:
-        """Tidy, unless a machine of ours is still shutting down: who waits for that one will tidy.
-
-        Args:
-            region: Where.
-
-        Raises:
-            ProvisioningError: With AWS's words.
-        """
-        try:
-            self.tidy(region)
-        except ProvisioningError as error:
-            if error.__cause__ is None or code_of(error.__cause__) != "DependencyViolation":
-                raise
+        self.tidy(region)
 
     def tidy(self, region: str) -> None:
-        """Remove disks, network interfaces and security groups of ours where no machine of ours lives.
+        """Remove disks, network cards, addresses and security groups of ours where no machine of ours is.
+
+        While another one is still shutting down, nothing is done: who waits for that one will tidy.
 
         Args:
             region: Where.
@@ -263,19 +252,49 @@ class Account:
         Raises:
             ProvisioningError: With AWS's words.
         """
-        if ec2.find(self.aws, region):
-            return
-        ours = [tagged(tagging.ROLE, "replica", "gateway"), *filters(status="available")]
-        # Normally these went with their machine; AWS may take a while, or forget one.
-        for volume in self.aws.pages(region, "ec2", "describe_volumes", "Volumes", Filters=ours):
+        for attempt in range(1, TIDY_ATTEMPTS + 1):
+            if ec2.find(self.aws, region, states=(*ec2.LIVE, "shutting-down")):
+                return
+            try:
+                self._remove_leftovers(region)
+            except ProvisioningError as error:
+                # A network card outlives its machine by seconds.
+                busy = error.__cause__ is not None and code_of(error.__cause__) == "DependencyViolation"
+                if not busy or attempt == TIDY_ATTEMPTS:
+                    raise
+            else:
+                return
+            self.aws.pause(TIDY_PAUSE)
+
+    def _remove_leftovers(self, region: str) -> None:
+        ours = [tagged(tagging.ROLE, "replica", "gateway")]
+        free = [*ours, *filters(status="available")]
+        for volume in self.aws.pages(region, "ec2", "describe_volumes", "Volumes", Filters=free):
             self._gone(region, "delete_volume", VolumeId=volume["VolumeId"])
         for card in self.aws.pages(
-            region, "ec2", "describe_network_interfaces", "NetworkInterfaces", Filters=ours
+            region, "ec2", "describe_network_interfaces", "NetworkInterfaces", Filters=free
         ):
             self._gone(region, "delete_network_interface", NetworkInterfaceId=card["NetworkInterfaceId"])
+        for address in self.aws.call(region, "ec2", "describe_addresses", Filters=ours)["Addresses"]:
+            self.release(region, address)
         if self.settings.security_group_id is None:
             self._groups.forget(region)
             self.firewall().delete(region)
+
+    def release(self, region: str, address: Mapping[str, Any]) -> None:
+        """Give an Elastic IP back; one that is gone already is no error.
+
+        Args:
+            region: Where.
+            address: As DescribeAddresses gives it.
+
+        Raises:
+            ProvisioningError: With AWS's words.
+        """
+        if address.get("AssociationId"):
+            # The termination of its machine may have done this.
+            self._gone(region, "disassociate_address", AssociationId=address["AssociationId"])
+        self._gone(region, "release_address", AllocationId=address["AllocationId"])
 
     def _gone(self, region: str, operation: str, **parameters: Any) -> None:
         try:

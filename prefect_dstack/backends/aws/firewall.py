@@ -163,14 +163,14 @@ class Firewall:
             Rule(port=SSH, source=inside, purpose=TUNNEL),
         ]
 
-        def keep(rule: Rule) -> bool:
-            if rule.purpose.startswith(DEPLOYER):
-                return rule.port == SSH and rule.purpose != self._deployer
-            # Of a port that others opened we cannot tell whether it is still needed, unless told all of them.
-            return rule.purpose == GATEWAY and rule.source in EVERYBODY and not prune
+        def others(rule: Rule) -> bool:
+            return rule.port == SSH and rule.purpose.startswith(DEPLOYER) and rule.purpose != self._deployer
 
-        self._reconcile(region, gateway, [*ssh, *anyone], keep)
-        self._reconcile(region, replica, [*ssh, *through], keep)
+        def opened(rule: Rule) -> bool:
+            return others(rule) or (rule.purpose == GATEWAY and rule.source in EVERYBODY and not prune)
+
+        self._reconcile(region, gateway, [*ssh, *anyone], opened)
+        self._reconcile(region, replica, [*ssh, *through], others)
         return Groups(replica=replica["GroupId"], gateway=inside)
 
     def delete(self, region: str) -> None:

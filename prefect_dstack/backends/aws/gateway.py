@@ -14,13 +14,13 @@ from prefect_dstack.backends.aws.backend import AwsBackend
 from prefect_dstack.backends.aws.catalog import instance_types
 from prefect_dstack.backends.aws.clients import quiet
 from prefect_dstack.backends.aws.dns import Record, create_records, delete_records
-from prefect_dstack.backends.aws.errors import AwsError, code_of, is_capacity, translate, words
+from prefect_dstack.backends.aws.errors import AwsError, is_capacity, translate, words
 from prefect_dstack.backends.aws.offers import BACKEND
 from prefect_dstack.backends.aws.plan import Attempts, client_token
 from prefect_dstack.backends.aws.prices import on_demand_prices
 from prefect_dstack.backends.base import Instance, Offer, Report
 from prefect_dstack.configurations.gateway import GatewayConfiguration
-from prefect_dstack.errors import CapacityError, ConfigurationError, NotFoundError, ProvisioningError
+from prefect_dstack.errors import CapacityError, ConfigurationError, NotFoundError
 from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["AwsGateways", "CreatedGateway"]
@@ -120,8 +120,8 @@ class AwsGateways:
                     delete_records(self._aws, domain, entry["PrivateIpAddress"])
                 self._account.terminate(region, entry["InstanceId"])
             for address in addresses:
-                self._release(region, address)
-            self._account.tidy_quietly(region)
+                self._account.release(region, address)
+            self._account.tidy(region)
 
     def instances(self) -> Sequence[Instance]:
         """List the machines of gateways in every configured region."""
@@ -256,17 +256,3 @@ class AwsGateways:
             AllowReassociation=True,
         )
         return str(address["PublicIp"])
-
-    def _release(self, region: str, address: dict[str, Any]) -> None:
-        for operation, key, gone in (
-            ("disassociate_address", "AssociationId", "InvalidAssociationID.NotFound"),
-            ("release_address", "AllocationId", "InvalidAllocationID.NotFound"),
-        ):
-            if not address.get(key):
-                continue
-            try:
-                self._aws.call(region, "ec2", operation, **{key: address[key]})
-            except ProvisioningError as error:
-                # The termination of its machine has already done the first one.
-                if error.__cause__ is None or code_of(error.__cause__) != gone:
-                    raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from prefect_dstack.backends.aws import tags as tagging
@@ -69,8 +69,6 @@ def launch_parameters(
         "MinCount": 1,
         "MaxCount": 1,
         "UserData": user_data,
-        # A service restarts its replicas; a machine that shuts itself down is of no more use.
-        "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {
             "HttpEndpoint": "enabled",
             "HttpTokens": "required",
@@ -106,6 +104,9 @@ def launch_parameters(
         if max_price is not None:
             spot["MaxPrice"] = f"{max_price:.4f}"
         parameters["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": spot}
+    else:
+        # A machine that shuts itself down would keep its disk, and its price.
+        parameters["InstanceInitiatedShutdownBehavior"] = "terminate"
     parameters["TagSpecifications"] = tagging.specifications(tags, *kinds)
     return parameters
 
@@ -115,7 +116,7 @@ def launch(
 ) -> Ec2Instance:
     """Ask for a machine, once.
 
-    If the answer is lost, EC2 is asked for what carries the request's host key before the request is repeated.
+    If the answer is lost, EC2 is asked for what carries the request's host key before it is repeated.
 
     Args:
         aws: The account.
@@ -151,13 +152,14 @@ def launch(
     raise translate(lost or ProvisioningError("no attempt"), f"RunInstances in {region}")
 
 
-def find(aws: Aws, region: str, *by: dict[str, Any]) -> list[Ec2Instance]:
-    """List machines of ours that live, the oldest first.
+def find(aws: Aws, region: str, *by: dict[str, Any], states: Sequence[str] = LIVE) -> list[Ec2Instance]:
+    """List machines of ours, the oldest first.
 
     Args:
         aws: The account.
         region: Where.
         by: More filters.
+        states: In which states; by default those that live.
 
     Returns:
         The machines.
@@ -165,7 +167,7 @@ def find(aws: Aws, region: str, *by: dict[str, Any]) -> list[Ec2Instance]:
     Raises:
         ProvisioningError: With AWS's words.
     """
-    ours = [tagged(tagging.ROLE, "replica", "gateway"), *filters(instance_state_name=LIVE)]
+    ours = [tagged(tagging.ROLE, "replica", "gateway"), *filters(instance_state_name=states)]
     return sorted(_pages(aws, region, [*ours, *by]), key=lambda instance: instance["LaunchTime"])
 
 

@@ -91,6 +91,7 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
         The policy, ready for `json.dumps`: what is created must carry our tags, and only what carries them
         can be changed or removed.
     """
+    partition = _partition(settings.regions[0])
     ours = {"StringEquals": {f"aws:ResourceTag/{tagging.ROLE}": ["replica", "gateway"]}}
     tagged = {"StringEquals": {f"aws:RequestTag/{tagging.ROLE}": ["replica", "gateway"]}}
     somewhere = {"StringEquals": {"aws:RequestedRegion": sorted(settings.regions)}}
@@ -108,13 +109,13 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
             "Sid": "FindImages",
             "Effect": "Allow",
             "Action": "ssm:GetParameter",
-            "Resource": sorted({f"arn:aws*:ssm:*::parameter{path}" for path in _parameters(settings)}),
+            "Resource": sorted({f"arn:{partition}:ssm:*::parameter{path}" for path in _parameters(settings)}),
         },
         {
             "Sid": "CreateWithOurTags",
             "Effect": "Allow",
             "Action": sorted(CREATES),
-            "Resource": [f"arn:aws*:ec2:*:*:{kind}/*" for kind in made],
+            "Resource": [f"arn:{partition}:ec2:*:*:{kind}/*" for kind in made],
             "Condition": {"StringEquals": {**tagged["StringEquals"], **somewhere["StringEquals"]}},
         },
         {
@@ -122,11 +123,11 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
             "Effect": "Allow",
             "Action": ["ec2:CreateSecurityGroup", "ec2:RunInstances"],
             "Resource": [
-                "arn:aws*:ec2:*::image/*",
-                "arn:aws*:ec2:*::snapshot/*",
-                "arn:aws*:ec2:*:*:security-group/*",
-                "arn:aws*:ec2:*:*:subnet/*",
-                "arn:aws*:ec2:*:*:vpc/*",
+                f"arn:{partition}:ec2:*::image/*",
+                f"arn:{partition}:ec2:*::snapshot/*",
+                f"arn:{partition}:ec2:*:*:security-group/*",
+                f"arn:{partition}:ec2:*:*:subnet/*",
+                f"arn:{partition}:ec2:*:*:vpc/*",
             ],
             "Condition": somewhere,
         },
@@ -134,7 +135,7 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
             "Sid": "TagWhatIsCreated",
             "Effect": "Allow",
             "Action": "ec2:CreateTags",
-            "Resource": "arn:aws*:ec2:*:*:*/*",
+            "Resource": f"arn:{partition}:ec2:*:*:*/*",
             "Condition": {
                 "StringEquals": {"ec2:CreateAction": [name.partition(":")[2] for name in sorted(CREATES)]}
             },
@@ -143,7 +144,7 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
             "Sid": "ChangeWhatIsOurs",
             "Effect": "Allow",
             "Action": sorted([*CHANGES, "ec2:AssociateAddress", "ec2:CreateTags"]),
-            "Resource": "arn:aws*:ec2:*:*:*/*",
+            "Resource": f"arn:{partition}:ec2:*:*:*/*",
             "Condition": ours,
         },
         {
@@ -156,7 +157,7 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
             "Sid": "FirstSpotInstance",
             "Effect": "Allow",
             "Action": "iam:CreateServiceLinkedRole",
-            "Resource": "arn:aws*:iam::*:role/aws-service-role/spot.amazonaws.com/*",
+            "Resource": f"arn:{partition}:iam::*:role/aws-service-role/spot.amazonaws.com/*",
             "Condition": {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}},
         },
     ]
@@ -166,11 +167,18 @@ def least_policy(settings: AwsSettings) -> dict[str, Any]:
                 "Sid": "GiveTheInstanceProfile",
                 "Effect": "Allow",
                 "Action": "iam:PassRole",
-                "Resource": "arn:aws*:iam::*:role/*",
+                "Resource": f"arn:{partition}:iam::*:role/*",
                 "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
             }
         )
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _partition(region: str) -> str:
+    for prefix in ("cn", "us-gov"):
+        if region.startswith(f"{prefix}-"):
+            return f"aws-{prefix}"
+    return "aws"
 
 
 def _parameters(settings: AwsSettings) -> list[str]:

@@ -428,6 +428,28 @@ def test_termination_is_asked_for_until_aws_confirms_it(aws: Account, backend: M
     assert aws.leftovers() == {}
 
 
+def test_a_group_that_is_still_in_use_for_a_moment_is_deleted_a_little_later(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    made = backend()
+    instance = made.provision(made.offers(CPU), STAMP, CPU, told.append)
+    aws.fault("DeleteSecurityGroup", code="DependencyViolation", times=4)
+    made.terminate(instance)
+    assert aws.leftovers() == {}
+
+
+def test_an_address_whose_gateway_is_gone_is_released(aws: Account, backend: Make) -> None:
+    aws.client("ec2").allocate_address(
+        Domain="vpc",
+        TagSpecifications=[
+            {"ResourceType": "elastic-ip", "Tags": [{"Key": "prefect-dstack:role", "Value": "gateway"}]}
+        ],
+    )
+    aws.client("ec2").allocate_address(Domain="vpc")
+    backend().cleanup()
+    assert len(aws.client("ec2").describe_addresses()["Addresses"]) == 1
+
+
 def test_security_groups_stay_while_a_machine_of_ours_lives(
     aws: Account, backend: Make, told: list[str]
 ) -> None:

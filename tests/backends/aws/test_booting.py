@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dstack.backends.aws import AwsBackend
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.backends.aws import AwsBackend, AwsGateways
+from prefect_dstack.backends.aws.firewall import REPLICA_PORT
+from prefect_dstack.backends.base import Instance
+from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration
 from prefect_dstack.errors import HostKeyError, HostNotReadyError, ProvisioningError
 from prefect_dstack.hosts.keys import generate_key_pair
 from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.services.stamp import Stamp
-from tests.polling import wait_until
 from tests.testbed.ec2.account import Account
 
 pytestmark = pytest.mark.testbed
@@ -41,6 +42,12 @@ def reachable(address: str, port: int) -> bool:
         return False
 
 
+def serve(account: Account, instance: Instance, port: int) -> None:
+    """Let something listen on every address of an instance."""
+    server = ["busybox", "httpd", "-p", str(port), "-h", "/srv"]
+    assert account.order("exec", instance=instance.id, command=server)["exit_code"] == 0
+
+
 def test_a_machine_answers_with_the_key_it_was_given_and_leaves_nothing(
     aws_with_hosts: Account, backend: AwsBackend, told: list[str]
 ) -> None:
@@ -55,10 +62,8 @@ def test_a_machine_answers_with_the_key_it_was_given_and_leaves_nothing(
 
     # Only the ports of the security group let anybody in.
     port = machine.free_port()
-    assert port == 20000
-    server = ["busybox", "httpd", "-p", f"{instance.private_address}:{port}", "-h", "/srv"]
-    assert aws_with_hosts.order("exec", instance=instance.id, command=server)["exit_code"] == 0
-    wait_until(lambda: _listens(backend, instance, port), 10, "something listens")
+    assert port == REPLICA_PORT
+    serve(aws_with_hosts, instance, port)
     assert reachable(instance.address, 22)
     assert not reachable(instance.address, port)
     with pytest.raises(HostNotReadyError, match="something listens on port 20000 already"):
@@ -70,11 +75,6 @@ def test_a_machine_answers_with_the_key_it_was_given_and_leaves_nothing(
     assert aws_with_hosts.order("logs") == []
 
 
-def _listens(backend: AwsBackend, instance: object, port: int) -> bool:
-    table = backend.machine(instance).run(["cat", "/proc/net/tcp"]).stdout  # type: ignore[arg-type]
-    return f":{port:04X} " in table.decode()
-
-
 def test_another_host_key_is_refused_with_both_fingerprints(backend: AwsBackend, told: list[str]) -> None:
     instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
     other = generate_key_pair("").public.strip()
@@ -82,6 +82,31 @@ def test_another_host_key_is_refused_with_both_fingerprints(backend: AwsBackend,
     with pytest.raises(HostKeyError, match=r"SHA256:.*SHA256:"):
         backend.machine(forged).run(["true"])
     backend.terminate(instance)
+
+
+def test_a_gateway_reaches_the_replica_that_nobody_else_does(
+    aws_with_hosts: Account, backend: AwsBackend, told: list[str]
+) -> None:
+    gateways = AwsGateways(backend)
+    gateway = gateways.create("front", GatewayConfiguration(backend="aws"), told.append).instance
+    replica = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    serve(aws_with_hosts, replica, REPLICA_PORT)
+    serve(aws_with_hosts, gateway, 80)
+    serve(aws_with_hosts, gateway, 8080)
+    assert gateway.network == replica.network
+    machine = backend.machine(gateway)
+    assert machine.docker().ping()
+    place = f"/dev/tcp/{replica.private_address}"
+    assert machine.run(["bash", "-c", f"exec 3<>{place}/{REPLICA_PORT}"], timeout=10).exit_code == 0
+    assert machine.run(["bash", "-c", f"exec 3<>{place}/22"], timeout=10).exit_code == 0
+    assert reachable(gateway.address, 80)
+    assert not reachable(gateway.address, 8080)
+    assert not reachable(replica.address, REPLICA_PORT)
+    gateways.open_ports("front", [8080])
+    assert reachable(gateway.address, 8080)
+    backend.terminate(replica)
+    gateways.delete("front")
+    assert aws_with_hosts.leftovers() == {}
 
 
 def test_a_lost_answer_leads_to_the_machine_that_was_made(
