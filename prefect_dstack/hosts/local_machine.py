@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ class LocalMachine:
 
     def docker(self) -> DockerClient:
         """Reach the Docker Engine that `DOCKER_HOST` names, else the one at the usual socket."""
-        return _engine()
+        return _engine(os.environ.get("DOCKER_HOST"))
 
     def run(
         self, command: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0
@@ -56,7 +57,7 @@ class LocalMachine:
 
 
 @functools.cache
-def _engine() -> DockerClient:
+def _engine(host: str | None) -> DockerClient:
     try:
         client = docker.from_env(timeout=60)
         client.ping()

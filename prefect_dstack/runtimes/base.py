@@ -66,7 +66,9 @@ class Runtime(Protocol):
     """What starts replicas on a machine."""
 
     @property
-    def name(self) -> Literal["docker", "process"]: ...
+    def name(self) -> Literal["docker", "process"]:
+        """What replicas and records call it."""
+        ...
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica. Run twice with one stamp, it finds the first result.

@@ -166,9 +166,12 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
         "working_dir": configuration.working_dir,
         "privileged": bool(configuration.privileged),
         "security_opt": None if configuration.privileged else ["no-new-privileges:true"],
-        "mounts": [_mount(volume) for volume in configuration.volumes or ()],
+        "mounts": [
+            _mount(volume) for volume in configuration.volumes if _is_there_if_it_must(machine, volume)
+        ],
         "mem_limit": None if memory is None else round(memory * 1024**3),
-        "nano_cpus": None if cpus is None else round(cpus * 1e9),
+        # The engine refuses a limit above what its machine has.
+        "nano_cpus": None if cpus is None else round(min(cpus, engine.info()["NCPU"]) * 1e9),
         "shm_size": round(resources.shm_size * 1024**3) if resources.shm_size else None,
         "device_requests": _devices(launch),
     }
@@ -188,6 +191,7 @@ def labels(launch: Launch, port: int) -> dict[str, str]:
     cpus = resources.cpu.count.min if resources.cpu and resources.cpu.count else None
     memory = resources.memory.min if resources.memory else None
     return {
+        **(launch.configuration.tags or {}),
         **launch.stamp.labels(),
         "prefect-dstack.port": str(port),
         "prefect-dstack.cpus": str(cpus or 0),
@@ -244,16 +248,22 @@ def _environment_archive(environment: Environment) -> bytes:
 
 
 def _mount(volume: Any) -> Mount:
-    return Mount(target=volume.path, source=volume.instance_path, type="bind")
+    mount = Mount(target=volume.path, source=volume.instance_path, type="bind")
+    mount["BindOptions"] = {"CreateMountpoint": True}
+    return mount
+
+
+def _is_there_if_it_must(machine: Machine, volume: Any) -> bool:
+    return not volume.optional or machine.run(["test", "-e", volume.instance_path]).exit_code == 0
 
 
 def _devices(launch: Launch) -> list[DeviceRequest] | None:
     gpu = launch.configuration.resources.gpu
     count = None if gpu is None else gpu.count
-    if gpu is None or (count is not None and count.max == 0):
-        return None
     if launch.gpu_devices:
         return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]
+    if gpu is None or (count is not None and count.min == 0):
+        return None
     return [DeviceRequest(count=(count.min if count else None) or 1, capabilities=[["gpu"]])]
 
 

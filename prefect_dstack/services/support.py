@@ -14,7 +14,7 @@ LATER = "is not acted on yet; remove it"
 # Keys of a service that load, so that dstack's files can be read, and on which nothing acts.
 NEVER = {
     "artifacts": "is a part of older versions of dstack; mount a directory with 'volumes' instead",
-    "build": "is a part of older versions of dstack; build an image with your usual tools and name it in 'image'",
+    "build": "is a part of older versions of dstack; build an image yourself and name it in 'image'",
     "cache": "is a part of older versions of dstack; mount a directory with 'volumes' instead",
     "creation_policy": LATER,
     "docker": "would need the Docker socket in the container, which is never given away; remove it",
@@ -33,6 +33,7 @@ NEVER = {
     "router": LATER,
     "scaling": "is not acted on yet; give 'replicas' one number",
     "schedule": "belongs to the Prefect deployment; give that a schedule instead",
+    "setup": "is a part of older versions of dstack; put its commands first in 'commands'",
     "single_branch": "is for 'repos', which are not acted on yet; remove it",
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
@@ -47,6 +48,7 @@ NEEDS_IMAGE = {
     "files": "needs an 'image'; without one, the commands run in the configuration's directory",
     "privileged": "needs an 'image'; without one, the commands run as you",
     "registry_auth": "needs an 'image'",
+    "tags": "needs an 'image': processes carry no tags",
     "user": "needs an 'image'; without one, the commands run as you",
     "volumes": "needs an 'image'; without one, the commands see this machine's own directories",
 }
@@ -82,6 +84,11 @@ def unsupported_keys(configuration: ServiceConfiguration) -> Iterator[tuple[str,
             yield key, NEVER[key]
         if key in NEEDS_IMAGE and configuration.image is None:
             yield key, NEEDS_IMAGE[key]
+    yield from _of_values(configuration)
+    yield from _of_processes(configuration) if configuration.image is None else _of_containers(configuration)
+
+
+def _of_values(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
     if configuration.group_names:
         yield "replicas", "groups of replicas are not acted on yet; give one number"
     elif not configuration.replica_range.fixed:
@@ -93,10 +100,6 @@ def unsupported_keys(configuration: ServiceConfiguration) -> Iterator[tuple[str,
         yield "model.format", "only openai is served; use an application that speaks it"
     if configuration.gateway is False:
         yield "gateway", "a service without a gateway is not acted on yet; remove it"
-    if configuration.image is None:
-        yield from _of_processes(configuration)
-    else:
-        yield from _of_containers(configuration)
 
 
 def _of_processes(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:

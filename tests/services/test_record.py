@@ -1,0 +1,219 @@
+"""The record of a service: what its revisions were, how they ended, and which of them shall serve."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_dstack.errors import NotFoundError
+from prefect_dstack.services.record import (
+    Deploying,
+    Endpoint,
+    Outcome,
+    Revision,
+    ServiceRecord,
+    now,
+    readable,
+)
+from prefect_dstack.services.stamp import Stamp
+
+
+def revision(number: int, **fields: Any) -> Revision:
+    return Revision.model_validate(
+        {
+            "number": number,
+            "configuration": {"type": "service", "port": 8000},
+            "directory": "/work",
+            "workload": f"w{number}",
+            "settings": "s",
+            "created_at": now(),
+            "replicas_of": number,
+            **fields,
+        }
+    )
+
+
+def endpoint(number: int) -> Endpoint:
+    return Endpoint(
+        url="http://127.0.0.1:8080", service="hello", revision=number, replicas=[f"hello-{number}-0"]
+    )
+
+
+def begin(record: ServiceRecord, number: int, retain: int = 10) -> ServiceRecord:
+    return record.begun(revision(number), Deploying(revision=number, flow_run=f"run-{number}"), retain)
+
+
+def serve(record: ServiceRecord, number: int, retain: int = 10) -> ServiceRecord:
+    return begin(record, number, retain).served(number, endpoint(number))
+
+
+def outcomes(record: ServiceRecord) -> dict[int, Outcome]:
+    return {known.number: known.outcome for known in record.revisions}
+
+
+NEW = ServiceRecord(name="hello", salt="pepper")
+
+
+class TestDeployment:
+    def test_begins_without_touching_what_serves(self) -> None:
+        record = begin(serve(NEW, 1), 2)
+
+        assert record.active == 1
+        assert record.endpoint == endpoint(1)
+        assert record.last_revision == 2
+        assert record.deploying == Deploying(revision=2, flow_run="run-2")
+        assert outcomes(record) == {1: "active", 2: "deploying"}
+
+    def test_ends_with_the_new_revision_in_the_place_of_the_old(self) -> None:
+        record = serve(serve(NEW, 1), 2)
+
+        assert (record.active, record.deploying) == (2, None)
+        assert record.endpoint == endpoint(2)
+        assert record.active_revision == record.revision(2)
+        assert outcomes(record) == {1: "superseded", 2: "active"}
+
+    def test_fails_with_a_reason_and_leaves_the_old_one(self) -> None:
+        record = begin(serve(NEW, 1), 2).failed(2, "it exited")
+
+        assert (record.active, record.deploying) == (1, None)
+        assert record.endpoint == endpoint(1)
+        assert outcomes(record) == {1: "active", 2: "failed"}
+        assert record.revision(2).reason == "it exited"
+
+    def test_fails_the_first_time_and_nothing_serves(self) -> None:
+        record = begin(NEW, 1).failed(1, "it exited")
+
+        assert (record.active, record.active_revision, record.endpoint) == (None, None, None)
+
+    def test_of_the_active_revision_does_not_fail_it(self) -> None:
+        """A repair of what serves may fail; what serves is wanted still."""
+        record = serve(NEW, 1).failed(1, "no capacity")
+
+        assert outcomes(record) == {1: "active"}
+        assert record.active == 1
+
+    def test_again_of_the_same_revision_keeps_it_once(self) -> None:
+        record = serve(begin(serve(NEW, 1), 2), 2)
+
+        assert outcomes(record) == {1: "superseded", 2: "active"}
+
+    def test_back_to_an_earlier_revision(self) -> None:
+        record = serve(serve(NEW, 1), 2)
+
+        back = record.served(1, endpoint(1))
+
+        assert back.active == 1
+        assert outcomes(back) == {1: "active", 2: "superseded"}
+
+
+class TestStop:
+    def test_leaves_the_history(self) -> None:
+        record = serve(NEW, 1).stopped()
+
+        assert (record.active, record.endpoint, record.deploying) == (None, None, None)
+        assert outcomes(record) == {1: "stopped"}
+
+    def test_of_what_never_served_changes_nothing(self) -> None:
+        assert NEW.stopped() == NEW
+
+    def test_then_a_deployment_counts_on(self) -> None:
+        record = serve(serve(NEW, 1).stopped(), 2)
+
+        assert outcomes(record) == {1: "stopped", 2: "active"}
+
+
+class TestRetention:
+    @given(
+        retain=st.integers(1, 5), ends=st.lists(st.sampled_from(["served", "failed", "stopped"]), max_size=12)
+    )
+    def test_keeps_so_many_and_always_the_active_one(self, retain: int, ends: list[str]) -> None:
+        record = NEW
+        for number, end in enumerate(ends, start=1):
+            record = begin(record, number, retain)
+            if end == "served":
+                record = record.served(number, endpoint(number))
+            elif end == "failed":
+                record = record.failed(number, "because")
+            else:
+                record = record.failed(number, "because").stopped()
+            kept = [known.number for known in record.revisions]
+
+            assert kept == sorted(set(kept))
+            assert kept[-1] == number == record.last_revision
+            assert len(kept) <= retain + 1
+            assert set(range(number - retain + 1, number + 1)) & set(range(1, number + 1)) <= set(kept)
+            assert record.active is None or record.active in kept
+
+    def test_of_a_forgotten_revision_says_which_are_kept(self) -> None:
+        record = serve(serve(serve(NEW, 1, 2), 2, 2), 3, 2)
+
+        with pytest.raises(NotFoundError, match="hello: there is no revision 1; kept are: 2, 3"):
+            record.revision(1)
+        with pytest.raises(NotFoundError, match="kept are: none"):
+            NEW.revision(1)
+
+
+class TestForm:
+    def test_survives_the_way_through_json(self) -> None:
+        record = begin(serve(NEW, 1), 2)
+
+        assert ServiceRecord.model_validate(json.loads(json.dumps(record.model_dump(mode="json")))) == record
+
+    def test_of_a_configuration_can_be_read_as_yaml(self) -> None:
+        configuration = {"type": "service", "port": 8000, "commands": ["one", "two: three"]}
+
+        assert yaml.safe_load(readable(configuration)) == configuration
+
+    def test_of_an_endpoint_is_its_url(self) -> None:
+        assert str(endpoint(1)) == "http://127.0.0.1:8080"
+
+    def test_of_the_time_has_a_zone(self) -> None:
+        assert now().utcoffset() is not None
+
+
+class TestStamp:
+    @given(
+        service=st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True),
+        number=st.integers(1, 10**6),
+        replica=st.integers(0, 10**6),
+        run=st.text(max_size=40),
+        separator=st.sampled_from([".", ":"]),
+    )
+    def test_is_read_back_from_labels(
+        self, service: str, number: int, replica: int, run: str, separator: str
+    ) -> None:
+        stamp = Stamp(service=service, revision=number, replica=replica, flow_run=run)
+        labels = {"unrelated": "label", **stamp.labels(separator)}
+
+        assert Stamp.from_labels(labels, separator) == stamp
+        assert stamp.name == f"{service}-{number}-{replica}"
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {},
+            {"prefect-dstack.service": "hello"},
+            {
+                "prefect-dstack.service": "hello",
+                "prefect-dstack.revision": "x",
+                "prefect-dstack.replica": "0",
+            },
+            {
+                "prefect-dstack.service": "hello",
+                "prefect-dstack.revision": "0",
+                "prefect-dstack.replica": "0",
+            },
+            {
+                "prefect-dstack.service": "hello",
+                "prefect-dstack.revision": "1",
+                "prefect-dstack.replica": "-1",
+            },
+        ],
+    )
+    def test_is_not_read_from_what_is_none(self, labels: dict[str, str]) -> None:
+        assert Stamp.from_labels(labels) is None

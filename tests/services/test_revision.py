@@ -1,0 +1,184 @@
+"""Which changes take new replicas, which only the gateway's attention, and what digests give away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from prefect_dstack.configurations import (
+    Environment,
+    RegistryCredentials,
+    ServiceConfiguration,
+    load_configuration,
+)
+from prefect_dstack.services.revision import SETTINGS, settings_digest, workload_digest, written
+
+BASE: dict[str, Any] = {"type": "service", "port": 8000, "image": "app", "commands": ["run"]}
+
+
+def service(**keys: Any) -> ServiceConfiguration:
+    mapping = {**BASE, **keys}
+    configuration = load_configuration(
+        {key: value for key, value in mapping.items() if value is not None}, name=mapping.get("name", "hello")
+    )
+    assert isinstance(configuration, ServiceConfiguration)
+    return configuration
+
+
+def workload(
+    configuration: ServiceConfiguration,
+    *,
+    environment: Environment | None = None,
+    registry: RegistryCredentials | None = None,
+    directory: str = "/work",
+    salt: str = "salt",
+) -> str:
+    return workload_digest(configuration, environment or Environment(), registry, directory, salt)
+
+
+def changes(**keys: Any) -> tuple[bool, bool]:
+    """Whether some keys change the workload, and the settings."""
+    before, after = service(), service(**keys)
+    return (
+        workload(before) != workload(after),
+        settings_digest(before, "salt") != settings_digest(after, "salt"),
+    )
+
+
+class TestWorkload:
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"image": "app:2"},
+            {"commands": ["run", "more"]},
+            {"commands": []},
+            {"entrypoint": "other"},
+            {"env": {"LEVEL": "debug"}},
+            {"user": "1000"},
+            {"working_dir": "/app"},
+            {"privileged": True},
+            {"shell": "bash"},
+            {"files": ["app.py"]},
+            {"volumes": ["/data:/data"]},
+            {"resources": {"memory": "8GB"}},
+            {"port": 9000},
+            {"backends": ["local"]},
+            {"spot_policy": "auto"},
+            {"max_price": 1},
+            {"tags": {"team": "a"}},
+        ],
+    )
+    def test_changes_with_what_goes_into_replicas(self, keys: dict[str, Any]) -> None:
+        assert changes(**keys) == (True, False)
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"auth": True},
+            {"https": False},
+            {"replicas": 3},
+            {"probes": [{"type": "http", "url": "/health"}]},
+            {"model": "llama"},
+            {"domain": "hello.example.com"},
+            {"domains": ["hello.example.com"]},
+            {"path_prefix": "/hello"},
+            {"strip_prefix": False},
+            {"rate_limits": [{"rps": 5}]},
+            {"cors": {"allow_origins": "*"}},
+            {"client_max_body_size": "1GB"},
+            {"timeouts": {"request": "1h"}},
+            {"max_concurrency": 4},
+            {"queue_timeout": "10s"},
+            {"rollout": {"max_surge": 2}},
+            {"retain": 3},
+            {"stop_duration": "10s"},
+            {"gateway": "main"},
+            {"port": "8001:8000"},
+        ],
+    )
+    def test_stays_when_only_the_gateway_or_the_plan_changes(self, keys: dict[str, Any]) -> None:
+        assert changes(**keys) == (False, True)
+
+    def test_says_of_every_key_of_a_service_to_which_part_it_belongs(self) -> None:
+        """A key that is misspelled in the list of settings would take new replicas for nothing."""
+        assert set(ServiceConfiguration.model_fields) >= SETTINGS
+
+    def test_changes_with_the_value_of_a_secret_behind_the_same_reference(self) -> None:
+        configuration = service(env={"TOKEN": "${{ secrets.TOKEN }}"})
+        first = Environment(secret={"TOKEN": SecretStr("one")})
+        second = Environment(secret={"TOKEN": SecretStr("two")})
+
+        assert workload(configuration, environment=first) != workload(configuration, environment=second)
+        assert workload(configuration, environment=first) == workload(
+            configuration, environment=first.model_copy()
+        )
+
+    def test_changes_with_the_password_of_the_registry(self) -> None:
+        one, two = (RegistryCredentials(password=SecretStr(password)) for password in ("one", "two"))
+
+        assert workload(service(), registry=one) != workload(service(), registry=two)
+
+    def test_of_a_process_changes_with_its_directory_that_of_a_container_does_not(self) -> None:
+        process = service(image=None)
+
+        assert workload(process, directory="/a") != workload(process, directory="/b")
+        assert workload(service(), directory="/a") == workload(service(), directory="/b")
+
+    def test_does_not_depend_on_the_order_of_keys(self) -> None:
+        one = service(env={"A": "1", "B": "2"})
+        other = service(env={"B": "2", "A": "1"})
+
+        assert workload(one) == workload(other)
+        assert settings_digest(one, "salt") == settings_digest(other, "salt")
+
+    def test_is_the_same_for_the_same_service_by_another_name_of_its_file(self, tmp_path: Path) -> None:
+        text = "type: service\nname: hello\nport: 8000\nimage: app\ncommands:\n  - run\n"
+        (tmp_path / "a.dstack.yml").write_text(text)
+        (tmp_path / "b.dstack.yml").write_text("# a comment\n" + text)
+        one, other = (load_configuration(tmp_path / name) for name in ("a.dstack.yml", "b.dstack.yml"))
+        assert isinstance(one, ServiceConfiguration)
+        assert isinstance(other, ServiceConfiguration)
+
+        assert workload(one) == workload(other) == workload(service())
+
+
+class TestSecrecy:
+    @given(secret=st.text(max_size=20))
+    def test_a_digest_tells_nothing_without_the_salt_of_its_service(self, secret: str) -> None:
+        environment = Environment(secret={"TOKEN": SecretStr(secret)})
+
+        digests = {workload(service(), environment=environment, salt=salt) for salt in ("one", "two")}
+
+        assert len(digests) == 2
+        assert all(len(digest) == 64 for digest in digests)
+
+    def test_a_written_configuration_holds_references_only(self) -> None:
+        configuration = service(
+            env={"TOKEN": "${{ secrets.TOKEN }}", "FROM_DEPLOYER": None},
+            registry_auth={"username": "me", "password": "${{ secrets.REGISTRY }}"},
+        )
+
+        record = written(configuration)
+
+        assert record["env"] == {"TOKEN": "${{ secrets.TOKEN }}", "FROM_DEPLOYER": None}
+        assert record["registry_auth"]["password"] == "${{ secrets.REGISTRY }}"
+
+    def test_a_written_configuration_loads_as_the_same(self) -> None:
+        configuration = service(
+            env={"PRICE": "$${{ literal }}"},
+            probes=[{"type": "http", "url": "/health", "interval": "1s"}],
+            resources={"memory": "1.5GB..", "gpu": "A100:2"},
+            port="8001:8000",
+        )
+
+        again = load_configuration(written(configuration), name="hello")
+
+        assert again == configuration
+        assert isinstance(again, ServiceConfiguration)
+        assert workload(again) == workload(configuration)
+        assert settings_digest(again, "salt") == settings_digest(configuration, "salt")
