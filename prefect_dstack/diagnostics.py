@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,8 @@ def diagnose() -> list[Diagnosis]:
     Returns:
         The findings.
     """
-    return [_python(), _haproxy(), _shell(), _docker(), _prefect()]
+    prefect = _prefect()
+    return [_python(), _haproxy(), _shell(), _docker(), prefect, *(_aws() if prefect.level == "ok" else ())]
 
 
 def _python() -> Diagnosis:
@@ -87,3 +89,29 @@ def _prefect() -> Diagnosis:
     return Diagnosis(
         "problem", "a Prefect API", f"{configured} does not answer", "start it, or unset PREFECT_API_URL"
     )
+
+
+def _aws() -> Iterator[Diagnosis]:
+    """Try every action that AWS must allow, if an account is configured; nothing is done there."""
+    from prefect.settings import get_current_settings
+
+    from prefect_dstack.api import local_server_url
+
+    if get_current_settings().api.url is None and local_server_url() is None:
+        return
+    from prefect_dstack.api import connect
+    from prefect_dstack.tasks.inventory import inventory
+
+    connect(lambda _: None)
+    backend = inventory().aws
+    if backend is None:
+        return
+    from prefect_dstack.backends.aws import check_permissions
+
+    for check in check_permissions(backend.account.aws):
+        summary = f"AWS {check.action} in {check.region}"
+        if check.outcome == "denied":
+            remedy = "allow it: prefect-dstack doctor --iam-policy prints the least policy that suffices"
+            yield Diagnosis("problem", summary, check.detail or "denied", remedy)
+        else:
+            yield Diagnosis("ok", summary, check.outcome)

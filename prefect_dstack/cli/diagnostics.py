@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from prefect_dstack.cli.output import out
+from prefect_dstack.cli.output import connected, out
 
 __all__ = ["doctor"]
 
@@ -15,8 +17,19 @@ MARKS = {
 }
 
 
-def doctor() -> None:
+def doctor(
+    iam_policy: Annotated[
+        bool, typer.Option("--iam-policy", help="Print the least IAM policy that the AWS backend needs.")
+    ] = False,
+    regions: Annotated[
+        list[str] | None,
+        typer.Option("--region", help="A region for the policy; default: the configured ones."),
+    ] = None,
+) -> None:
     """Say what is missing on this machine, and how to get it."""
+    if iam_policy:
+        _print_policy(regions)
+        return
     from prefect_dstack.diagnostics import diagnose
 
     findings = diagnose()
@@ -27,3 +40,22 @@ def doctor() -> None:
             out.print(f"         {finding.resolution}", markup=False)
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+def _print_policy(regions: list[str] | None) -> None:
+    import json
+
+    from prefect_dstack.backends.aws import AwsSettings, least_policy
+    from prefect_dstack.errors import NotFoundError
+
+    if regions:
+        settings = AwsSettings(regions=tuple(regions))
+    else:
+        connected()
+        from prefect_dstack.tasks.inventory import inventory
+
+        backend = inventory().aws
+        if backend is None:
+            raise NotFoundError("no AWS account is configured: name a region with --region")
+        settings = backend.settings
+    print(json.dumps(least_policy(settings), indent=2))  # noqa: T201

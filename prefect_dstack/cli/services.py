@@ -1,17 +1,23 @@
-"""`apply`, `ps`, `logs`, `stop`, `rollback`, `history` and `reconcile`."""
+"""`apply`, `offer`, `ps`, `logs`, `stop`, `rollback`, `history` and `reconcile`."""
 
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
 from prefect_dstack.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from prefect_dstack.backends.base import Offer
+
 __all__ = ["register"]
+
+PLAN_LINES = 3
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The configuration, a *.dstack.yml file.")]
 Name = Annotated[str, typer.Argument(help="The name of the service.")]
@@ -25,7 +31,7 @@ def register(application: typer.Typer) -> None:
     Args:
         application: The command line.
     """
-    for command in (apply, ps, logs, stop, rollback, history, reconcile):
+    for command in (apply, offer, ps, logs, stop, rollback, history, reconcile):
         application.command()(command)
 
 
@@ -105,6 +111,55 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) ->
     out.print(f"[bold]{endpoint.service}@{endpoint.revision}[/bold] {verb} at [bold]{endpoint.url}[/bold]")
     if endpoint.openai_base_url:
         out.print(f"OpenAI base URL: {endpoint.openai_base_url} (model {endpoint.model})")
+
+
+def _show_plan(configuration: Any) -> None:
+    connected()
+    from prefect_dstack.flows.preparation import find_offers
+
+    offers = find_offers(configuration)
+    what = configuration.image or "a process"
+    out.print(f"{configuration.name}: {configuration.replica_count} x {what}, port {configuration.port}")
+    _show_offers(offers[:PLAN_LINES], len(offers))
+
+
+def _show_offers(offers: Sequence[Offer], of: int) -> None:
+    show_table(
+        ["BACKEND", "INSTANCE", "REGION", "CPUS", "MEMORY", "GPUS", "SPOT", "PRICE PER HOUR"],
+        [
+            [
+                offer.backend,
+                offer.instance_type,
+                offer.region,
+                f"{offer.cpus:g}",
+                f"{offer.memory_gb:.0f}GB",
+                ", ".join(f"{gpu.count} x {gpu.name} {gpu.memory_gb:.0f}GB" for gpu in offer.gpus),
+                "yes" if offer.spot else "",
+                "price unknown" if offer.price is None else f"${offer.price:.4f}",
+            ]
+            for offer in offers
+        ],
+    )
+    if of > len(offers):
+        out.print(f"and {of - len(offers)} more", style="dim")
+
+
+def offer(
+    file: File,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The name; default: the file's.")] = None,
+    profile: Annotated[str | None, typer.Option(help="The profile to use, of .dstack/profiles.yml.")] = None,
+    json: Json = False,
+) -> None:
+    """Show where a service could run, and at what price; nothing is created."""
+    from prefect_dstack.flows.preparation import find_offers, load_service
+
+    configuration = load_service(file, name=name, profile=profile)
+    connected()
+    offers = find_offers(configuration)
+    if json:
+        print(json_module.dumps([one.model_dump(mode="json") for one in offers]))  # noqa: T201
+    else:
+        _show_offers(offers, len(offers))
 
 
 def ps(

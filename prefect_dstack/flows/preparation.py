@@ -174,7 +174,7 @@ def find_offers(configuration: ServiceConfiguration) -> list[Offer]:
         try:
             offers += known[name].offers(configuration)
         except NoOfferError as error:
-            reasons.append(f"{name}: {error}")
+            reasons.append(str(error))
     if not offers:
         raise NoOfferError(f"{configuration.name}: no machine has what it asks for: {'; '.join(reasons)}")
     return sorted(offers, key=lambda offer: (offer.price is None, offer.price or 0.0))
