@@ -57,6 +57,8 @@ class Rollout(Model):
                 "cannot be 0 while max_unavailable is 0, or no replica could ever be replaced",
                 key="max_surge",
             )
+        if self.strategy == "canary" and self.max_surge in (0, "0%"):
+            refuse("cannot be 0 with strategy canary: it runs beside the old replicas", key="max_surge")
         if self.canary is not None and self.strategy != "canary":
             refuse("needs 'strategy: canary' beside it", key="canary")
         return self

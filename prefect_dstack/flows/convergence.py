@@ -24,7 +24,7 @@ from prefect_dstack.services.placement import place
 from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
 from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections, gateway_places, observation
-from prefect_dstack.tasks.gateways import drain_replica, register_route, unregister_replica
+from prefect_dstack.tasks.gateways import EVEN_WEIGHT, drain_replica, register_route, unregister_replica
 from prefect_dstack.tasks.observation import Sight
 from prefect_dstack.tasks.replicas import (
     launch_replica,
@@ -58,6 +58,8 @@ class Goal:
         runtimes: What its revisions, old and new, use.
         stop_duration: Seconds that open requests get to finish.
         offers: Where the first replicas may run, if that is known already; asked for anew in each round.
+        weight: The share of the requests that each new replica gets, relative to others.
+        untouched: A revision whose replicas stay as they are.
     """
 
     service: str
@@ -71,6 +73,8 @@ class Goal:
     route: Route | None = None
     stop_duration: float = DEFAULT_STOP_DURATION
     offers: Sequence[Offer] | None = None
+    weight: int = EVEN_WEIGHT
+    untouched: int | None = None
     abandoned: threading.Event = field(default_factory=threading.Event)
 
 
@@ -95,7 +99,11 @@ def converge(goal: Goal) -> Sight:
         sight, twins = seen.without_twins(state)
         for twin in twins:
             remove_replica(twin.instance, twin.replica, DEFAULT_GRACE)
-        replicas = observation.running(sight, goal.service, state)
+        replicas = [
+            replica
+            for replica in observation.running(sight, goal.service, state)
+            if replica.revision != goal.untouched
+        ]
         steps = next_steps(replicas, wanted, goal.limits)
         if not steps:
             return sight
@@ -159,7 +167,13 @@ def _route(goal: Goal, step: Step, sight: Sight) -> list[PrefectFuture[Any]]:
         found.instance, found.replica, configuration, configuration.rollout.timeout, goal.abandoned
     )
     registered = register_route.submit(
-        goal.gateway, goal.route, found.instance, found.replica, wait_for=[ready], return_state=False
+        goal.gateway,
+        goal.route,
+        found.instance,
+        found.replica,
+        goal.weight,
+        wait_for=[ready],
+        return_state=False,
     )
     return [ready, registered]
 

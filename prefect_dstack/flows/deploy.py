@@ -11,8 +11,9 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.runtime import flow_run as current_run
 
-from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.configurations import Canary, ServiceConfiguration, load_configuration
 from prefect_dstack.errors import DeploymentError, PrefectDstackError
+from prefect_dstack.flows.canary import try_canary
 from prefect_dstack.flows.convergence import Goal, converge
 from prefect_dstack.flows.goals import goal_for, run_id
 from prefect_dstack.flows.preparation import (
@@ -22,7 +23,7 @@ from prefect_dstack.flows.preparation import (
     next_revision,
     workload,
 )
-from prefect_dstack.flows.restoring import restore, restore_hook
+from prefect_dstack.flows.restoring import bring_back, restore, restore_hook
 from prefect_dstack.flows.routing import endpoint_of, route_of
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord
@@ -148,7 +149,9 @@ def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool
     return put_on_air(record, revision, work, flow_run)
 
 
-def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_run: str) -> Endpoint:
+def put_on_air(
+    record: ServiceRecord, revision: Revision, work: Workload, flow_run: str, *, at_once: bool = False
+) -> Endpoint:
     """Make a revision the one that serves; what served before serves on if it fails.
 
     Args:
@@ -156,6 +159,7 @@ def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_r
         revision: The revision, new or an earlier one.
         work: What it is made of.
         flow_run: The id of the flow run.
+        at_once: Whether a canary is left out.
 
     Returns:
         Where the service answers.
@@ -180,7 +184,10 @@ def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_r
     record = record.begun(revision, deploying(revision.number, flow_run), work.configuration.retain)
     save_record(record.model_copy(update={"gateway": gateway}) if active is None else record, environment)
     logger.info("%s@%d: deploying %d replicas", record.name, revision.number, goal.replicas)
+    rollout = work.configuration.rollout
     try:
+        if rollout.strategy == "canary" and not at_once and _replaces_beside(record, revision, gateway):
+            try_canary(goal, bring_back(record, flow_run), rollout.canary or Canary())
         sight = converge(goal)
         register_route(gateway, goal.route)
         endpoint = endpoint_of(
@@ -206,6 +213,11 @@ def put_on_air(record: ServiceRecord, revision: Revision, work: Workload, flow_r
             *(record.name, record.name),
         )
     return endpoint
+
+
+def _replaces_beside(record: ServiceRecord, revision: Revision, gateway: str) -> bool:
+    active = record.active_revision
+    return active is not None and active.replicas_of != revision.replicas_of and record.gateway == gateway
 
 
 def _is_reached(goal: Goal) -> bool:

@@ -19,7 +19,7 @@ from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.records import all_records, find_record, save_record
 from prefect_dstack.tasks.runs import has_died
 
-__all__ = ["restore", "restore_hook", "restore_service"]
+__all__ = ["bring_back", "restore", "restore_hook", "restore_service"]
 
 LOST = "its flow run ended before it was done"
 
@@ -37,19 +37,33 @@ def restore(record: ServiceRecord, flow_run: str) -> ServiceRecord:
     Raises:
         PrefectDstackError: If it cannot be done now.
     """
-    active = record.active_revision
-    if active is None:
+    if record.active is None:
         take_off(record, flow_run)
     else:
-        work = recorded_workload(record, active)
-        goal = goal_for(record, active, work, record.gateway, flow_run)
-        state = create_gateway(record.gateway)
-        goal.route = route_of(work.configuration, gateway_places.gateway(record.gateway), state)
-        converge(goal)
-        register_route(record.gateway, goal.route)
+        bring_back(record, flow_run)
     record = record.model_copy(update={"deploying": None})
     save_record(record)
     return record
+
+
+def bring_back(record: ServiceRecord, flow_run: str) -> Goal:
+    """Take a service to its active revision at full strength, with even weights.
+
+    Args:
+        record: Of the service; it has an active revision.
+        flow_run: Stamped on what has to be created.
+
+    Returns:
+        What was the goal, and is reached.
+    """
+    active = record.revision(record.active or 0)
+    work = recorded_workload(record, active)
+    goal = goal_for(record, active, work, record.gateway, flow_run)
+    state = create_gateway(record.gateway)
+    goal.route = route_of(work.configuration, gateway_places.gateway(record.gateway), state)
+    converge(goal)
+    register_route(record.gateway, goal.route)
+    return goal
 
 
 def take_off(record: ServiceRecord, flow_run: str) -> None:

@@ -47,7 +47,7 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
     ):
         record = load_record(name)
         revision = record.revision(to) if to is not None else previous_revision(record)
-        return put_on_air(record, revision, recorded_workload(record, revision), mine)
+        return put_on_air(record, revision, recorded_workload(record, revision), mine, at_once=True)
 
 
 async def arollback_service(name: str, to: int | None = None) -> Endpoint:

@@ -22,6 +22,7 @@ from prefect_dstack.tasks.retrying import may_help
 from prefect_dstack.tasks.tokens import update_tokens, with_tokens
 
 __all__ = [
+    "EVEN_WEIGHT",
     "create_gateway",
     "delete_gateway",
     "drain_replica",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 POLL = 0.1
+# The weight of every replica, but for those of a canary and beside it.
+EVEN_WEIGHT = 100
 REPORT_INTERVAL = 10.0
 VERIFY_TIMEOUT = 30.0
 
@@ -68,7 +71,11 @@ def create_gateway(name: str) -> GatewayState:
     retry_condition_fn=may_help,
 )
 def register_route(
-    gateway_name: str, route: Route, instance: Instance | None = None, replica: Replica | None = None
+    gateway_name: str,
+    route: Route,
+    instance: Instance | None = None,
+    replica: Replica | None = None,
+    weight: int = EVEN_WEIGHT,
 ) -> None:
     """Give a replica requests, or bring a route's settings up to date.
 
@@ -77,6 +84,7 @@ def register_route(
         route: The route as it shall be; its replicas are those that the gateway has.
         instance: Where the replica runs; None: only the settings.
         replica: The replica that gets requests from now.
+        weight: Its share of them, relative to the weights of the others.
     """
     gateway = gateway_places.gateway(gateway_name)
     if instance is None or replica is None:
@@ -84,7 +92,7 @@ def register_route(
         gateway_places.open_ports(gateway_name, state)
         return
     address, port = reach(gateway_name, instance, replica)
-    member = RouteReplica(name=replica.name, address=address, port=port)
+    member = RouteReplica(name=replica.name, address=address, port=port, weight=weight)
 
     def registered(state: GatewayState) -> GatewayState:
         known = state.routes.get(route.service)
@@ -292,6 +300,7 @@ def _status(url: str, address: str, path: str) -> int:
 def _keeping_replicas(state: GatewayState, route: Route) -> Route:
     known = state.route(route.service)
     replicas = {
-        name: replica.model_copy(update={"checked": True}) for name, replica in known.replicas.items()
+        name: replica.model_copy(update={"checked": True, "weight": EVEN_WEIGHT})
+        for name, replica in known.replicas.items()
     }
     return route.model_copy(update={"replicas": replicas})

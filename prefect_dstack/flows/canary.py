@@ -1,0 +1,97 @@
+"""A share of the traffic goes to the new revision first, which takes over if it does no worse."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Paused
+
+from prefect_dstack.configurations import Canary
+from prefect_dstack.errors import DeploymentError
+from prefect_dstack.flows.convergence import Goal, converge
+from prefect_dstack.services.canary import replicas_for, weights_for
+from prefect_dstack.services.rollout import Limits
+from prefect_dstack.tasks.canary import Comparison, share_traffic, watch_canary
+
+__all__ = ["try_canary"]
+
+DECISION_POLL = 2.0
+
+
+def try_canary(goal: Goal, old: Goal, terms: Canary) -> None:
+    """Give a new revision a share of the traffic, and compare it with the one that serves.
+
+    The replicas that it takes are the first of those that the new revision shall have. Whatever happens,
+    undoing is the same as for any other rollout: the old revision is taken back to full strength, and the
+    weights are made even.
+
+    Args:
+        goal: The new revision.
+        old: The revision that serves, at full strength.
+        terms: The share, for how long, and how much worse it may be.
+
+    Raises:
+        DeploymentError: If the canary does not make it.
+    """
+    assert goal.revision is not None  # noqa: S101 - a rollout is to a revision
+    assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
+    count = replicas_for(terms.weight, old.replicas, goal.replicas, goal.limits.max_surge)
+    old_weight, new_weight = weights_for(terms.weight, old.replicas, count)
+    get_run_logger().info(
+        "%s@%d: %d replicas get %g %% of the requests for %d s",
+        *(goal.service, goal.revision, count, terms.weight, terms.duration),
+    )
+    share_traffic(goal.gateway, goal.service, {old.revision: old_weight})
+    beside = Limits(max_surge=0, max_unavailable=0)
+    converge(
+        dataclasses.replace(goal, replicas=count, limits=beside, weight=new_weight, untouched=old.revision)
+    )
+    verdict = watch_canary(goal.gateway, goal.service, old.revision, goal.revision, terms)
+    if verdict.decision == "reject" or (verdict.decision == "unsure" and terms.promote == "auto"):
+        raise DeploymentError(verdict.reason)
+    if terms.promote == "manual":
+        _wait_for_a_person(goal, old, terms)
+    share_traffic(goal.gateway, goal.service, {})
+    get_run_logger().info("%s@%d: promoted", goal.service, goal.revision)
+
+
+def _wait_for_a_person(goal: Goal, old: Goal, terms: Canary) -> None:
+    """Pause the flow run until a person resumes or cancels it; a canary that fails meanwhile is rejected.
+
+    The process stays and holds the service's lock. Prefect's `suspend_flow_run` would end it, and needs a
+    worker to begin anew; its `pause_flow_run` would not see that the run was cancelled.
+    """
+    assert goal.revision is not None  # noqa: S101 - as above
+    assert old.revision is not None  # noqa: S101 - as above
+    logger = get_run_logger()
+    flow_run = UUID(goal.flow_run)
+    comparison = Comparison(goal.gateway, goal.service, old.revision, goal.revision)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run, Paused(message=f"{goal.service}@{goal.revision}: promote it?"))
+        logger.info(
+            "%s@%d: resume flow run %s in the Prefect UI to promote it, or cancel it to go back to %s@%d",
+            *(goal.service, goal.revision, flow_run, goal.service, old.revision),
+        )
+        while True:
+            verdict = comparison.judge(terms, over=False)
+            if verdict.decision == "reject":
+                client.resume_flow_run(flow_run)
+                raise DeploymentError(verdict.reason)
+            try:
+                state = client.read_flow_run(flow_run).state
+            except ObjectNotFound:
+                raise DeploymentError("the flow run was deleted instead of resumed") from None
+            except httpx.TransportError as error:
+                logger.warning("the Prefect API does not answer, asking again: %s", error)
+            else:
+                if state is not None and state.is_running():
+                    return
+                if state is not None and not state.is_paused():
+                    raise DeploymentError("the canary was cancelled instead of promoted")
+            time.sleep(DECISION_POLL)
