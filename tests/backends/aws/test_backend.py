@@ -21,6 +21,8 @@ from prefect_dstack.services.stamp import Stamp
 from tests.testbed.ec2 import catalogue
 from tests.testbed.ec2.account import Account
 
+pytestmark = pytest.mark.integration
+
 Make = Callable[..., AwsBackend]
 
 STAMP = Stamp(service="hello", revision=1, replica=0, flow_run="flow-run-1")

@@ -20,6 +20,8 @@ from prefect_dstack.errors import (
 from prefect_dstack.services.stamp import Stamp
 from tests.testbed.ec2.account import Account
 
+pytestmark = pytest.mark.integration
+
 Make = Callable[..., AwsBackend]
 
 

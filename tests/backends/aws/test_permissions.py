@@ -8,6 +8,8 @@ import pytest
 from prefect_dstack.backends.aws import AwsSettings, check_permissions, least_policy
 from tests.testbed.ec2.account import Account
 
+pytestmark = pytest.mark.integration
+
 
 def test_all_actions_are_tried_and_nothing_is_done(aws: Account, home: Path) -> None:
     results = check_permissions(aws.backend(home).account.aws)
