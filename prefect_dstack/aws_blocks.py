@@ -27,6 +27,8 @@ class DstackAwsBackend(Block):
 
         credentials = AwsCredentials.load("my-account")
         DstackAwsBackend(credentials=credentials, settings={"regions": ["eu-west-1"]}).save("default")
+
+        account = DstackAwsBackend.load("BLOCK_NAME")
         ```
     """
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from prefect.blocks.core import Block
 from prefect.types import SecretDict
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.services.record import ServiceRecord
 
-__all__ = ["DstackGateway", "DstackService", "DstackSshFleet", "DstackToken"]
+__all__ = ["DstackAuthority", "DstackGateway", "DstackService", "DstackSshFleet", "DstackToken"]
 
 LOGO = HttpUrl("https://dstack.ai/docs/assets/images/dstack-logo.svg")
 DOCUMENTATION = HttpUrl("https://dstack.ai/docs/concepts/services/")
@@ -25,7 +25,8 @@ class DstackService(Block):
         ```python
         from prefect_dstack.blocks import DstackService
 
-        print(DstackService.load("hello").record["endpoint"]["url"])
+        service = DstackService.load("BLOCK_NAME")
+        print(service.record["endpoint"]["url"])
         ```
     """
 
@@ -56,7 +57,8 @@ class DstackGateway(Block):
         ```python
         from prefect_dstack.blocks import DstackGateway
 
-        print(DstackGateway.load("public").configuration["domain"])
+        gateway = DstackGateway.load("BLOCK_NAME")
+        print(gateway.configuration["domain"])
         ```
     """
 
@@ -80,7 +82,8 @@ class DstackSshFleet(Block):
         ```python
         from prefect_dstack.blocks import DstackSshFleet
 
-        print(DstackSshFleet.load("gpus").configuration["ssh_config"]["hosts"])
+        fleet = DstackSshFleet.load("BLOCK_NAME")
+        print(fleet.configuration["ssh_config"]["hosts"])
         ```
     """
 
@@ -101,9 +104,10 @@ class DstackToken(Block):
 
     Example:
         ```python
-        from prefect_dstack import list_tokens
+        from prefect_dstack.blocks import DstackToken
 
-        print([token.expires_at for token in list_tokens()])
+        token = DstackToken.load("BLOCK_NAME")
+        print(token.token["expires_at"])
         ```
     """
 
@@ -113,3 +117,23 @@ class DstackToken(Block):
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     token: dict[str, Any] = Field(description="Its id, digest, purpose and end, as `Token` describes them.")
+
+
+class DstackAuthority(Block):
+    """Our own certificate authority, for gateways with `certificate: {type: self-signed}`.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackAuthority
+
+        print(DstackAuthority.load("default").certificate)
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Certificate Authority"
+    _block_type_slug: ClassVar[str] = "dstack-certificate-authority"
+    _logo_url: ClassVar[HttpUrl] = LOGO
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
+
+    certificate: str = Field(description="Its certificate, PEM; what clients must trust.")
+    key: SecretStr = Field(description="Its private key, PEM.")
