@@ -10,7 +10,7 @@ import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Paused
+from prefect.states import Cancelled, Paused
 
 from prefect_dstack.configurations import Canary
 from prefect_dstack.errors import DeploymentError
@@ -93,5 +93,7 @@ def _wait_for_a_person(goal: Goal, old: Goal, terms: Canary) -> None:
                 if state is not None and state.is_running():
                     return
                 if state is not None and not state.is_paused():
+                    # Without a worker nobody else says that the cancellation has come to its end.
+                    client.set_flow_run_state(flow_run, Cancelled(message="The canary was not promoted."))
                     raise DeploymentError("the canary was cancelled instead of promoted")
             time.sleep(DECISION_POLL)

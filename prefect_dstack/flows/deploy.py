@@ -15,7 +15,7 @@ from prefect_dstack.configurations import Canary, ServiceConfiguration, load_con
 from prefect_dstack.errors import DeploymentError, PrefectDstackError
 from prefect_dstack.flows.canary import try_canary
 from prefect_dstack.flows.convergence import Goal, converge
-from prefect_dstack.flows.goals import goal_for, run_id
+from prefect_dstack.flows.goals import asked_at, goal_for, run_id
 from prefect_dstack.flows.preparation import (
     Workload,
     find_offers,
@@ -36,7 +36,7 @@ from prefect_dstack.tasks.records import find_record, new_record, save_record
 from prefect_dstack.tasks.runs import deploying
 from prefect_dstack.tasks.tokens import has_token
 
-__all__ = ["adeploy_service", "deploy_service", "put_on_air"]
+__all__ = ["adeploy_service", "deploy_service", "put_on_air", "superseded"]
 
 
 def _run_name() -> str:
@@ -96,6 +96,8 @@ def deploy_service(
     service = load_service(configuration, name=name, args=args or (), profile=profile)
     with _held(service.name or "") as flow_run:
         record = find_record(service.name or "") or new_record(service.name or "")
+        if (newer := superseded(record)) is not None:
+            return newer
         return _deploy(record, workload(service), flow_run, force=force)
 
 
@@ -123,6 +125,29 @@ async def adeploy_service(
         PrefectDstackError: If anything else fails.
     """
     return await asyncio.to_thread(deploy_service, configuration, name, force, profile, args)
+
+
+def superseded(record: ServiceRecord) -> Endpoint | None:
+    """Tell whether what this flow run is to do has been overtaken while it waited for its turn.
+
+    Args:
+        record: Of the service; its limit is held.
+
+    Returns:
+        Where the service answers as it was asked for later than this flow run began; None if it was not.
+
+    Raises:
+        DeploymentError: If it was stopped since.
+    """
+    if record.asked_at is None or record.asked_at <= asked_at():
+        return None
+    if record.endpoint is None or record.active is None:
+        raise DeploymentError(f"{record.name}: was stopped after this flow run began; nothing was done")
+    get_run_logger().warning(
+        "%s: superseded by %s@%d, which was asked for later; nothing was done",
+        *(record.name, record.name, record.active),
+    )
+    return record.endpoint.model_copy(update={"changed": False})
 
 
 @contextlib.contextmanager
@@ -203,7 +228,9 @@ def put_on_air(
         raise _undone(record, revision, error) from error
     if active is not None and record.gateway != gateway:
         remove_route(record.gateway, record.name)
-    record = record.model_copy(update={"gateway": gateway}).served(revision.number, endpoint)
+    record = record.model_copy(update={"gateway": gateway, "asked_at": asked_at()}).served(
+        revision.number, endpoint
+    )
     save_record(record)
     publish_deployed(endpoint, gateway, sight.found)
     logger.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)

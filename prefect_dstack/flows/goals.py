@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 from prefect.context import FlowRunContext
 
 from prefect_dstack.flows.convergence import DEFAULT_STOP_DURATION, Goal
@@ -9,7 +11,7 @@ from prefect_dstack.flows.preparation import Workload
 from prefect_dstack.services.record import Revision, ServiceRecord
 from prefect_dstack.services.rollout import Limits
 
-__all__ = ["goal_for", "run_id", "runtimes_of"]
+__all__ = ["asked_at", "goal_for", "run_id", "runtimes_of"]
 
 
 def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway: str, flow_run: str) -> Goal:
@@ -53,6 +55,16 @@ def runtimes_of(record: ServiceRecord) -> frozenset[str]:
     return frozenset(
         "docker" if revision.configuration.get("image") else "process" for revision in record.revisions
     )
+
+
+def asked_at() -> datetime:
+    """Tell when the flow run that this code runs in began, before it waited for its turn.
+
+    Returns:
+        The time, in UTC.
+    """
+    context = FlowRunContext.get()
+    return datetime.now(timezone.utc) if context is None else context.start_time
 
 
 def run_id() -> str:

@@ -8,7 +8,7 @@ import difflib
 from prefect import get_run_logger
 
 from prefect_dstack.errors import NotFoundError
-from prefect_dstack.flows.deploy import put_on_air
+from prefect_dstack.flows.deploy import put_on_air, superseded
 from prefect_dstack.flows.goals import run_id
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import restore_hook
@@ -46,6 +46,8 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), get_run_logger().info
     ):
         record = load_record(name)
+        if (newer := superseded(record)) is not None:
+            return newer
         revision = record.revision(to) if to is not None else previous_revision(record)
         return put_on_air(record, revision, recorded_workload(record, revision), mine, at_once=True)
 

@@ -6,7 +6,7 @@ import asyncio
 
 from prefect import get_run_logger
 
-from prefect_dstack.flows.goals import run_id
+from prefect_dstack.flows.goals import asked_at, run_id
 from prefect_dstack.flows.restoring import restore_hook, take_off
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.tasks.locks import lock
@@ -40,7 +40,7 @@ def stop_service(name: str) -> None:
     mine = run_id()
     with lock(f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), logger.info):
         # Wanted from now on is that nothing serves: a stop that dies is completed, not undone.
-        stopped = load_record(name).stopped()
+        stopped = load_record(name).stopped().model_copy(update={"asked_at": asked_at()})
         record = stopped.model_copy(update={"deploying": deploying(None, mine)})
         save_record(record)
         take_off(record, mine)

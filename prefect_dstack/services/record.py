@@ -90,6 +90,9 @@ class ServiceRecord(BaseModel):
     last_revision: int = Field(default=0, description="The highest number that was ever given.")
     deploying: Deploying | None = Field(default=None, description="The deployment that is under way.")
     endpoint: Endpoint | None = Field(default=None, description="Where the service answers.")
+    asked_at: datetime | None = Field(
+        default=None, description="When what serves now, or that nothing does, was asked for."
+    )
 
     def revision(self, number: int) -> Revision:
         """Find a revision.
