@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prefect_dstack.gateways.quoting import word
 from prefect_dstack.gateways.servers import balance, server, server_name
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
-from prefect_dstack.gateways.template import maps
+from prefect_dstack.gateways.template import loaded_maps, maps
 
 __all__ = ["Changes", "Command", "changes"]
 
@@ -79,8 +79,9 @@ def _route_settings(route: Route) -> Route:
 
 
 def _map_commands(old: GatewayState, new: GatewayState) -> Iterator[Command]:
-    before = maps(old)
-    for name, entries in maps(new).items():
+    before, after = maps(old), maps(new)
+    for name in sorted(loaded_maps(new)):
+        entries = after[name]
         for key in before[name].keys() - entries.keys():
             yield Command(f"del map {name} {word(key)}")
         for key, value in entries.items():

@@ -24,7 +24,9 @@ MEGABYTE = 1024 * 1024
 ReplicaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 TokenId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-IpAddress = Annotated[str, AfterValidator(lambda value: str(ipaddress.ip_address(value)))]
+IpAddress = Annotated[
+    str, Field(pattern=r"^[0-9A-Fa-f.:]+$"), AfterValidator(lambda value: str(ipaddress.ip_address(value)))
+]
 
 
 class Part(BaseModel):

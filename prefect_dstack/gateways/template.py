@@ -18,7 +18,7 @@ from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import GatewayState, Route, Token
 
-__all__ = ["CONFIGURATION", "maps", "render"]
+__all__ = ["CONFIGURATION", "loaded_maps", "maps", "render"]
 
 CONFIGURATION = "haproxy.cfg"
 ROUTES = "routes.map"
@@ -131,6 +131,23 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
         if route.client_max_body_size is not None
     }
     return {ROUTES: routes, TOKENS: tokens, CHALLENGES: challenges, BODY_LIMITS: limits}
+
+
+def loaded_maps(state: GatewayState) -> set[str]:
+    """Tell which of the maps the configuration makes use of, so that HAProxy has them in memory.
+
+    Args:
+        state: The desired state.
+
+    Returns:
+        Their names.
+    """
+    loaded = {ROUTES, BODY_LIMITS}
+    if any(route.auth for route in state.routes.values()):
+        loaded.add(TOKENS)
+    if state.https_port is not None:
+        loaded.add(CHALLENGES)
+    return loaded
 
 
 def _until(token: Token) -> str:

@@ -350,7 +350,7 @@ def test_websockets_pass_on_a_service_with_a_token(world: World) -> None:
         f"GET /websocket HTTP/1.1\r\nHost: {name}.test\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     )
-    assert raw(world.port, f"{head}\r\n".encode()).status == 401
+    assert raw(world.port, f"{head}\r\n".encode(), 0.5).status == 401
     assert raw(world.port, f"{head}Authorization: Bearer right\r\n\r\n".encode(), 0.5).status == 101
 
 

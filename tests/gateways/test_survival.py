@@ -105,6 +105,7 @@ def test_only_its_owner_can_read_or_steer_it(gateway: Gateway, application: Star
 
 def test_no_admin_port_is_open(gateway: Gateway, port: int, application: Start) -> None:
     serve(gateway, application("r0"))
+    wait_until(lambda: not gateway._workers().old)
     listening = {
         connection.laddr.port
         for process in haproxies(gateway)
