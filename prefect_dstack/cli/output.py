@@ -14,8 +14,7 @@ from rich.table import Table
 
 __all__ = ["confirm", "connected", "console_error", "progress", "show_table"]
 
-# Where nobody looks at a screen, tables are not folded to its width.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -36,6 +35,13 @@ def show_table(title: list[str], rows: list[list[str]]) -> None:
         title: The heads of the columns.
         rows: The cells, row by row.
     """
+    if not out.is_terminal:
+        lines = [title, *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            print("  ".join(cells).rstrip())  # noqa: T201
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in title:
         table.add_column(head, overflow="fold")
