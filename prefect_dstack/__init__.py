@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
     from prefect_dstack.flows.reconcile import reconcile_services
+    from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
     from prefect_dstack.flows.stop import astop_service, stop_service
     from prefect_dstack.flows.tokens import (
@@ -51,6 +52,7 @@ __all__ = [
     "list_tokens",
     "load_configuration",
     "reconcile_services",
+    "renew_certificates",
     "revoke_token",
     "rollback_service",
     "stop_service",
@@ -73,6 +75,7 @@ _PLACES = {
     "list_tokens": "flows.tokens",
     "load_configuration": "configurations",
     "reconcile_services": "flows.reconcile",
+    "renew_certificates": "flows.renew_certificates",
     "revoke_token": "flows.tokens",
     "rollback_service": "flows.rollback",
     "stop_service": "flows.stop",

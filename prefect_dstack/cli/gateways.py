@@ -11,6 +11,7 @@ from prefect_dstack.cli.output import confirm, connected, out, progress, show_ta
 
 if TYPE_CHECKING:
     from prefect_dstack.configurations import GatewayConfiguration
+    from prefect_dstack.flows.gateway_overview import GatewayOverview
 
 __all__ = ["application", "apply_gateway"]
 
@@ -64,12 +65,36 @@ def list_() -> None:
         out.print("no gateway runs; the one of this machine starts with the first service")
         return
     show_table(
-        ["GATEWAY", "BACKEND", "ADDRESS", "DOMAIN", "STATE", "SERVICES"],
+        ["GATEWAY", "BACKEND", "ADDRESS", "DOMAIN", "CERTIFICATE", "STATE", "SERVICES"],
         [
-            [row.name, row.backend, row.address, row.domain or "", row.state, ", ".join(row.services)]
+            [
+                row.name,
+                row.backend,
+                row.address,
+                row.domain or "",
+                _days_left(row),
+                row.state,
+                ", ".join(row.services),
+            ]
             for row in rows
         ],
     )
+
+
+def _days_left(row: GatewayOverview) -> str:
+    if not row.certificates:
+        return ""
+    days = min(certificate.days_left() for certificate in row.certificates)
+    return "expired" if days < 0 else f"{days} days left"
+
+
+@application.command()
+def ca() -> None:
+    """Print the certificate that clients of gateways with self-signed certificates must trust."""
+    connected()
+    from prefect_dstack.tasks.certificates import authority
+
+    print(authority().certificate, end="")  # noqa: T201
 
 
 @application.command()

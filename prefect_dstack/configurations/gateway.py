@@ -103,6 +103,10 @@ class GatewayConfiguration(ConfigurationModel):
     port: Port | None = Field(
         default=None, description="The base port, on which services are published that ask for no other."
     )
+    https_port: Port | None = Field(
+        default=None,
+        description="The port of HTTPS, for a gateway with a certificate; 443, or 8443 on this machine.",
+    )
     domain: GatewayDomain | None = Field(
         default=None, description="The domain below which services get their names, such as example.com."
     )
@@ -123,6 +127,8 @@ class GatewayConfiguration(ConfigurationModel):
         if self.backend != "ssh" and self.host is not None:
             refuse("needs 'backend: ssh' beside it", key="host")
         certificate = self.effective_certificate
+        if self.https_port is not None and certificate is None:
+            refuse("needs a certificate; add 'domain: example.com', or a 'certificate'", key="https_port")
         if certificate is not None and certificate.type == "acme" and self.domain is None:
             refuse("is missing; a certificate of type acme is for a domain", key="domain")
         return self

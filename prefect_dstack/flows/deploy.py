@@ -23,6 +23,7 @@ from prefect_dstack.flows.preparation import (
     next_revision,
     workload,
 )
+from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.restoring import bring_back, restore, restore_hook
 from prefect_dstack.flows.routing import endpoint_of, route_of
 from prefect_dstack.flows.served import served_flow
@@ -215,6 +216,7 @@ def put_on_air(
             try_canary(goal, bring_back(record, flow_run), rollout.canary or Canary())
         sight = converge(goal)
         register_route(gateway, goal.route)
+        ensure_certificates(gateway, [goal.route])
         endpoint = endpoint_of(
             work.configuration,
             goal.route,

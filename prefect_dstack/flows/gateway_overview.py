@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.tasks import documents, gateway_places
+from prefect_dstack.tasks.certificates import CertificateStatus, certificates
 
 __all__ = ["GatewayOverview", "gateway_overview"]
 
@@ -22,6 +23,9 @@ class GatewayOverview(BaseModel):
     domain: str | None = Field(description="The domain below which services have names.")
     state: str = Field(description="`running`, or why not.")
     services: list[str] = Field(description="The services that it routes.")
+    certificates: list[CertificateStatus] = Field(
+        default_factory=list, description="The certificates that it has."
+    )
 
 
 def gateway_overview() -> list[GatewayOverview]:
@@ -50,6 +54,7 @@ def gateway_overview() -> list[GatewayOverview]:
                 domain=configuration.domain,
                 state=condition,
                 services=[] if state is None else sorted(state.routes),
+                certificates=[] if state is None or state.https_port is None else certificates(name),
             )
         )
     return rows

@@ -10,6 +10,7 @@ from prefect import get_run_logger
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
 from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError, UnsupportedKeyError
+from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.tasks import documents, gateway_places, inventory
 from prefect_dstack.tasks import gateways as tasks
@@ -56,7 +57,8 @@ def create_gateway(
             block.details = {"instance": instance.model_dump(mode="json")}
             documents.save(block, loaded.name)
             inventory.forget()
-        tasks.create_gateway(loaded.name)
+        state = tasks.create_gateway(loaded.name)
+        ensure_certificates(loaded.name, list(state.routes.values()))
     except Exception:
         if before is None:
             documents.delete(DstackGateway, loaded.name)
@@ -100,6 +102,7 @@ def check_gateway_support(configuration: GatewayConfiguration) -> None:
 
     Raises:
         UnsupportedKeyError: For the first such key.
+        ConfigurationError: If it needs what is not configured.
     """
     reasons = {"router": "is not acted on yet; remove it"}
     for key, reason in reasons.items():
@@ -107,3 +110,18 @@ def check_gateway_support(configuration: GatewayConfiguration) -> None:
             raise UnsupportedKeyError(
                 reason, source=configuration.source_name, line=configuration.line_of(key), key=key
             )
+    certificate = configuration.effective_certificate
+    if certificate is not None and certificate.type == "acm":
+        raise UnsupportedKeyError(
+            "is not acted on: a certificate of ACM works with AWS's own load balancers only; use type: acme",
+            source=configuration.source_name,
+            line=configuration.line_of("certificate.type"),
+            key="certificate.type",
+        )
+    if certificate is not None and certificate.challenge == "dns-01" and inventory.inventory().aws is None:
+        raise ConfigurationError(
+            "dns-01 writes to Route 53: save a DstackAwsBackend block named 'default', or use http-01",
+            source=configuration.source_name,
+            line=configuration.line_of("certificate.challenge"),
+            key="certificate.challenge",
+        )

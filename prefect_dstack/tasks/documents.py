@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 
-__all__ = ["data_of_all", "delete", "load", "names", "names_of_slug", "save"]
+__all__ = ["create", "data_of_all", "delete", "load", "names", "names_of_slug", "save"]
 
 BlockT = TypeVar("BlockT", bound=Block)
 
@@ -39,6 +39,25 @@ def save(block: Block, name: str) -> None:
         name: Its name.
     """
     block.save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]
+
+
+def create(block: Block, name: str) -> bool:
+    """Save a block, unless there is one of that name.
+
+    Args:
+        block: The block.
+        name: Its name.
+
+    Returns:
+        Whether it was saved.
+    """
+    try:
+        block.save(name, _sync=True)  # type: ignore[call-arg]
+    except ValueError as error:
+        if "already in use" in str(error):
+            return False
+        raise
+    return True
 
 
 def delete(kind: type[Block], name: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "machine", "open_ports", "state"]
 
 LOCAL = "local"
+LOCAL_HTTPS_PORT = 8443
 
 
 def is_implicit(name: str) -> bool:
@@ -172,7 +173,8 @@ def open_ports(name: str, state: GatewayState) -> None:
         state: What it routes.
     """
     if configuration_of(name).backend == "aws":
-        cloud(name).open_ports(name, state.http_ports)
+        https = [] if state.https_port is None else [state.https_port]
+        cloud(name).open_ports(name, [*state.http_ports, *https])
 
 
 def initial_state(name: str) -> GatewayState:
@@ -190,6 +192,9 @@ def initial_state(name: str) -> GatewayState:
         name=name,
         bind_address="127.0.0.1" if local else "*",
         base_port=configuration.port or (settings().local_gateway_port if local else 80),
+        https_port=None
+        if configuration.effective_certificate is None
+        else configuration.https_port or (LOCAL_HTTPS_PORT if local else 443),
         domain=configuration.domain,
     )
 

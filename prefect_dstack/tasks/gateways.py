@@ -19,7 +19,7 @@ from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import gateway_places
 from prefect_dstack.tasks.reaching import reach, unreach
 from prefect_dstack.tasks.retrying import may_help
-from prefect_dstack.tasks.tokens import update_tokens, with_tokens
+from prefect_dstack.tasks.tokens import with_tokens
 
 __all__ = [
     "EVEN_WEIGHT",
@@ -56,8 +56,9 @@ def create_gateway(name: str) -> GatewayState:
         What it routes at the moment.
     """
     gateway = gateway_places.gateway(name)
-    gateway.ensure_running(gateway_places.initial_state(name))
-    state = update_tokens(gateway)
+    initial = gateway_places.initial_state(name)
+    gateway.ensure_running(initial)
+    state = gateway.change(lambda state: with_tokens(_configured(state, initial)))
     get_run_logger().info("gateway %s: running, %d routes", name, len(state.routes))
     return state
 
@@ -295,6 +296,21 @@ def _status(url: str, address: str, path: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def _configured(state: GatewayState, wanted: GatewayState) -> GatewayState:
+    """Follow a gateway's file in what can change while it serves."""
+    if (state.domain, state.https_port) == (wanted.domain, wanted.https_port):
+        return state
+    routes = {
+        name: route.model_copy(
+            update={"https_redirect": route.https_redirect and wanted.https_port is not None}
+        )
+        for name, route in state.routes.items()
+    }
+    return state.model_copy(
+        update={"domain": wanted.domain, "https_port": wanted.https_port, "routes": routes}
+    )
 
 
 def _keeping_replicas(state: GatewayState, route: Route) -> Route:

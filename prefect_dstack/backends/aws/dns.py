@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.backends.aws.clients import Aws
 from prefect_dstack.backends.aws.errors import code_of
-from prefect_dstack.errors import ConflictError, ProvisioningError
+from prefect_dstack.errors import ConflictError, NotFoundError, ProvisioningError
 
-__all__ = ["Record", "create_records", "delete_records", "zone_of"]
+__all__ = ["Record", "TxtRecords", "create_records", "delete_records", "zone_of"]
 
 # Route 53 answers for the whole partition.
 REGION = "us-east-1"
 TTL = 60
+# Seconds until all name servers of a zone answer alike, at most, and between two looks.
+SYNC_TIMEOUT = 120.0
+SYNC_PAUSE = 2.0
 
 
 class Record(BaseModel):
@@ -86,6 +90,60 @@ def delete_records(aws: Aws, domain: str, address: str) -> None:
                 _change(aws, zone, "DELETE", [record])
 
 
+class TxtRecords:
+    """The TXT records of the account's zones; what proves to an ACME server that a domain is ours.
+
+    Args:
+        aws: The account.
+    """
+
+    def __init__(self, aws: Aws) -> None:
+        self._aws = aws
+
+    def add_txt(self, name: str, values: Sequence[str]) -> None:
+        """Set the TXT records of a name, and wait until every name server answers with them.
+
+        Args:
+            name: For example `_acme-challenge.example.com`.
+            values: One for each record.
+
+        Raises:
+            NotFoundError: If the account has no zone for it.
+            ProvisioningError: With AWS's words, or if it takes too long.
+        """
+        zone = zone_of(_zones(self._aws), name)
+        if zone is None:
+            raise NotFoundError(f"aws: no public zone of Route 53 is one for {name}")
+        record = {
+            "Name": name,
+            "Type": "TXT",
+            "TTL": TTL,
+            "ResourceRecords": [_text(value) for value in values],
+        }
+        change = _change(self._aws, zone, "UPSERT", [record])
+        deadline = time.monotonic() + SYNC_TIMEOUT
+        while change["Status"] != "INSYNC":
+            if time.monotonic() > deadline:
+                raise ProvisioningError(f"aws: {name} is not on all name servers after {SYNC_TIMEOUT:.0f} s")
+            self._aws.pause(SYNC_PAUSE)
+            change = self._aws.call(REGION, "route53", "get_change", Id=change["Id"])["ChangeInfo"]
+
+    def remove_txt(self, name: str) -> None:
+        """Remove the TXT records of a name; no error if there are none.
+
+        Args:
+            name: For example `_acme-challenge.example.com`.
+
+        Raises:
+            ProvisioningError: With AWS's words.
+        """
+        zone = zone_of(_zones(self._aws), name)
+        found = () if zone is None else _existing(self._aws, zone, name)
+        for record in found:
+            if zone is not None and record["Type"] == "TXT":
+                _change(self._aws, zone, "DELETE", [record])
+
+
 def zone_of(zones: Iterable[Mapping[str, Any]], domain: str) -> str | None:
     """Find the public zone that a domain belongs to: the one with the longest name that it ends in.
 
@@ -139,17 +197,23 @@ def _record(name: str, address: str) -> dict[str, Any]:
     return {"Name": name, "Type": "A", "TTL": TTL, "ResourceRecords": [{"Value": address}]}
 
 
-def _change(aws: Aws, zone: str, action: str, records: list[dict[str, Any]]) -> None:
+def _text(value: str) -> dict[str, str]:
+    return {"Value": f'"{value}"'}
+
+
+def _change(aws: Aws, zone: str, action: str, records: list[dict[str, Any]]) -> dict[str, Any]:
     changes = [{"Action": action, "ResourceRecordSet": record} for record in records]
     try:
-        aws.call(
+        answer = aws.call(
             REGION,
             "route53",
             "change_resource_record_sets",
             HostedZoneId=zone,
             ChangeBatch={"Comment": "prefect-dstack", "Changes": changes},
         )
+        return dict(answer["ChangeInfo"])
     except ProvisioningError as error:
         # What was to be deleted is gone: an earlier answer was lost.
         if action != "DELETE" or error.__cause__ is None or code_of(error.__cause__) != "InvalidChangeBatch":
             raise
+        return {}
