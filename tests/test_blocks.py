@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.blocks.core import Block
-from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 
 MODULES = ("prefect_dstack.blocks", "prefect_dstack.aws_blocks")
 BLOCKS: list[type[Block]] = [

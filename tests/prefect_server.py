@@ -1,0 +1,88 @@
+"""A real Prefect server for the tests, which ends with them whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from prefect_dstack.hosts.ports import free_port
+from tests.polling import wait_until
+
+PR_SET_PDEATHSIG = 1
+
+
+def _dying_with_the_tests() -> Callable[[], object] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class PrefectServer:
+    """A Prefect server with a database of its own.
+
+    Args:
+        directory: Holds the database and the log.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        environment |= {
+            "PREFECT_HOME": str(self.directory),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        }
+        command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_dying_with_the_tests(),
+            )
+        wait_until(self._answers, 180, f"the Prefect server at {self.url} answers", interval=0.2)
+
+    def stop(self) -> None:
+        """Stop it at once; its database stays."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    @property
+    def log(self) -> Path:
+        """What it writes."""
+        return self.directory / "server.log"
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """Ask the API, as its UI does."""
+        response = httpx.post(f"{self.url}{path}", json=body, timeout=30)
+        response.raise_for_status()
+        return response.json()
+
+    def _answers(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise RuntimeError(f"the Prefect server ended: {self.log.read_text()[-4000:]}")
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
