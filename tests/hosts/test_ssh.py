@@ -16,6 +16,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import (
     HostAuthenticationError,
     HostError,
@@ -27,6 +28,7 @@ from prefect_dstack.hosts import files
 from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.pool import close_connections, connection_to, connections, shared_connections
 from prefect_dstack.hosts.ssh_machine import SshMachine
+from prefect_dstack.hosts.upload import pack_files
 from tests.polling import wait_until
 from tests.testbed.host import Host
 from tests.testbed.images import load_image
@@ -410,6 +412,27 @@ class TestDocker:
             stopping.join()
         finally:
             container.remove(force=True)
+
+    def test_files_are_brought_into_a_container(self, host: Host, tmp_path: Path) -> None:
+        load_image(host, "busybox")
+        (tmp_path / "src/deep").mkdir(parents=True)
+        (tmp_path / "src/deep/run.sh").write_text("#!/bin/sh\necho ran\n")
+        (tmp_path / "src/deep/run.sh").chmod(0o755)
+        (tmp_path / "src/large").write_bytes(os.urandom(20 * 1024**2))
+        mapping = FileMapping.model_validate("src:new/place")
+        engine = machine(host).docker()
+        script = "cd /opt/new; ls -ld . place; place/deep/run.sh; wc -c <place/large"
+        container = engine.containers.create("testbed/busybox:1", ["sh", "-c", script])
+        try:
+            with pack_files([mapping], tmp_path, "/opt") as archive:
+                assert container.put_archive("/", archive)
+            container.start()
+            assert container.wait()["StatusCode"] == 0
+            *directories, ran, size = container.logs().decode().splitlines()
+        finally:
+            container.remove(force=True)
+        assert all(line.startswith("drwxr-xr-x") for line in directories), directories
+        assert (ran, size) == ("ran", str(20 * 1024**2))
 
     def test_where_sockets_are_not_forwarded(self, make_host: Callable[..., Host]) -> None:
         host = make_host("no-forwarding")
