@@ -80,8 +80,8 @@ class ConfigurationError(UserError):
         key: Dotted path of the key, for example `probes.0.url`.
 
     Example:
-        >>> str(ConfigurationError("unknown key, did you mean 'port'?", source="serve.dstack.yml", key="prot"))
-        "serve.dstack.yml: prot: unknown key, did you mean 'port'?"
+        >>> str(ConfigurationError("unknown key", source="serve.dstack.yml", key="prot"))
+        'serve.dstack.yml: prot: unknown key'
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".prefect-dstack",
-        description="The directory that holds local replicas, the local gateway and the local Prefect server.",
+        description="The directory of local replicas, local gateways and the local Prefect server.",
     )
     local_gateway_port: int = Field(
         default=8080,

@@ -135,7 +135,7 @@ class SshBackend:
         """List all hosts of all fleets; see `Backend.instances`."""
         return [_instance(fleet, host) for fleet, host in self._hosts.values()]
 
-    def stamp(self, instance: Instance) -> Stamp | None:  # noqa: ARG002
+    def stamp(self, instance: Instance) -> Stamp | None:
         """Hosts are nobody's; see `Backend.stamp`."""
         return None
 

@@ -30,10 +30,14 @@ class Machine(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     @property
-    def publish_address(self) -> str: ...
+    def publish_address(self) -> str:
+        """Where replicas publish their ports."""
+        ...
 
     def docker(self) -> DockerClient:
         """Reach the machine's Docker Engine.

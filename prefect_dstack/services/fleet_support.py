@@ -22,7 +22,7 @@ def check_fleet_support(configuration: FleetConfiguration) -> None:
     for key in sorted(configuration.model_fields_set - ACTED_ON):
         if getattr(configuration, key) not in (None, (), [], {}, False):
             raise UnsupportedKeyError(
-                "is for fleets that a cloud provides, of which services take machines by themselves; remove it",
+                "is for fleets of a cloud, from which services take machines by themselves; remove it",
                 source=configuration.source_name,
                 line=configuration.line_of(key),
                 key=key,

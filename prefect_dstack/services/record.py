@@ -19,7 +19,7 @@ class Endpoint(BaseModel):
     """Where a service answers, and what answers there.
 
     Example:
-        >>> endpoint = Endpoint(url="http://127.0.0.1:8080", service="hello", revision=1, replicas=["hello-1-0"])
+        >>> endpoint = Endpoint(url="http://127.0.0.1:8080", service="hello", revision=1, replicas=[])
         >>> print(endpoint)
         http://127.0.0.1:8080
     """
@@ -57,7 +57,7 @@ class Revision(BaseModel):
     created_by: str = Field(default="", description="Who deployed it: user and machine.")
     flow_run: str = Field(default="", description="The id of the flow run that deployed it.")
     replicas_of: int = Field(
-        description="The revision whose replicas it uses: its own, or an earlier one that differs in settings only."
+        description="The revision whose replicas it uses: its own, or one that differs in settings only."
     )
     outcome: Outcome = Field(default="deploying", description="How its deployment ended.")
     reason: str = Field(default="", description="Why it failed, in one line.")
@@ -152,7 +152,7 @@ class ServiceRecord(BaseModel):
         """
         before = None if self.active == number else self.active
         record = self._with_outcome(before, "superseded") if before is not None else self
-        return record._with_outcome(number, "active").model_copy(
+        return record._with_outcome(number, "active").model_copy(  # noqa: SLF001 - of its own kind
             update={"active": number, "endpoint": endpoint, "deploying": None}
         )
 

@@ -82,15 +82,17 @@ def choose(configuration: ServiceConfiguration, before: str | None = None) -> st
         for candidate in known:
             if wanted in (configuration_of(candidate).domain, address(candidate)):
                 return candidate
+        # As it is written: where a secret holds the address, only the reference is shown.
         raise NotFoundError(
-            f"gateway: there is none with the name or address {wanted!r}; there are: {', '.join([*known, LOCAL])}"
+            f"gateway: {configuration.gateway}: there is none with this name or address; "
+            f"there are: {', '.join([*known, LOCAL])}"
         )
     if before is not None and before in [*known, LOCAL]:
         return before
     defaults = [name for name in known if configuration_of(name).default]
     if len(known) > 1 and len(defaults) != 1:
         raise ConfigurationError(
-            f"is missing; there are several gateways: {', '.join(known)}; name one, or give one 'default: true'",
+            f"is missing; there are {', '.join(known)}; name one, or give one of them 'default: true'",
             source=configuration.source_name,
             key="gateway",
         )

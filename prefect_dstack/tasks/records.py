@@ -88,7 +88,7 @@ def save_record(record: ServiceRecord, environment: Mapping[str, str] | None = N
 
     Args:
         record: The record.
-        environment: What the revision being deployed took from the environment of its deployer; None: as before.
+        environment: What the revision being deployed took from its deployer's environment; None: as before.
     """
     block = documents.load(DstackService, record.name)
     kept: dict[str, Any] = {} if block is None else block.environment.get_secret_value()

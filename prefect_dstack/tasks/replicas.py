@@ -218,7 +218,8 @@ def _never_ready(machine: Machine, replica: Replica, answer: Answer, timeout: fl
             hint = (
                 f" (it listens on {heard}; a process must listen on $PORT, so that two revisions can overlap)"
             )
-    return f"{replica.name}: not ready within {timeout:.0f} s: {answer.detail}{hint}; {_last_words(machine, replica)}"
+    words = _last_words(machine, replica)
+    return f"{replica.name}: not ready within {timeout:.0f} s: {answer.detail}{hint}; {words}"
 
 
 def _last_words(machine: Machine, replica: Replica) -> str:
