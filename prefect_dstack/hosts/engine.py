@@ -54,10 +54,12 @@ class _Way:
     """How this user gets to the engine.
 
     Attributes:
+        place: The host, for messages.
         dial: Opens a channel to it.
         sessions: Whether each channel is one of the few sessions that the host allows.
     """
 
+    place: str
     dial: Callable[[], paramiko.Channel]
     sessions: bool
 
@@ -115,7 +117,7 @@ def _find(connection: Connection) -> _Way:
     if how == "socket":
         return _way_to_socket(connection, what)
     if how == "sudo":
-        return _Way(lambda: _dial_stdio(connection, "sudo", "-n"), sessions=True)
+        return _Way(connection.place, lambda: _dial_stdio(connection, "sudo", "-n"), sessions=True)
     remedies = {
         "absent": "has no Docker: install it there (`curl -fsSL https://get.docker.com | sh`)",
         "stopped": "its Docker Engine is not running: start it there (`sudo systemctl enable --now docker`)",
@@ -130,7 +132,7 @@ def _way_to_socket(connection: Connection, path: str) -> _Way:
         connection.open_unix(path).close()
     except ChannelRefusedError:
         # A host that forwards no sockets says the same as one whose engine does not listen.
-        return _Way(lambda: _dial_stdio(connection), sessions=True)
+        return _Way(connection.place, lambda: _dial_stdio(connection), sessions=True)
 
     def dial() -> paramiko.Channel:
         try:
@@ -141,13 +143,29 @@ def _way_to_socket(connection: Connection, path: str) -> _Way:
                 "`sudo systemctl restart docker` there"
             ) from error
 
-    return _Way(dial, sessions=False)
+    return _Way(connection.place, dial, sessions=False)
 
 
 def _dial_stdio(connection: Connection, *prefix: str) -> paramiko.Channel:
     channel = connection.open_session()
     channel.exec_command(shlex.join([*prefix, "docker", "system", "dial-stdio"]))
     return channel
+
+
+class _LostError(HostUnreachableError):
+    """The connection to the host ended while the engine was answering."""
+
+
+class _Answer(paramiko.ChannelFile):
+    """What comes from the engine; its end is told from that of the connection, which a stream may not be."""
+
+    place = ""
+
+    def _read(self, size: int) -> bytes:
+        data = self.channel.recv(size)
+        if not data and not self.channel.get_transport().is_active():
+            raise _LostError(f"{self.place}: the connection was lost while its Docker Engine answered")
+        return data
 
 
 class _HTTPConnection(urllib3.connection.HTTPConnection):
@@ -158,6 +176,13 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
     def connect(self) -> None:
         channel = self._way.dial()
         channel.settimeout(REQUEST_TIMEOUT)
+
+        def answer(mode: str = "rb", buffering: int = -1) -> _Answer:
+            file = _Answer(channel, mode, buffering)
+            file.place = self._way.place
+            return file
+
+        vars(channel)["makefile"] = answer
         self.sock = channel
 
 
@@ -202,12 +227,12 @@ class _Adapter(BaseHTTPAdapter):
         """Send a request; one that only reads is sent again if the connection was lost before its answer."""
         try:
             return super().send(request, *args, **kwargs)
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, _LostError) as error:
             if request.method not in ("GET", "HEAD"):
                 raise self._lost(error) from error
         try:
             return super().send(request, *args, **kwargs)
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, _LostError) as error:
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> HostUnreachableError:

@@ -449,6 +449,21 @@ class TestDocker:
         host.reboot()
         assert engine.ping()
 
+    def test_a_stream_that_was_cut_is_no_stream_that_ended(self, make_host: Callable[..., Host]) -> None:
+        host = make_host("cut")
+        load_image(host, "busybox")
+        reached = machine(host)
+        container = reached.docker().containers.run(
+            "testbed/busybox:1", ["sh", "-c", "echo begun; sleep 600"], detach=True, init=True
+        )
+        output = container.logs(stream=True, follow=True)
+        assert next(output) == b"begun\n"
+        host.power_off()
+        reached.connection.close()
+        with pytest.raises(HostUnreachableError) as error:
+            next(output)
+        one_line(error, host)
+
     def test_no_docker(self, make_host: Callable[..., Host]) -> None:
         host = make_host("no-docker", docker="absent")
         with pytest.raises(HostNotReadyError) as error:
