@@ -202,29 +202,28 @@ def request(
     return raw(port, "\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
 
-def raw(port: int, data: bytes, timeout: float = 5.0) -> Answer:
+def raw(port: int, data: bytes) -> Answer:
     """Send bytes as they are, and read the first answer."""
-    answers = raw_answers(port, data, timeout)
+    answers = raw_answers(port, data)
     if not answers:
         raise ConnectionError("closed without an answer")
     return answers[0]
 
 
-def raw_answers(port: int, data: bytes, timeout: float = 5.0) -> list[Answer]:
-    """Send bytes as they are, and read every answer until the connection is closed or silent."""
+def raw_answers(port: int, data: bytes, silence: float = 0.1) -> list[Answer]:
+    """Send bytes as they are, and read every answer.
+
+    That is until the connection is closed, or was silent for so many seconds after an answer.
+    """
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout) as connection:
-        connection.sendall(data)
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
         try:
+            connection.sendall(data)
             while part := connection.recv(65536):
                 received += part
-                if (
-                    (parsed := _parse(received))
-                    and parsed[-1].headers.get("connection") == "close"
-                    and _whole(received)
-                ):
-                    break
-        except (TimeoutError, ConnectionResetError):
+                if _whole(received):
+                    connection.settimeout(silence)
+        except (TimeoutError, ConnectionError):
             pass
     return _parse(received)
 
@@ -234,7 +233,7 @@ def _whole(received: bytes) -> bool:
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return len(rest) >= int(line.split(b":")[1])
-    return False
+    return bool(head) and b"chunked" not in head
 
 
 def _parse(received: bytes) -> list[Answer]:

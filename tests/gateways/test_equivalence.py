@@ -69,8 +69,7 @@ def transition(chance: random.Random, port: int) -> Transition:
         lambda state: state.without_replica(service, "r0").without_replica(service, "r1"),
         lambda state: state.with_route(route(service, port, queue_timeout=number % 10 + 1)),
     ]
-    weights = [8] * (len(candidates) - 1) + [1]
-    return chance.choices(candidates, weights)[0]
+    return chance.choice(candidates)
 
 
 def test_random_changes_leave_running_what_is_written(gateway: Gateway, port: int) -> None:

@@ -350,8 +350,8 @@ def test_websockets_pass_on_a_service_with_a_token(world: World) -> None:
         f"GET /websocket HTTP/1.1\r\nHost: {name}.test\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     )
-    assert raw(world.port, f"{head}\r\n".encode(), 0.5).status == 401
-    assert raw(world.port, f"{head}Authorization: Bearer right\r\n\r\n".encode(), 0.5).status == 101
+    assert raw(world.port, f"{head}\r\n".encode()).status == 401
+    assert raw(world.port, f"{head}Authorization: Bearer right\r\n\r\n".encode()).status == 101
 
 
 def test_a_replica_that_is_gone_gets_no_request_and_nobody_notices(world: World) -> None:
@@ -427,5 +427,5 @@ def test_a_canary_gets_its_share(world: World) -> None:
 def test_pipelined_requests_are_answered_in_order(world: World) -> None:
     name, _ = world.service()
     ask = f"GET /echo?n={{}} HTTP/1.1\r\nHost: {name}.test\r\n\r\n"
-    answers = raw_answers(world.port, "".join(ask.format(n) for n in range(3)).encode(), 0.5)
+    answers = raw_answers(world.port, "".join(ask.format(n) for n in range(3)).encode())
     assert [answer.json()["target"] for answer in answers] == [f"/echo?n={n}" for n in range(3)]
