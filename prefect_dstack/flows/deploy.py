@@ -200,7 +200,7 @@ def put_on_air(
     if active is None or (goal.limits.max_surge and active.replicas_of != revision.replicas_of):
         goal.offers = find_offers(work.configuration)
 
-    state = create_gateway(gateway)
+    state = gateway_places.state(gateway) or gateway_places.initial_state(gateway)
     goal.route = route_of(work.configuration, gateway_places.gateway(gateway), state)
     environment = {
         name: value.get_secret_value()
@@ -212,6 +212,7 @@ def put_on_air(
     logger.info("%s@%d: deploying %d replicas", record.name, revision.number, goal.replicas)
     rollout = work.configuration.rollout
     try:
+        create_gateway(gateway)
         if rollout.strategy == "canary" and not at_once and _replaces_beside(record, revision, gateway):
             try_canary(goal, bring_back(record, flow_run), rollout.canary or Canary())
         sight = converge(goal)
