@@ -127,8 +127,13 @@ class Gateway:
     def _apply(self, old: GatewayState, new: GatewayState, stale: bool) -> None:
         before, after = render(old), render(new)
         plan, ready = changes(old, new), self._ready()
-        # Files that only the new configuration names can be there before it is.
-        added = {name: data for name, data in after.items() if name not in before}
+        # Files that only the new configuration names can be there before it is; which the old one names
+        # is not known when another version has written it.
+        added = {
+            name: data
+            for name, data in after.items()
+            if name not in before or (stale and self.place.read(name) is None)
+        }
         if plan.reload or stale or not ready:
             self._refuse_taken_ports(set(_ports(new)) - set(_ports(old)), new)
             self.place.write(added)
