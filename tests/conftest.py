@@ -46,12 +46,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def prefect_server() -> Iterator[PrefectServer]:
     """A real Prefect server, the same for all tests, in this process and in those that they start."""
     from prefect.context import refresh_global_settings_context
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
     server = PrefectServer(PREFECT_HOME / "server")
     server.start()
     os.environ["PREFECT_API_URL"] = server.url
     refresh_global_settings_context()
     yield server
+    # What they still hold would be sent at the end of the process, for a minute, to nobody.
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
     os.environ["PREFECT_API_URL"] = NOWHERE
     refresh_global_settings_context()
     server.stop()
