@@ -13,11 +13,15 @@ import pytest
 from prefect_dstack.backends.aws import AwsBackend, AwsGateways
 from prefect_dstack.backends.aws.firewall import REPLICA_PORT
 from prefect_dstack.backends.base import Instance
-from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration
+from prefect_dstack.configurations import Environment, GatewayConfiguration, ServiceConfiguration
+from prefect_dstack.configurations.ports import ServicePort
 from prefect_dstack.errors import HostKeyError, HostNotReadyError, ProvisioningError
 from prefect_dstack.hosts.keys import generate_key_pair
 from prefect_dstack.hosts.pool import close_connections
+from prefect_dstack.runtimes.base import Launch
+from prefect_dstack.runtimes.docker import DockerRuntime
 from prefect_dstack.services.stamp import Stamp
+from tests.polling import wait_until
 from tests.testbed.ec2.account import Account
 
 pytestmark = pytest.mark.testbed
@@ -109,6 +113,38 @@ def test_a_gateway_reaches_the_replica_that_nobody_else_does(
     assert aws_with_hosts.leftovers() == {}
 
 
+def test_a_container_with_a_gpu_is_reached_from_the_gateway(
+    aws_with_hosts: Account, backend: AwsBackend, told: list[str], tmp_path: Path
+) -> None:
+    aws_with_hosts.order("settings", images={"app": ["app:latest"]})
+    configuration = SERVICE.model_copy(update={"image": "app:latest", "port": ServicePort(port=8000)})
+    gateways = AwsGateways(backend)
+    gateway = gateways.create("front", GatewayConfiguration(backend="aws"), told.append).instance
+    instance = backend.provision(backend.offers(configuration), STAMP, configuration, told.append)
+    machine = backend.machine(instance)
+    launch = Launch(
+        stamp=STAMP,
+        configuration=configuration,
+        environment=Environment(),
+        directory=tmp_path,
+        gpu_devices=instance.gpu_devices,
+    )
+    replica = DockerRuntime().launch(machine, launch, told.append)
+    assert (replica.address, replica.port) == (instance.private_address, REPLICA_PORT)
+    (container,) = machine.docker().containers.list()
+    assert container.attrs["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == ["0"]
+    asking = ["busybox", "wget", "-qO-", f"http://{replica.address}:{replica.port}/"]
+
+    def answer() -> bytes:
+        return backend.machine(gateway).run(asking).stdout
+
+    assert wait_until(answer, 30, "the replica answers the gateway")
+    assert not reachable(replica.address, replica.port)
+    backend.terminate(instance)
+    gateways.delete("front")
+    assert aws_with_hosts.leftovers() == {}
+
+
 def test_a_lost_answer_leads_to_the_machine_that_was_made(
     aws_with_hosts: Account, backend: AwsBackend, told: list[str]
 ) -> None:
@@ -153,7 +189,7 @@ def test_ten_machines_take_less_than_twice_as_long_as_one(
     aws_with_hosts: Account, backend: AwsBackend, told: list[str]
 ) -> None:
     # On this machine a host boots in no time but takes a core for it; EC2's boot elsewhere, and slowly.
-    aws_with_hosts.order("settings", boot_seconds=12)
+    aws_with_hosts.order("settings", boot_seconds=20)
     offers = backend.offers(SERVICE)
 
     def provision(number: int) -> float:

@@ -12,6 +12,18 @@ LOGIN = "ubuntu"
 SYSTEMCTL = "#!/bin/sh\nexit 0\n"
 
 
+def install_container_toolkit(host: Host) -> None:
+    """Let the Docker Engine of a host that is switched off take requests for GPUs, as the GPU image does.
+
+    There is no GPU: containers get the environment variable that names theirs, and no device.
+    """
+    # The engine looks for this program when it starts, and calls it before it starts such a container.
+    hook = host._directory / "disk/own/usr/local/bin/nvidia-container-runtime-hook"
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+
+
 def apply(host: Host, user_data: str) -> None:
     """Set up a host that has just been switched on; the SSH server is restarted before anything else is run.
 

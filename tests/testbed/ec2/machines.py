@@ -13,11 +13,13 @@ from typing import Any
 from moto.ec2.exceptions import EC2ClientError, InvalidSecurityGroupNotFoundError
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.elastic_ip_addresses import ElasticAddressBackend
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.models.security_groups import SecurityGroupBackend
 
 from tests.testbed.ec2 import cloud_init, packet_filter
 from tests.testbed.host import Host
+from tests.testbed.images import load_image
 from tests.testbed.testbed import Testbed
 
 
@@ -33,6 +35,7 @@ class Machines:
         self.never_boot = threading.local()
         self.logs: list[str] = []
         self.boot_seconds = 0.0
+        self.images: dict[str, list[str]] = {}
         self._hosts: dict[str, Host] = {}
         self._tokens: dict[tuple[str, str], tuple[str, Any]] = {}
         self._lock = threading.RLock()
@@ -119,11 +122,16 @@ class Machines:
     def _power_on(self, instance: Instance, host: Host, data: str, dead: bool) -> None:
         try:
             if not dead:
+                if "GpuInfo" in INSTANCE_TYPES[instance.instance_type]:
+                    cloud_init.install_container_toolkit(host)
                 host.start(wait=False)
             if dead:
                 return
             self.filter()
             host.wait_until_ready()
+            # As if somebody had put them into the AMI: no registry is within reach.
+            for name, tags in self.images.items():
+                load_image(host, name, tags=tags)
             cloud_init.apply(host, data)
         except BaseException:
             # Switched off in the middle of its boot, or a bug: the tests can read which.
@@ -182,7 +190,8 @@ class Machines:
         address = original(backend, *args, **kwargs)
         if self.testbed is not None and address.instance is not None:
             host = self._hosts[address.instance.id]
-            host.check(["ip", "address", "add", f"{address.public_ip}/24", "dev", "eth0"])
+            # /32: what the host sends still comes from its own address.
+            host.check(["ip", "address", "add", f"{address.public_ip}/32", "dev", "eth0"])
             self.filter()
         return address
 

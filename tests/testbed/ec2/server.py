@@ -113,10 +113,12 @@ class Application:
         elif order == "settings":
             self._settings.update(arguments)
             self._machines.boot_seconds = self._settings["boot_seconds"]
+            self._machines.images = self._settings["images"]
         elif order == "reset":
             self._faults.clear()
             self._settings.update(_USUAL)
             self._machines.boot_seconds = 0
+            self._machines.images = {}
             self._machines.reset()
             with self._lock:
                 self._requests.clear()
@@ -135,7 +137,7 @@ class Application:
         return _json(start, answer)
 
 
-_USUAL = {"prices": True, "parameters": True, "boot_seconds": 0}
+_USUAL = {"prices": True, "parameters": True, "boot_seconds": 0, "images": {}}
 
 _STRANGER = {
     "ec2": ("AuthFailure", "AWS was not able to validate the provided access credentials", 401),
