@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.exceptions import ObjectNotFound
 
-__all__ = ["create", "data_of_all", "delete", "load", "names", "names_of_slug", "save"]
+__all__ = ["create", "data_of_all", "delete", "load", "names", "names_of_slug", "read", "replace", "save"]
 
 BlockT = TypeVar("BlockT", bound=Block)
 
@@ -29,6 +32,35 @@ def load(kind: type[BlockT], name: str) -> BlockT | None:
         if "Unable to find block document" in str(error):
             return None
         raise
+
+
+def read(kind: type[Block], name: str) -> tuple[UUID, dict[str, Any]] | None:
+    """Read what a block holds, without the requests that loading its class takes.
+
+    Args:
+        kind: Its class.
+        name: Its name.
+
+    Returns:
+        Its id, and its fields with secrets in clear; None if there is none of that name.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            document = client.read_block_document_by_name(name, kind.get_block_type_slug())
+        except ObjectNotFound:
+            return None
+        return document.id, dict(document.data)
+
+
+def replace(identifier: UUID, data: dict[str, Any]) -> None:
+    """Replace what a block holds.
+
+    Args:
+        identifier: Its id.
+        data: Its fields, as JSON, with secrets in clear.
+    """
+    with get_client(sync_client=True) as client:
+        client.update_block_document(identifier, BlockDocumentUpdate(data=data, merge_existing_data=False))
 
 
 def save(block: Block, name: str) -> None:

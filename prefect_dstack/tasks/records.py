@@ -45,8 +45,8 @@ def find_record(name: str) -> ServiceRecord | None:
     Returns:
         The record, or None.
     """
-    block = documents.load(DstackService, name)
-    return None if block is None else block.read()
+    found = documents.read(DstackService, name)
+    return None if found is None else ServiceRecord.model_validate(found[1]["record"])
 
 
 def load_record(name: str) -> ServiceRecord:
@@ -78,9 +78,8 @@ def load_environment(name: str, revision: int) -> dict[str, str]:
     Returns:
         Values by name; secret.
     """
-    block = documents.load(DstackService, name)
-    values = {} if block is None else block.environment.get_secret_value()
-    return dict(values.get(str(revision), {}))
+    found = documents.read(DstackService, name)
+    return {} if found is None else dict(found[1]["environment"].get(str(revision), {}))
 
 
 def save_record(record: ServiceRecord, environment: Mapping[str, str] | None = None) -> None:
@@ -90,16 +89,17 @@ def save_record(record: ServiceRecord, environment: Mapping[str, str] | None = N
         record: The record.
         environment: What the revision being deployed took from its deployer's environment; None: as before.
     """
-    block = documents.load(DstackService, record.name)
-    kept: dict[str, Any] = {} if block is None else block.environment.get_secret_value()
+    found = documents.read(DstackService, record.name)
+    kept: dict[str, Any] = {} if found is None else found[1]["environment"]
     if environment is not None and record.deploying is not None:
         kept = {**kept, str(record.deploying.revision): dict(environment)}
     numbers = {str(revision.number) for revision in record.revisions}
-    block = DstackService(
-        record=record.model_dump(mode="json"),
-        environment=SecretDict({number: values for number, values in kept.items() if number in numbers}),
-    )
-    documents.save(block, record.name)
+    kept = {number: values for number, values in kept.items() if number in numbers}
+    written = record.model_dump(mode="json")
+    if found is None:
+        documents.save(DstackService(record=written, environment=SecretDict(kept)), record.name)
+    else:
+        documents.replace(found[0], {"record": written, "environment": kept})
 
 
 def delete_record(name: str) -> None:

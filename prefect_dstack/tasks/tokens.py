@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect_dstack.blocks import DstackToken
 from prefect_dstack.gateways import state as gateway_state
-from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.services.record import now
 from prefect_dstack.services.tokens import Token, of_gateway, of_service
@@ -16,7 +15,6 @@ __all__ = [
     "find_token",
     "has_token",
     "save_token",
-    "update_tokens",
     "with_tokens",
 ]
 
@@ -76,25 +74,10 @@ def delete_token(token_id: str) -> None:
     documents.delete(DstackToken, token_id)
 
 
-def update_tokens(gateway: Gateway) -> GatewayState:
-    """Tell a gateway which tokens are good today.
-
-    They are read while nobody else can change the gateway, so that the last word is the newest.
-
-    Args:
-        gateway: The gateway.
-
-    Returns:
-        Its new state.
-
-    Raises:
-        GatewayError: If it cannot be told.
-    """
-    return gateway.change(with_tokens)
-
-
 def with_tokens(state: GatewayState) -> GatewayState:
     """Give a gateway and its routes the tokens that are good today; a transition for `Gateway.change`.
+
+    They are read while nobody else can change the gateway, so that the last word is the newest.
 
     Args:
         state: The state of the gateway.
