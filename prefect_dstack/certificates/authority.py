@@ -47,7 +47,7 @@ class Authority(BaseModel):
             now: The time.
 
         Returns:
-            The certificate and its chain, PEM.
+            The certificate, PEM; clients have the authority's own.
         """
         own = x509.load_pem_x509_certificate(self.certificate.encode())
         signer = serialization.load_pem_private_key(self.key.get_secret_value().encode(), None)
@@ -70,7 +70,7 @@ class Authority(BaseModel):
             )
             .sign(signer, hashes.SHA256())
         )
-        return signed.public_bytes(serialization.Encoding.PEM) + self.certificate.encode()
+        return signed.public_bytes(serialization.Encoding.PEM)
 
 
 def new_authority(now: datetime) -> Authority:

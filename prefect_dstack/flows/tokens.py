@@ -9,6 +9,9 @@ import asyncio
 import getpass
 import platform
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 
 from prefect.context import FlowRunContext
@@ -16,12 +19,13 @@ from prefect.context import FlowRunContext
 from prefect_dstack.api import connect
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
+from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.services.record import now
 from prefect_dstack.services.tokens import NewToken, Token, expiry, new_token, token_id
 from prefect_dstack.tasks import documents, gateway_places
 from prefect_dstack.tasks import tokens as tasks
 from prefect_dstack.tasks.inventory import inventory
-from prefect_dstack.tasks.records import find_record, load_record
+from prefect_dstack.tasks.records import load_record
 
 __all__ = [
     "acreate_token",
@@ -82,11 +86,10 @@ def create_token(
         created_by=f"{getpass.getuser()}@{platform.node()}",
     )
     tasks.save_token(token)
-    try:
-        _tell_gateways(token, "works")
-    except PrefectDstackError:
+    problems = _tell_gateways(token, tasks.with_tokens)
+    if problems:
         revoke_token(token.id)
-        raise
+        raise GatewayError(f"no token was made: {'; '.join(problems)}")
     return token
 
 
@@ -125,9 +128,12 @@ def revoke_token(token: str) -> Token:
     known = tasks.find_token(token_id(token))
     if known is None:
         raise NotFoundError("there is no such token; prefect-dstack token list shows their ids")
-    # It is kept until all gateways know, so that it can be revoked again should one not answer.
+    # First the gateways, because that is what counts; once more when no record can bring it back to them.
+    _tell_gateways(known, lambda state: _without(state, known))
     tasks.save_token(known.model_copy(update={"revoked": True}))
-    _tell_gateways(known, "is revoked elsewhere")
+    problems = _tell_gateways(known, tasks.with_tokens)
+    if problems:
+        raise GatewayError(f"token {known.id} still works, revoke it again later: {'; '.join(problems)}")
     tasks.delete_token(known.id)
     return known
 
@@ -187,18 +193,30 @@ def _connect() -> None:
         connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
 
 
-def _tell_gateways(token: Token, done: str) -> None:
-    """Tell the gateways that may have routes that the token opens, the service's own first."""
-    record = None if token.service is None else find_record(token.service)
-    own = token.gateway if record is None else record.gateway
-    names = dict.fromkeys([gateway_places.LOCAL, *inventory().gateways])
-    silent = []
-    for name in sorted(names, key=lambda name: name != own):
-        if token.gateway in (None, name):
-            try:
-                if gateway_places.state(name) is not None:
-                    tasks.update_tokens(gateway_places.gateway(name))
-            except PrefectDstackError as error:
-                silent.append(str(error))
-    if silent:
-        raise GatewayError(f"token {token.id} {done}, but: {'; '.join(silent)}")
+def _tell_gateways(token: Token, transition: Callable[[GatewayState], GatewayState]) -> list[str]:
+    """Change the gateways that may have routes that the token opens, all at once.
+
+    Returns:
+        Why which of them could not be told.
+    """
+
+    def tell(name: str) -> str | None:
+        try:
+            if gateway_places.state(name) is not None:
+                gateway_places.gateway(name).change(transition)
+        except PrefectDstackError as error:
+            return str(error)
+        return None
+
+    every = dict.fromkeys([gateway_places.LOCAL, *inventory().gateways])
+    names = [name for name in every if token.gateway in (None, name)]
+    with ThreadPoolExecutor(max_workers=max(1, len(names))) as executor:
+        # What Prefect knows of this run is in the context of this thread.
+        told = [executor.submit(copy_context().run, tell, name) for name in names]
+        return [problem for future in told if (problem := future.result()) is not None]
+
+
+def _without(state: GatewayState, token: Token) -> GatewayState:
+    if token.service is not None and token.service not in state.routes:
+        return state
+    return state.without_token(token.service, token.id)

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Coroutine
@@ -267,6 +268,7 @@ class Load:
     clients: int = 8
     host: str = "127.0.0.1"
     headers: str = ""
+    tls: ssl.SSLContext | None = None
     done: int = 0
     failures: list[str] = field(default_factory=list)
     replicas: Counter[str] = field(default_factory=Counter)
@@ -298,7 +300,10 @@ class Load:
             path = self.paths[number % len(self.paths)]
             try:
                 if connection is None:
-                    connection = await asyncio.open_connection("127.0.0.1", self.port)
+                    name = self.host if self.tls else None
+                    connection = await asyncio.open_connection(
+                        "127.0.0.1", self.port, ssl=self.tls, server_hostname=name
+                    )
                 close = await asyncio.wait_for(self._once(*connection, method, path, keep), 20)
             except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, ValueError) as error:
                 self.failures.append(f"{method} {path}: {type(error).__name__}: {error}")
