@@ -13,7 +13,7 @@ from prefect_dstack.gateways.changes import Command, changes
 from prefect_dstack.gateways.observation import ReplicaHealth, ReplicaStatistics
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.runtime import Workers, ask, parse_statistics, parse_table, parse_workers
-from prefect_dstack.gateways.servers import backend, server_name
+from prefect_dstack.gateways.servers import backend
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.template import CONFIGURATION, render
 
@@ -275,11 +275,12 @@ class Gateway:
             GatewayError: If the gateway does not answer.
         """
         process = self._current_worker()
+        durations = parse_table(self._master(f"@!{process} show table {backend(service)}"))
         found: dict[str, ReplicaStatistics] = {}
         for server in self._servers(service, process):
-            key = server_name(service, server["svname"])
-            table = parse_table(self._master(f"@!{process} show table latency key {key}"))
-            found[server["svname"]] = ReplicaStatistics.of(process, server, table.get(key, ()))
+            found[server["svname"]] = ReplicaStatistics.of(
+                process, server, durations.get(server["svname"], ())
+            )
         return found
 
     def _current_servers(self, service: str) -> list[dict[str, str]]:

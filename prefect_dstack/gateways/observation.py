@@ -11,6 +11,8 @@ from prefect_dstack.gateways import latency
 
 __all__ = ["ReplicaHealth", "ReplicaStatistics"]
 
+_COUNTERS = ("requests", "client_errors", "server_errors", "connection_errors", "response_errors")
+
 
 class ReplicaHealth(BaseModel):
     """What the gateway thinks of a replica."""
@@ -39,25 +41,27 @@ class ReplicaStatistics(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     process: int = Field(description="The process that counted; another one has begun anew.")
-    requests: int = Field(description="Answers that began.")
-    server_errors: int = Field(description="Answers of its own with a status of 500 or above.")
+    requests: int = Field(description="Answers that it began.")
+    client_errors: int = Field(description="Those with a status from 400 to 499.")
+    server_errors: int = Field(description="Those with a status of 500 or above.")
     connection_errors: int = Field(description="Connections that failed.")
     response_errors: int = Field(description="Requests it took and never answered.")
     durations: tuple[int, ...] = Field(
-        description="How many answers began after how long, in the buckets of `latency.BUCKETS`."
+        description="How many answers began after how long, in the buckets of `latency.BUCKETS`; all 0 "
+        "unless the route is `compared`."
     )
 
     @classmethod
-    def of(cls, process: int, server: Mapping[str, str], counters: Sequence[int]) -> ReplicaStatistics:
-        """Read it from a line of `show stat` and the counters of table `latency`, if it has any yet."""
-        *durations, server_errors = counters or [0] * (len(latency.BUCKETS) + 1)
+    def of(cls, process: int, server: Mapping[str, str], durations: Sequence[int]) -> ReplicaStatistics:
+        """Read it from a line of `show stat` and the counters of its backend's table, if there are any."""
         return cls(
             process=process,
-            requests=sum(durations),
-            server_errors=server_errors,
+            requests=sum(int(server[f"hrsp_{hundreds}xx"] or 0) for hundreds in "12345"),
+            client_errors=int(server["hrsp_4xx"] or 0),
+            server_errors=int(server["hrsp_5xx"] or 0),
             connection_errors=int(server["econ"] or 0),
             response_errors=int(server["eresp"] or 0),
-            durations=tuple(durations),
+            durations=tuple(durations or [0] * len(latency.BUCKETS)),
         )
 
     @property
@@ -69,22 +73,19 @@ class ReplicaStatistics(BaseModel):
 
     @property
     def mean(self) -> float | None:
-        """Mean milliseconds from the request to the beginning of the answer."""
+        """Mean milliseconds from the request to the beginning of the answer; None if not measured."""
         return latency.mean(self.durations)
 
     @property
     def p95(self) -> float | None:
-        """Milliseconds within which 95 % of the answers began."""
+        """Milliseconds within which 95 % of the answers began; None if not measured."""
         return latency.quantile(self.durations, 0.95)
 
     def since(self, earlier: ReplicaStatistics) -> ReplicaStatistics:
         """Tell what happened after an earlier look, or after the last reload if that was later."""
         if earlier.process != self.process:
             return self
-        fields = {
-            name: max(0, getattr(self, name) - getattr(earlier, name))
-            for name in ("requests", "server_errors", "connection_errors", "response_errors")
-        }
+        fields = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in _COUNTERS}
         durations = tuple(
             max(0, now - then) for now, then in zip(self.durations, earlier.durations, strict=True)
         )

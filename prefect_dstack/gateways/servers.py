@@ -44,7 +44,7 @@ def balance(route: Route) -> str:
         The algorithm's name.
     """
     weights = {replica.effective_weight for replica in route.replicas.values()} - {0}
-    return "leastconn" if len(weights) <= 1 else "roundrobin"
+    return "roundrobin" if route.compared or len(weights) > 1 else "leastconn"
 
 
 def milliseconds(seconds: float) -> str:

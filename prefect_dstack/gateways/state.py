@@ -123,6 +123,10 @@ class GatewayState(Part):
         """Change a replica's share of the requests: 0 to 256, relative to the others' weights."""
         return self._with_replica_fields(service, replica, weight=weight)
 
+    def comparing(self, service: str, *, compared: bool) -> GatewayState:
+        """Begin or end to compare a service's replicas, as a canary needs; see `Route.compared`."""
+        return self._with_fields(self.route(service), compared=compared)
+
     def with_token(self, service: str | None, token_id: str, token: Token) -> GatewayState:
         """Accept a token: at one service, or at every service that asks for tokens (None)."""
         if service is None:

@@ -32,6 +32,14 @@ ACME_PATH = "/.well-known/acme-challenge/"
 NEVER = 253402300799
 
 
+# Headers by which proxies tell applications who asked for what, in every spelling that these read (CGI takes
+# `_` for `-`), and those of protocols that the gateway does not speak on somebody's behalf.
+GATEWAY_HEADERS = (
+    "^(forwarded$|proxy$|x[-_](forwarded|real|client|cluster|original|rewrite|http|method|host|gateway)"
+    "|true[-_]client|cf[-_]connecting|http2-settings$)"
+)
+
+
 @dataclass(frozen=True)
 class ErrorAnswer:
     """What a client is told when the gateway itself answers."""
@@ -99,6 +107,7 @@ def render(state: GatewayState) -> dict[str, bytes]:
             certificate_list=certificate_list,
             errors=ERRORS,
             too_large=TOO_LARGE,
+            gateway_headers=GATEWAY_HEADERS,
             buckets=list(BUCKETS),
         ),
         BODY_LIMIT_FILTER: _body_limit_filter(),

@@ -40,17 +40,18 @@ def test_a_mean_is_exact_to_half_a_bucket(durations: list[int]) -> None:
 
 
 def statistics(process: int, requests: int, errors: int) -> ReplicaStatistics:
-    server = {"econ": str(errors), "eresp": ""}
-    return ReplicaStatistics.of(process, server, [*counts([5000] * requests), errors])
+    server = {f"hrsp_{n}xx": "" for n in "1345"}
+    server |= {"hrsp_2xx": str(requests), "hrsp_5xx": str(errors), "econ": str(errors), "eresp": ""}
+    return ReplicaStatistics.of(process, server, counts([5000] * requests))
 
 
 def test_what_happened_since_is_a_difference_unless_the_counting_began_anew() -> None:
     before, after = statistics(1, 10, 1), statistics(1, 30, 3)
-    assert after.since(before).requests == 20
+    assert after.since(before).requests == 22
     assert after.since(before).connection_errors == 2
     assert statistics(2, 5, 0).since(before).requests == 5
 
 
 def test_errors_are_a_share_of_all_that_was_asked() -> None:
     assert statistics(1, 0, 0).error_rate is None
-    assert statistics(1, 8, 2).error_rate == pytest.approx(4 / 10)
+    assert statistics(1, 8, 2).error_rate == pytest.approx(4 / 12)

@@ -396,21 +396,35 @@ def test_a_replica_that_fails_its_check_is_out_until_it_passes(world: World) -> 
 
 def test_what_replicas_did_is_counted(world: World) -> None:
     name, _ = world.service()
+    assert world.gateway.statistics(name)[name].error_rate is None
+    world.get(name)
+    world.get(name, "/status?code=404")
+    world.get(name, "/status?code=500")
+    with contextlib.suppress(ConnectionError):
+        world.get(name, "/die", method="POST", body=b"x")
+    seen = world.gateway.statistics(name)[name]
+    assert (seen.requests, seen.client_errors, seen.server_errors, seen.response_errors) == (3, 1, 1, 1)
+    assert seen.error_rate == pytest.approx(2 / 4)
+    assert seen.p95 is None
+
+
+def test_how_long_replicas_take_is_measured_while_they_are_compared(world: World) -> None:
+    name, _ = world.service()
+    world.gateway.change(lambda state: state.comparing(name, compared=True))
+    world.get(name, "/slow?seconds=1")
     before = world.gateway.statistics(name)[name]
     for _ in range(18):
         world.get(name)
     world.get(name, "/slow?seconds=0.3")
     world.get(name, "/slow?seconds=0.3")
-    world.get(name, "/status?code=500")
-    with contextlib.suppress(ConnectionError):
-        world.get(name, "/die", method="POST", body=b"x")
     seen = world.gateway.statistics(name)[name].since(before)
-    assert (seen.requests, seen.server_errors, seen.response_errors) == (21, 1, 1)
-    assert seen.error_rate == pytest.approx(2 / 22)
+    assert seen.requests == 20
     assert seen.p95 is not None
     assert 200 < seen.p95 < 500
     assert seen.mean is not None
     assert 10 < seen.mean < 60
+    world.gateway.change(lambda state: state.comparing(name, compared=False))
+    assert world.gateway.statistics(name)[name].p95 is None
 
 
 def test_a_canary_gets_its_share(world: World) -> None:
