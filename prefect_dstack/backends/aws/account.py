@@ -36,6 +36,7 @@ __all__ = ["Account"]
 NETWORK_AGE = 300.0
 IMAGE_AGE = 3600.0
 TERMINATION_TIMEOUT = 600.0
+GROUP_ATTEMPTS = 5
 TIDY_ATTEMPTS = 12
 TIDY_PAUSE = 5.0
 
@@ -156,7 +157,7 @@ class Account:
         host_key = generate_key_pair(comment="")
         # Not a secret, and whoever finds the machine must know what to expect of it.
         public_key = host_key.public.strip()
-        for last in (False, True):
+        for left in reversed(range(GROUP_ATTEMPTS)):
             parameters = ec2.launch_parameters(
                 self.settings,
                 offer,
@@ -177,8 +178,8 @@ class Account:
             try:
                 return str(ec2.launch(self.aws, region, parameters, public_key, report)["InstanceId"])
             except ClientError as error:
-                # Another process has just removed the groups with its last machine.
-                if last or code_of(error) != "InvalidGroup.NotFound":
+                # Somebody has just removed the groups with the last machine that they knew of.
+                if not left or code_of(error) != "InvalidGroup.NotFound":
                     raise
                 self._groups.forget(region)
         raise AssertionError  # pragma: no cover

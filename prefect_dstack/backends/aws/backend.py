@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,9 +110,29 @@ class AwsBackend:
         if found is not None:
             report(f"aws: {stamp.name}: found {found.id}")
             return self.account.ready(found.region, found.id, report)
+        tried: list[str] = []
+        try:
+            return self._first(offers, stamp, configuration, report, tried)
+        except BaseException:
+            for region in tried:
+                # What cannot be removed either must not hide why there is no machine.
+                with contextlib.suppress(ProvisioningError):
+                    self.account.tidy(region)
+            raise
+
+    def _first(
+        self,
+        offers: Sequence[Offer],
+        stamp: Stamp,
+        configuration: ServiceConfiguration,
+        report: Report,
+        tried: list[str],
+    ) -> Instance:
         attempts = Attempts(offers)
         refused: list[str] = []
         for attempt in attempts:
+            if attempt.offer.region not in tried:
+                tried.append(attempt.offer.region)
             outcome = self._try(attempt, attempts, stamp, configuration, report)
             if isinstance(outcome, Instance):
                 return outcome
@@ -243,7 +264,6 @@ class AwsBackend:
                     raise
             found = self._find(stamp, report)
             if found is not None:
-                identifier = found.id
-                break
+                return self.account.ready(found.region, found.id, report)
         report(f"aws: {stamp.name}: {identifier} is starting")
         return self.account.ready(offer.region, identifier, report)

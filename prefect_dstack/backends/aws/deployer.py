@@ -28,7 +28,7 @@ def public_address(url: str = CHECK_ADDRESS) -> str:
     """
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - a constant, or a test's
-            return str(ipaddress.ip_network(answer.read(100).decode().strip()))
+            return str(ipaddress.ip_network(ipaddress.ip_address(answer.read(100).decode().strip())))
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise ProvisioningError(
             f"aws: our public address cannot be asked of {url} ({error}): set ssh_from to the networks that "

@@ -44,7 +44,12 @@ CHANGES = (
     "ec2:RevokeSecurityGroupIngress",
     "ec2:TerminateInstances",
 )
-DNS = ("route53:ChangeResourceRecordSets", "route53:ListHostedZones", "route53:ListResourceRecordSets")
+DNS = (
+    "route53:ChangeResourceRecordSets",
+    "route53:GetChange",
+    "route53:ListHostedZones",
+    "route53:ListResourceRecordSets",
+)
 
 
 class PermissionCheck(BaseModel):

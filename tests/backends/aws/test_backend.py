@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -261,8 +262,28 @@ def test_no_capacity_anywhere_is_a_capacity_error_and_nothing_is_left(
         CapacityError, match=r"hello-1-0: no capacity in \d+ attempts, the last one: .*do not have"
     ):
         made.provision(made.offers(CPU), STAMP, CPU, told.append)
-    assert ec2_instances(aws) == []
-    made.cleanup()
+    assert aws.leftovers() == {}
+
+
+def test_of_ten_at_once_those_without_capacity_do_not_harm_the_others(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    made = backend(availability_zones=["us-east-1a"])
+    offers = made.offers(CPU)
+    aws.fault("RunInstances", **OUT, times=5)
+
+    def provision(number: int) -> str | None:
+        try:
+            return made.provision(offers, STAMP.model_copy(update={"replica": number}), CPU, told.append).id
+        except CapacityError:
+            return None
+
+    with ThreadPoolExecutor(10) as pool:
+        got = [identifier for identifier in pool.map(provision, range(10)) if identifier]
+    assert len(got) == 5
+    assert {entry["InstanceId"] for entry in ec2_instances(aws)} == set(got)
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(made.terminate, made.instances()))
     assert aws.leftovers() == {}
 
 
@@ -343,7 +364,7 @@ def test_no_permission_fails_at_once_with_awss_words(aws: Account, backend: Make
     with pytest.raises(ProvisioningError, match=r"UnauthorizedOperation: You are not authorized; .*doctor"):
         made.provision(offers, STAMP, GPU, told.append)
     assert len(attempts(told)) == 1
-    assert ec2_instances(aws) == []
+    assert aws.leftovers() == {}
 
 
 def test_wrong_credentials_fail_at_once(aws: Account, home: Path) -> None:
