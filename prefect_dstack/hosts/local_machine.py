@@ -19,6 +19,8 @@ from prefect_dstack.hosts.machine import CommandResult
 
 __all__ = ["LocalMachine"]
 
+USUAL_ENGINE = "unix:///var/run/docker.sock"
+
 
 class LocalMachine:
     """The machine that this code runs on; implements `Machine`."""
@@ -59,12 +61,20 @@ class LocalMachine:
 @functools.cache
 def _engine(host: str | None) -> DockerClient:
     try:
+        _try_socket((host or USUAL_ENGINE).removeprefix("unix://"))
         client = docker.from_env(timeout=60)
         client.ping()
-    except DockerException as error:
+    except (DockerException, OSError) as error:
         if shutil.which("docker") or shutil.which("dockerd"):
             remedy = "start it, or set DOCKER_HOST to where it listens; your user must be allowed to use it"
         else:
             remedy = "install Docker, or leave `image` out to run the commands as processes"
         raise HostNotReadyError(f"no Docker Engine answers on this machine: {remedy}") from error
     return client
+
+
+def _try_socket(path: str) -> None:
+    """Fail where nobody listens, as the Docker SDK does, but without leaving a socket behind."""
+    if path.startswith("/"):
+        with socket.socket(socket.AF_UNIX) as attempt:
+            attempt.connect(path)

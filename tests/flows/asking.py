@@ -1,0 +1,64 @@
+"""A client that asks a service again and again while something else happens to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections import Counter
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from typing_extensions import Self
+
+PAUSE = 0.01
+
+
+class Asking:
+    """Asks for `/` on one connection that is kept, and on a new one each time; a context manager.
+
+    Args:
+        url: Of a service that answers JSON.
+
+    Attributes:
+        failures: What was not answered with 200, in words.
+        revisions: How many answers each revision gave.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.port = urlsplit(url).port or 80
+        self.failures: list[str] = []
+        self.revisions: Counter[str] = Counter()
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(kept,)) for kept in (True, False)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, kept: bool) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        while not self._done.wait(PAUSE):
+            try:
+                connection.request("GET", "/")
+                response = connection.getresponse()
+                body = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                connection.close()
+                continue
+            if response.status == 200:
+                self.revisions[json.loads(body)["revision"]] += 1
+            else:
+                self.failures.append(f"{response.status} {body[:200]!r}")
+            if not kept:
+                connection.close()
+        connection.close()
