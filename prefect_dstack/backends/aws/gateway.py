@@ -85,8 +85,10 @@ class AwsGateways:
             else:
                 region, identifier = existing.region, existing.id
                 report(f"aws: gateway {name}: found {identifier}")
-            own = () if configuration.port is None else (configuration.port,)
-            self.open_ports(name, own)
+            running = self._account.running(region, identifier)
+            own = set() if configuration.port is None else {configuration.port}
+            # Services may have opened more of a gateway that was there before.
+            self.open_ports(name, own | self._ports_of(running))
             address = self._give_address(name, region, identifier, report) if public else None
             instance = self._account.ready(region, identifier, report, address=address, give_back=False)
             records: tuple[Record, ...] = ()
@@ -153,8 +155,7 @@ class AwsGateways:
         for entry in ec2.find(self._aws, region, tagging.tagged(tagging.ROLE, "gateway")):
             # EC2 may still show this one's old tag.
             if entry["InstanceId"] != instance.id:
-                written = tagging.from_list(entry.get("Tags")).get(tagging.PORTS, "")
-                wanted.update(int(port) for port in written.split() if port.isdecimal())
+                wanted |= self._ports_of(ec2.to_instance(self._aws, region, entry))
         self._account.firewall().ensure(
             region,
             self._account.network(region),
@@ -162,6 +163,10 @@ class AwsGateways:
             gateway_ports=sorted(wanted),
             prune=True,
         )
+
+    @staticmethod
+    def _ports_of(instance: Instance) -> set[int]:
+        return {int(port) for port in str(instance.details.get("ports", "")).split() if port.isdecimal()}
 
     def _find(self, name: str) -> Instance | None:
         for region in self._settings.regions:
@@ -229,8 +234,6 @@ class AwsGateways:
         return [dict(address) for address in answer["Addresses"]]
 
     def _give_address(self, name: str, region: str, identifier: str, report: Report) -> str:
-        # An address can only be given to a machine that runs.
-        self._account.running(region, identifier)
         found = self._addresses(region, name)
         if found:
             address = found[0]

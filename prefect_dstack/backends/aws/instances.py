@@ -278,6 +278,7 @@ def to_instance(aws: Aws, region: str, instance: Ec2Instance) -> Instance:
             "user": LOGIN,
             "host_key": tags.get(tagging.HOST_KEY, ""),
             "role": tags.get(tagging.ROLE, ""),
+            "ports": tags.get(tagging.PORTS, ""),
             "stamp": stamp.model_dump() if stamp else None,
         },
     )

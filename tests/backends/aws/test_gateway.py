@@ -153,6 +153,16 @@ def test_ports_are_open_only_while_a_gateway_needs_them(aws: Account, backend: M
         gateways.open_ports("side", [1])
 
 
+def test_created_again_it_keeps_the_ports_that_its_services_opened(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    gateways = AwsGateways(backend())
+    gateways.create("front", gateway(), told.append)
+    gateways.open_ports("front", [9000])
+    gateways.create("front", gateway(), told.append)
+    assert open_to_everybody(aws) == {80, 443, 9000}
+
+
 def test_a_replica_that_is_provisioned_leaves_the_gateways_ports_open(
     aws: Account, backend: Make, told: list[str]
 ) -> None:
