@@ -19,16 +19,18 @@ class Asking:
 
     Args:
         url: Of a service that answers JSON.
+        key: What answers are counted by; the example counts revisions, the testbed's application has others.
 
     Attributes:
         failures: What was not answered with 200, in words.
-        revisions: How many answers each revision gave.
+        answers: How many answers had each value of the key.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str = "revision") -> None:
         self.port = urlsplit(url).port or 80
+        self.key = key
         self.failures: list[str] = []
-        self.revisions: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
         self._done = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(kept,)) for kept in (True, False)]
 
@@ -56,7 +58,7 @@ class Asking:
                 connection.close()
                 continue
             if response.status == 200:
-                self.revisions[json.loads(body)["revision"]] += 1
+                self.answers[json.loads(body)[self.key]] += 1
             else:
                 self.failures.append(f"{response.status} {body[:200]!r}")
             if not kept:

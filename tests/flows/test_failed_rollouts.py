@@ -83,7 +83,7 @@ def test_a_broken_version_leaves_the_old_one_as_it_was(
             assert sorted(home.state.glob("replicas/*/")) == before, what
             assert amiss(name) == [], what
     assert asking.failures == []
-    assert set(asking.revisions) == {"1"}
+    assert set(asking.answers) == {"1"}
 
 
 def test_the_command_line_says_why_in_its_first_line(
@@ -110,7 +110,7 @@ def test_a_rollout_that_fails_half_way_takes_the_old_revision_back_to_full_stren
             deploy(replicas=3, commands=['[ "$DSTACK_REPLICA_NUM" != 2 ] || exit 1', HELLO])
         assert amiss(name) == []
     assert asking.failures == []
-    assert set(asking.revisions) == {"1", "2"}, "it must have got half way"
+    assert set(asking.answers) == {"1", "2"}, "it must have got half way"
     again = deploy(replicas=3)
     assert not again.changed
     assert again.replicas == [f"{name}-1-{number}" for number in range(3)]
