@@ -65,7 +65,13 @@ def show(name: Name) -> None:
 
 
 @application.command()
-def delete(name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Forget hosts that cannot be reached, with what may run there.")
+    ] = False,
+) -> None:
     """Forget a fleet; its hosts are left as they are."""
     connected()
     from prefect_dstack.flows.fleets import delete_fleet
@@ -73,7 +79,7 @@ def delete(name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do
     if not confirm(f"Delete fleet {name}?", yes):
         raise typer.Exit(2)
     with progress():
-        delete_fleet(name)
+        delete_fleet(name, force)
     out.print(f"fleet {name} is deleted")
 
 

@@ -98,7 +98,13 @@ def ca() -> None:
 
 
 @application.command()
-def delete(name: Annotated[str, typer.Argument(help="The name of the gateway.")], yes: Yes = False) -> None:
+def delete(
+    name: Annotated[str, typer.Argument(help="The name of the gateway.")],
+    yes: Yes = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Forget it even if its machine cannot be reached.")
+    ] = False,
+) -> None:
     """Delete a gateway with all that was made for it."""
     connected()
     from prefect_dstack.flows.gateways import delete_gateway
@@ -106,5 +112,5 @@ def delete(name: Annotated[str, typer.Argument(help="The name of the gateway.")]
     if not confirm(f"Delete gateway {name}?", yes):
         raise typer.Exit(2)
     with progress():
-        delete_gateway(name)
+        delete_gateway(name, force)
     out.print(f"gateway {name} is deleted")

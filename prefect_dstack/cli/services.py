@@ -209,7 +209,13 @@ def logs(
         print(line, flush=follow)  # noqa: T201
 
 
-def stop(name: Name, yes: Yes = False) -> None:
+def stop(
+    name: Name,
+    yes: Yes = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on without a gateway that is gone for good.")
+    ] = False,
+) -> None:
     """Take a service off the air."""
     connected()
     from prefect_dstack.flows.stop import stop_service
@@ -219,7 +225,7 @@ def stop(name: Name, yes: Yes = False) -> None:
     if not confirm(f"Stop {name}?", yes):
         raise typer.Exit(2)
     with progress():
-        stop_service(name)
+        stop_service(name, force)
     out.print(f"{name} is stopped")
 
 

@@ -12,7 +12,13 @@ from prefect_dstack.backends.fleet import Fleet, fleet_of
 from prefect_dstack.backends.inspection import HostReport, check_fleet, with_internal_addresses
 from prefect_dstack.blocks import DstackSshFleet
 from prefect_dstack.configurations import FleetConfiguration, load_configuration
-from prefect_dstack.errors import ConfigurationError, ConflictError, HostNotReadyError, NotFoundError
+from prefect_dstack.errors import (
+    ConfigurationError,
+    ConflictError,
+    HostNotReadyError,
+    HostUnreachableError,
+    NotFoundError,
+)
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.fleet_support import check_fleet_support
 from prefect_dstack.tasks import documents, inventory, observation
@@ -100,15 +106,17 @@ def apply_fleet(
 
 
 @served_flow(name="delete-fleet", flow_run_name="delete fleet {name}")
-def delete_fleet(name: str) -> None:
+def delete_fleet(name: str, force: bool = False) -> None:
     """Forget a fleet; its hosts are left as they are.
 
     Args:
         name: The fleet.
+        force: Forget hosts that cannot be reached too, with what may run there.
 
     Raises:
         NotFoundError: If there is no such fleet.
         ConflictError: If replicas run on its hosts.
+        HostUnreachableError: If a host does not say what runs on it.
     """
     known = documents.names(DstackSshFleet)
     if name not in known:
@@ -119,5 +127,12 @@ def delete_fleet(name: str) -> None:
     services = sorted({found.replica.stamp.service for found in sight.found})
     if services:
         raise ConflictError(f"{name}: {', '.join(services)} run on its hosts; stop them first")
+    for host, reason in sight.unreachable.items():
+        if not force:
+            raise HostUnreachableError(
+                f"{name}: what runs on {host} is not known: {reason}; if it is gone for good: "
+                f"prefect-dstack fleet delete {name} --force"
+            )
+        get_run_logger().warning("%s: forgotten, with what may run there: %s", host, reason)
     documents.delete(DstackSshFleet, name)
     inventory.forget()

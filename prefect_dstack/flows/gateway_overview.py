@@ -37,11 +37,14 @@ def gateway_overview() -> list[GatewayOverview]:
     rows = []
     for name in dict.fromkeys([gateway_places.LOCAL, *documents.names(DstackGateway)]):
         configuration = gateway_places.configuration_of(name)
+        known: list[CertificateStatus] = []
         try:
             state = gateway_places.state(name)
             condition = (
                 "running" if state is not None and gateway_places.gateway(name).place.running() else "stopped"
             )
+            if state is not None and state.https_port is not None:
+                known = certificates(name)
         except PrefectDstackError as error:
             state, condition = None, str(error)
         if state is None and gateway_places.is_implicit(name):
@@ -54,7 +57,7 @@ def gateway_overview() -> list[GatewayOverview]:
                 domain=configuration.domain,
                 state=condition,
                 services=[] if state is None else sorted(state.routes),
-                certificates=[] if state is None or state.https_port is None else certificates(name),
+                certificates=known,
             )
         )
     return rows

@@ -9,7 +9,15 @@ from prefect import get_run_logger
 
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
-from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError, UnsupportedKeyError
+from prefect_dstack.errors import (
+    ConfigurationError,
+    ConflictError,
+    GatewayError,
+    HostError,
+    NotFoundError,
+    PrefectDstackError,
+    UnsupportedKeyError,
+)
 from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.tasks import documents, gateway_places, inventory
@@ -59,9 +67,9 @@ def create_gateway(
             inventory.forget()
         state = tasks.create_gateway(loaded.name)
         ensure_certificates(loaded.name, list(state.routes.values()))
-    except Exception:
+    except BaseException:
         if before is None:
-            documents.delete(DstackGateway, loaded.name)
+            _remove(loaded.name)
         else:
             documents.save(before, loaded.name)
         inventory.forget()
@@ -70,15 +78,17 @@ def create_gateway(
 
 
 @served_flow(name="delete-gateway", flow_run_name="delete gateway {name}")
-def delete_gateway(name: str) -> None:
+def delete_gateway(name: str, force: bool = False) -> None:
     """Delete a gateway with all that was made for it.
 
     Args:
         name: The gateway.
+        force: Forget it even if its machine cannot be reached, and leave there what is there.
 
     Raises:
         NotFoundError: If there is no such gateway.
         ConflictError: If services use it.
+        GatewayError: If its machine cannot be reached.
     """
     exists = name in documents.names(DstackGateway)
     if not exists and (name != gateway_places.LOCAL or gateway_places.state(name) is None):
@@ -87,11 +97,30 @@ def delete_gateway(name: str) -> None:
     users = [record.name for record in all_records() if record.gateway == name and record.active is not None]
     if users:
         raise ConflictError(f"{name}: serves {', '.join(users)}; stop them first")
-    tasks.delete_gateway(name)
+    try:
+        tasks.delete_gateway(name)
+    except (GatewayError, HostError) as error:
+        if not force:
+            raise GatewayError(
+                f"gateway '{name}' cannot be removed: {error}; if its machine is gone for good: "
+                f"prefect-dstack gateway delete {name} --force"
+            ) from error
+        get_run_logger().warning("gateway %s: forgotten, and left where it may be: %s", name, error)
     if exists:
         documents.delete(DstackGateway, name)
         inventory.forget()
     get_run_logger().info("gateway %s: deleted", name)
+
+
+def _remove(name: str) -> None:
+    """Leave nothing of a gateway that could not be created, not even a machine that costs money."""
+    try:
+        tasks.delete_gateway(name)
+    except PrefectDstackError as error:
+        get_run_logger().warning("gateway %s: not all of it could be removed: %s", *(name, error))
+        if gateway_places.configuration_of(name).backend == "aws":
+            return
+    documents.delete(DstackGateway, name)
 
 
 def check_gateway_support(configuration: GatewayConfiguration) -> None:

@@ -6,17 +6,19 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from prefect_dstack.flows.convergence import Goal, converge
+from prefect_dstack.errors import GatewayError, HostError, NotFoundError
+from prefect_dstack.flows.convergence import DEFAULT_GRACE, Goal, converge
 from prefect_dstack.flows.goals import goal_for, run_id, runtimes_of
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.routing import route_of
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.services.rollout import Limits
-from prefect_dstack.tasks import gateway_places
+from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.records import all_records, find_record, save_record
+from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died
 
 __all__ = ["bring_back", "restore", "restore_hook", "restore_service"]
@@ -66,13 +68,27 @@ def bring_back(record: ServiceRecord, flow_run: str) -> Goal:
     return goal
 
 
-def take_off(record: ServiceRecord, flow_run: str) -> None:
+def take_off(record: ServiceRecord, flow_run: str, *, force: bool = False) -> None:
     """Take a service off the air: its replicas drained and removed, its route gone.
 
     Args:
         record: Of the service.
         flow_run: The id of the flow run.
+        force: Go on without the gateway if that cannot be reached.
+
+    Raises:
+        GatewayError: If the gateway cannot be reached; says how to go on without it.
     """
+    try:
+        gateway_places.state(record.gateway)
+    except (GatewayError, HostError, NotFoundError) as error:
+        if not force:
+            raise GatewayError(
+                f"{record.name}: gateway '{record.gateway}' cannot be reached: {error}; if it is gone for "
+                f"good: prefect-dstack stop {record.name} --force"
+            ) from error
+        _take_off_without_gateway(record, error)
+        return
     active = record.active_revision
     stop_duration = None if active is None else active.configuration.get("stop_duration")
     goal = Goal(
@@ -91,6 +107,24 @@ def take_off(record: ServiceRecord, flow_run: str) -> None:
     converge(goal)
     if gateway_places.state(record.gateway) is not None:
         remove_route(record.gateway, record.name)
+
+
+def _take_off_without_gateway(record: ServiceRecord, error: Exception) -> None:
+    logger = get_run_logger()
+    logger.warning(
+        "%s: gateway '%s' is left as it is (%s): should it come back, prefect-dstack reconcile takes the "
+        "route and its tunnels away",
+        *(record.name, record.gateway, error),
+    )
+    runtimes = runtimes_of(record)
+    sight = observation.look(record.name, observation.instances_of(record.name, runtimes), runtimes)
+    for found in sight.found:
+        remove_replica(found.instance, found.replica, DEFAULT_GRACE)
+    for instance in [*(found.instance for found in sight.found), *(instance for instance, _ in sight.empty)]:
+        if connections.backends()[instance.backend].stamp(instance) is not None:
+            terminate_instance(instance)
+    for name, reason in sight.unreachable.items():
+        logger.warning("%s: replicas may be left on %s: %s", record.name, name, reason)
 
 
 @served_flow(name="restore-service", flow_run_name="restore {name}")

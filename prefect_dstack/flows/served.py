@@ -1,4 +1,4 @@
-"""Flows that find a Prefect API by themselves when a plain script calls them."""
+"""Flows that find a Prefect API by themselves, and let go of the hosts that they used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prefect import Flow
 from prefect.context import FlowRunContext
 
 from prefect_dstack.api import connect
+from prefect_dstack.hosts.pool import shared_connections
 
 __all__ = ["ServedFlow", "served_flow"]
 
@@ -20,14 +21,16 @@ R = TypeVar("R")
 class ServedFlow(Flow[P, R]):
     """A flow that, called alone and with no Prefect API configured, uses the local server.
 
-    Prefect would start a server for each such call, which takes longer than most deployments.
+    Prefect would start a server for each such call, which takes longer than most deployments. All tasks of
+    a run share one SSH connection to each host, which ends with it.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow."""
         if FlowRunContext.get() is None:
             connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
-        return super().__call__(*args, **kwargs)
+        with shared_connections():
+            return super().__call__(*args, **kwargs)
 
 
 def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:

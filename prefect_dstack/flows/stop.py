@@ -24,16 +24,18 @@ __all__ = ["astop_service", "stop_service"]
     on_cancellation=[restore_hook],
     on_crashed=[restore_hook],
 )
-def stop_service(name: str) -> None:
+def stop_service(name: str, force: bool = False) -> None:
     """Take a service off the air: drain its replicas, remove them, and give their machines back.
 
     Its record is kept, so that it can be deployed again or rolled back.
 
     Args:
         name: The service.
+        force: Go on without the gateway if that cannot be reached, for one that is gone for good.
 
     Raises:
         NotFoundError: If there is no such service.
+        GatewayError: If the gateway cannot be reached.
     """
     load_record(name)
     logger = get_run_logger()
@@ -43,19 +45,21 @@ def stop_service(name: str) -> None:
         stopped = load_record(name).stopped().model_copy(update={"asked_at": asked_at()})
         record = stopped.model_copy(update={"deploying": deploying(None, mine)})
         save_record(record)
-        take_off(record, mine)
+        take_off(record, mine, force=force)
         save_record(stopped)
         publish_removed(name)
         logger.info("%s: stopped", name)
 
 
-async def astop_service(name: str) -> None:
+async def astop_service(name: str, force: bool = False) -> None:
     """Do the same as `stop_service` without blocking an event loop.
 
     Args:
         name: The service.
+        force: Go on without the gateway if that cannot be reached, for one that is gone for good.
 
     Raises:
         NotFoundError: If there is no such service.
+        GatewayError: If the gateway cannot be reached.
     """
-    await asyncio.to_thread(stop_service, name)
+    await asyncio.to_thread(stop_service, name, force)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pydantic import ValidationError
 
-from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, NotFoundError
+from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, HostError, NotFoundError
 from prefect_dstack.gateways.changes import Command, changes
 from prefect_dstack.gateways.observation import ReplicaHealth, ReplicaStatistics
 from prefect_dstack.gateways.place import Place
@@ -91,8 +92,9 @@ class Gateway:
             self._write(files, state)
             self.place.check(files[CONFIGURATION])
             self._start()
-        except GatewayError:
-            self.place.destroy()
+        except (GatewayError, HostError):
+            with contextlib.suppress(GatewayError, HostError):
+                self.place.destroy()
             raise
 
     def change(self, transition: Callable[[GatewayState], GatewayState]) -> GatewayState:

@@ -169,7 +169,8 @@ class HostPlace:
 
     def destroy(self) -> None:
         """See `Place.destroy`."""
-        with self._explained("remove it"):
+        # Without an engine, there is no container either.
+        with self._explained("remove it"), contextlib.suppress(HostNotReadyError):
             container = self._container()
             if container is not None:
                 container.remove(force=True, v=True)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import queue
 import shlex
-import threading
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,11 +62,6 @@ class _Way:
     sessions: bool
 
 
-_engines: weakref.WeakKeyDictionary[Connection, DockerClient] = weakref.WeakKeyDictionary()
-_locks: weakref.WeakKeyDictionary[Connection, threading.Lock] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
-
-
 def docker_engine(connection: Connection) -> DockerClient:
     """Reach a host's Docker Engine.
 
@@ -82,13 +75,10 @@ def docker_engine(connection: Connection) -> DockerClient:
         HostNotReadyError: If there is no engine, or this user may not use it.
         HostUnreachableError: If the host does not answer.
     """
-    with _lock:
-        lock = _locks.setdefault(connection, threading.Lock())
-    with lock:
-        client = _engines.get(connection)
-        if client is None:
-            client = _engines[connection] = _connect(connection)
-        return client
+    with connection.engine_lock:
+        if connection.engine is None:
+            connection.engine = _connect(connection)
+        return connection.engine
 
 
 def _connect(connection: Connection) -> DockerClient:

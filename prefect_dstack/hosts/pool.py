@@ -7,10 +7,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from prefect_dstack.hosts.access import SshAccess
-from prefect_dstack.hosts.ssh import Connection
-from prefect_dstack.hosts.ssh_config import resolve
+if TYPE_CHECKING:
+    from prefect_dstack.hosts.access import SshAccess
+    from prefect_dstack.hosts.ssh import Connection
 
 __all__ = ["close_connections", "connection_to", "connections", "shared_connections"]
 
@@ -32,6 +33,10 @@ def connection_to(access: SshAccess, name: str | None = None) -> Connection:
     Raises:
         ConfigurationError: If `~/.ssh/config` is in the way.
     """
+    # paramiko takes its time to import, which whoever only shares connections need not pay.
+    from prefect_dstack.hosts.ssh import Connection
+    from prefect_dstack.hosts.ssh_config import resolve
+
     with _lock:
         known = _connections.get(access)
         if known is None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import paramiko
 
@@ -16,12 +17,19 @@ from prefect_dstack.hosts.commands import ConnectionLostError, exchange
 from prefect_dstack.hosts.host_keys import HostKey
 from prefect_dstack.hosts.machine import CommandResult
 from prefect_dstack.hosts.ssh_config import Resolved, resolve
-from prefect_dstack.hosts.transport import CHANNEL_TIMEOUT, Transport, open_transport
+from prefect_dstack.hosts.transport import CHANNEL_TIMEOUT, NoAnswerError, Transport, open_transport
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 __all__ = ["ChannelRefusedError", "Connection"]
 
 # paramiko logs what it raises, with tracebacks; we report it once, in our own words.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+# A host that has not answered is not tried again for so many seconds: each of the many who ask for it
+# would wait as long as the first.
+SILENCE = 15.0
 
 
 class ChannelRefusedError(Exception):
@@ -35,17 +43,24 @@ class Connection:
         access: How it is reached.
         name: What messages call it; default: its host name.
         jump: The connection to the host before it, if there is one.
+
+    Attributes:
+        opened: How often it was made.
+        engine: The client of the host's Docker Engine, once somebody has asked for it.
     """
 
     def __init__(self, access: SshAccess, name: str | None = None, jump: Connection | None = None) -> None:
         self.access = access
         self.name = name or access.hostname
         self.opened = 0
+        self.engine: DockerClient | None = None
+        self.engine_lock = threading.Lock()
         self._jump = jump
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._connecting: Future[Transport] | None = None
         self._resolved: Resolved | None = None
+        self._silent: tuple[float, NoAnswerError] | None = None
 
     @property
     def resolved(self) -> Resolved:
@@ -73,6 +88,8 @@ class Connection:
         with self._lock:
             if self._transport is not None and self._transport.is_active():
                 return self._transport
+            if self._silent is not None and time.monotonic() - self._silent[0] < SILENCE:
+                raise NoAnswerError(str(self._silent[1]))
             others = self._connecting
             if others is None:
                 connecting = self._connecting = Future()
@@ -83,6 +100,7 @@ class Connection:
         except BaseException as error:
             with self._lock:
                 self._connecting = None
+                self._silent = (time.monotonic(), error) if isinstance(error, NoAnswerError) else None
             connecting.set_exception(error)
             raise
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ from prefect_dstack.hosts.host_keys import HostKey, TrustedKeys, trusted_keys
 from prefect_dstack.hosts.keys import LockedKeyError, read_private_key, read_private_key_file
 from prefect_dstack.hosts.ssh_config import Resolved
 
-__all__ = ["CHANNEL_TIMEOUT", "CONNECT_TIMEOUT", "Transport", "open_transport"]
+__all__ = ["CHANNEL_TIMEOUT", "CONNECT_TIMEOUT", "NoAnswerError", "Transport", "open_transport"]
 
 CONNECT_TIMEOUT = 10.0
 BANNER_TIMEOUT = 15.0
@@ -29,6 +30,10 @@ UNACKNOWLEDGED = 30.0
 TCP_RXT_CONNDROPTIME = 0x80  # macOS's name for what Linux calls TCP_USER_TIMEOUT, in seconds
 
 Dial = Callable[[], socket.socket | paramiko.Channel]
+
+
+class NoAnswerError(HostUnreachableError):
+    """Nothing came back at all: the host is off, or somewhere between packets are lost."""
 
 
 class Transport(paramiko.Transport):
@@ -100,7 +105,7 @@ def _dial(place: str, resolved: Resolved) -> socket.socket:
     except socket.gaierror as error:
         raise HostUnreachableError(f"{place}: the name does not resolve, check `hostname`") from error
     except TimeoutError as error:
-        raise HostUnreachableError(
+        raise NoAnswerError(
             f"{place}: no answer within {CONNECT_TIMEOUT:.0f} s: "
             "is it switched on, and do firewalls let us in?"
         ) from error
@@ -109,7 +114,8 @@ def _dial(place: str, resolved: Resolved) -> socket.socket:
             f"{place}: connection refused: does its SSH server run, and on this port?"
         ) from error
     except OSError as error:
-        raise HostUnreachableError(
+        kind = NoAnswerError if error.errno == errno.EHOSTUNREACH else HostUnreachableError
+        raise kind(
             f"{place}: {(error.strerror or str(error)).lower()}: check its address and the network between"
         ) from error
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -14,7 +14,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from prefect_dstack.configurations import Environment, ServiceConfiguration
-from prefect_dstack.errors import HostNotReadyError, ImageError
+from prefect_dstack.errors import CapacityError, HostNotReadyError, ImageError
 from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
@@ -24,7 +24,10 @@ from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["DockerRuntime"]
 
+GPU_LABEL = "prefect-dstack.gpu-devices"
 ENVIRONMENT_FILE = "/.prefect-dstack-environment"
+# A directory that every host has: whoever may read it may lock it, and no file is left there.
+GPU_LOCK = "/run"
 LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 
 
@@ -44,7 +47,13 @@ class DockerRuntime:
         image = launch.configuration.image or ""
         ensure_image(engine, image, launch.registry, machine.name, report)
         report(f"{launch.stamp.name}: starting a container of {image} on {machine.name}")
-        return self._start(engine, machine, launch)
+        lock = getattr(machine, "lock", None)
+        if not launch.gpu_devices or lock is None:
+            return self._start(engine, machine, launch)
+        # Others choose GPUs by the labels of containers too, perhaps from other machines at this moment.
+        with lock(GPU_LOCK):
+            _refuse_taken(engine, machine, launch)
+            return self._start(engine, machine, launch)
 
     def _start(self, engine: DockerClient, machine: Machine, launch: Launch) -> Replica:
         while True:
@@ -125,6 +134,17 @@ class DockerRuntime:
                 raise
 
 
+def _refuse_taken(engine: DockerClient, machine: Machine, launch: Launch) -> None:
+    for container in engine.containers.list(
+        all=True, ignore_removed=True, filters={"label": "prefect-dstack.service"}
+    ):
+        owned = container.labels.get(GPU_LABEL, "").split(",")
+        taken = sorted(set(owned).intersection(launch.gpu_devices))
+        stamp = Stamp.from_labels(container.labels)
+        if taken and stamp is not None and stamp.name != launch.stamp.name:
+            raise CapacityError(f"{machine.name}: {stamp.name} has just taken the GPU {', '.join(taken)}")
+
+
 def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) -> dict[str, Any]:
     """Describe the container of a replica.
 
@@ -196,7 +216,7 @@ def labels(launch: Launch, port: int) -> dict[str, str]:
         "prefect-dstack.port": str(port),
         "prefect-dstack.cpus": str(cpus or 0),
         "prefect-dstack.memory-gb": str(memory or 0),
-        "prefect-dstack.gpu-devices": ",".join(launch.gpu_devices),
+        GPU_LABEL: ",".join(launch.gpu_devices),
     }
 
 

@@ -300,17 +300,19 @@ def _status(url: str, address: str, path: str) -> int:
 
 def _configured(state: GatewayState, wanted: GatewayState) -> GatewayState:
     """Follow a gateway's file in what can change while it serves."""
-    if (state.domain, state.https_port) == (wanted.domain, wanted.https_port):
+    kept = {name: getattr(wanted, name) for name in ("domain", "https_port", "base_port")}
+    if all(getattr(state, name) == value for name, value in kept.items()):
         return state
+    public = state.bind_address != "127.0.0.1"
     routes = {
-        name: route.model_copy(
-            update={"https_redirect": route.https_redirect and wanted.https_port is not None}
-        )
+        name: {
+            **dict(route),
+            "https_redirect": route.https_redirect and wanted.https_port is not None,
+            "port": wanted.base_port if public and route.port == state.base_port else route.port,
+        }
         for name, route in state.routes.items()
     }
-    return state.model_copy(
-        update={"domain": wanted.domain, "https_port": wanted.https_port, "routes": routes}
-    )
+    return GatewayState.model_validate({**dict(state), **kept, "routes": routes})
 
 
 def _keeping_replicas(state: GatewayState, route: Route) -> Route:

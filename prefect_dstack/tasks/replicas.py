@@ -34,6 +34,8 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 REPORT_INTERVAL = 5.0
 LOG_LINES = 10
+# How often a replica may find that what was chosen for it was taken meanwhile.
+ATTEMPTS = 4
 
 
 @task(
@@ -89,9 +91,22 @@ def launch_replica(instance: Instance, launch: Launch) -> Replica:
     Returns:
         The replica; it may not listen yet.
     """
-    runtime = connections.runtime_for(launch.configuration)
-    launch = launch.model_copy(update={"gpu_devices": instance.gpu_devices})
-    return runtime.launch(connections.machine(instance), launch, get_run_logger().info)
+    runtime, report = connections.runtime_for(launch.configuration), get_run_logger().info
+    for attempt in range(1, ATTEMPTS + 1):
+        launch = launch.model_copy(update={"gpu_devices": instance.gpu_devices})
+        try:
+            return runtime.launch(connections.machine(instance), launch, report)
+        except CapacityError as error:
+            if attempt == ATTEMPTS:
+                raise
+            report(f"{launch.stamp.name}: {error}, looking for another")
+        # Another deployment was faster.
+        backend = connections.backends()[instance.backend]
+        backend.terminate(instance)
+        instance = backend.provision(
+            backend.offers(launch.configuration), launch.stamp, launch.configuration, report
+        )
+    raise AssertionError  # pragma: no cover
 
 
 @task(name="wait-until-ready", task_run_name="wait-until-ready {replica.name}", cache_policy=NO_CACHE)

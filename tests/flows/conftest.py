@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from prefect_dstack import Endpoint
+from prefect_dstack.hosts.pool import close_connections
+from tests.flows.lab import Lab
 from tests.home import Home
 from tests.prefect_server import PrefectServer
+from tests.testbed.testbed import Testbed
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HELLO = f"exec python3 {EXAMPLES}/hello/app.py"
@@ -39,18 +42,17 @@ def get(url: str, timeout: float = 10) -> Any:
 
 @pytest.fixture
 def stop(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[Callable[[], None]]:
-    """Stops the service of the test; called once more at the end in any case."""
+    """Stops the service of the test; called at the end if the test has not."""
     from prefect_dstack import stop_service
-    from prefect_dstack.errors import NotFoundError
+    from prefect_dstack.tasks.records import find_record
 
     def stop() -> None:
         stop_service(name)
 
     yield stop
-    try:
+    record = find_record(name)
+    if record is not None and record.active is not None:
         stop()
-    except NotFoundError:
-        pass
 
 
 @pytest.fixture
@@ -63,3 +65,32 @@ def deploy(stop: Callable[[], None], name: str) -> Callable[..., Endpoint]:
         return deploy_service(hello(name, **keys) if configuration is None else configuration, **options)
 
     return deploy
+
+
+@pytest.fixture(scope="package")
+def hosts(testbed: Testbed) -> Iterator[Lab]:
+    """Real hosts, in no fleet yet."""
+    lab = Lab(testbed)
+    yield lab
+    close_connections()
+    testbed.remove(*lab.all)
+
+
+@pytest.fixture
+def lab(hosts: Lab, prefect_server: PrefectServer, home: Home) -> Iterator[Lab]:
+    """Real hosts, of which the test leaves nothing changed; no fleet and no gateway stays known."""
+    from prefect_dstack.blocks import DstackGateway, DstackService, DstackSshFleet
+    from prefect_dstack.tasks import documents, inventory
+
+    before = hosts.traces()
+    yield hosts
+    for kind in (DstackService, DstackGateway, DstackSshFleet):
+        for name in documents.names(kind):
+            documents.delete(kind, name)
+    inventory.forget()
+    close_connections()
+    hosts.heal()
+    after = hosts.traces()
+    if after != before:
+        hosts.clear()
+    assert after == before
