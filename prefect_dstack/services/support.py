@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from prefect_dstack.configurations import ServiceConfiguration
 from prefect_dstack.errors import UnsupportedKeyError
@@ -42,6 +44,8 @@ NEVER = {
     "utilization_policy": LATER,
     "backend_options": LATER,
 }
+
+SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
 NEEDS_IMAGE = {
     "entrypoint": "needs an 'image'; without one, put the program into 'commands'",
@@ -122,8 +126,17 @@ def _of_containers(configuration: ServiceConfiguration) -> Iterator[tuple[str, s
                 f"volumes.{number}",
                 "network volumes are not acted on yet; mount /a/directory:/in/the/container",
             )
-        elif volume.instance_path.rstrip("/") in ("/var/run/docker.sock", "/run/docker.sock"):
-            yield f"volumes.{number}", "the Docker socket is never given to a container; remove it"
+        elif _holds_socket(volume.instance_path):
+            yield (
+                f"volumes.{number}",
+                "the Docker socket is never given to a container, nor a directory that holds it; remove it",
+            )
+
+
+def _holds_socket(path: str) -> bool:
+    # Two slashes at the start are not one to `normpath`.
+    mounted = PurePosixPath(posixpath.normpath("/" + path.lstrip("/")))
+    return any(PurePosixPath(socket).is_relative_to(mounted) for socket in SOCKETS)
 
 
 def _says_something(configuration: ServiceConfiguration, key: str) -> bool:

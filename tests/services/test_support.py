@@ -174,6 +174,9 @@ class TestRefuses:
             ({"image": "app", "volumes": ["network:/data"]}, "volumes.0"),
             ({"image": "app", "volumes": ["/data:/data", "/var/run/docker.sock:/x"]}, "volumes.1"),
             ({"image": "app", "volumes": ["/run/docker.sock/:/var/run/docker.sock"]}, "volumes.0"),
+            ({"image": "app", "volumes": ["/run:/x"]}, "volumes.0"),
+            ({"image": "app", "volumes": ["//var/./run/:/x"]}, "volumes.0"),
+            ({"image": "app", "volumes": ["/:/x"]}, "volumes.0"),
         ],
     )
     def test_what_does_not_go_together(self, keys: dict[str, Any], key: str) -> None:
