@@ -19,6 +19,9 @@ PASSIVE = "observe layer4 error-limit 3 on-error mark-down"
 # A host that vanished never answers and never closes. A replica on this machine always closes, and one
 # that only fails its own checks may still finish what it began.
 CUT_OFF = "on-marked-down shutdown-sessions"
+# What was sent to a host that vanished meanwhile is given up, and retried elsewhere where that is safe;
+# keep-alive probes notice only hosts that have acknowledged everything.
+UNACKNOWLEDGED = "tcp-ut 5s"
 
 
 def backend(service: str) -> str:
@@ -64,11 +67,14 @@ def server(replica: RouteReplica, route: Route) -> str:
     """
     address = f"[{replica.address}]" if ":" in replica.address else replica.address
     words = [word(f"{address}:{replica.port}"), f"weight {replica.effective_weight}", IDLE]
+    remote = not ipaddress.ip_address(replica.address).is_loopback
+    if remote:
+        words.append(UNACKNOWLEDGED)
     if route.max_concurrency is not None:
         words.append(f"maxconn {route.max_concurrency}")
     if replica.checked:
         words += [_checks(route), PASSIVE]
-        if route.health_check is None and not ipaddress.ip_address(replica.address).is_loopback:
+        if route.health_check is None and remote:
             words.append(CUT_OFF)
     return " ".join(words)
 

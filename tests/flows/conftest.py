@@ -93,4 +93,4 @@ def lab(hosts: Lab, prefect_server: PrefectServer, home: Home) -> Iterator[Lab]:
     after = hosts.traces()
     if after != before:
         hosts.clear()
-    assert after == before
+    assert not (left := hosts.differences(before, after)), left

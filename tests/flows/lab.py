@@ -92,6 +92,18 @@ class Lab:
         """Everything that a service, a gateway or a tunnel could leave behind, host by host."""
         return {host.name: _traces(host) for host in self.all if host.running}
 
+    @staticmethod
+    def differences(
+        before: dict[str, dict[str, object]], after: dict[str, dict[str, object]]
+    ) -> dict[str, tuple[object, object]]:
+        """What has changed between two looks at all traces."""
+        return {
+            f"{host}: {kind}": (found, after[host][kind])
+            for host, kinds in before.items()
+            for kind, found in kinds.items()
+            if found != after[host][kind]
+        }
+
     def logins(self) -> dict[str, int]:
         """How many SSH connections each host has let in since it was made."""
         count = ["sh", "-c", "grep -c 'Accepted publickey' /var/log/sshd.log || true"]

@@ -37,7 +37,7 @@ def test_nothing_comes_of_nothing() -> None:
 
 def test_a_replica_is_added() -> None:
     assert texts(STATE.with_replica("hello", R2)) == [
-        f"add server service:hello/r2 10.0.0.2:8000 weight 100 pool-purge-delay 1s {CHECKED}",
+        f"add server service:hello/r2 10.0.0.2:8000 weight 100 pool-purge-delay 1s tcp-ut 5s {CHECKED}",
         "enable health service:hello/r2",
         "enable server service:hello/r2",
     ]
@@ -46,7 +46,7 @@ def test_a_replica_is_added() -> None:
 def test_a_replica_that_nobody_checks_is_added() -> None:
     ipv6 = RouteReplica(name="r2", address="fd00::1", port=8000, checked=False)
     assert texts(STATE.with_replica("hello", ipv6)) == [
-        "add server service:hello/r2 [fd00::1]:8000 weight 100 pool-purge-delay 1s",
+        "add server service:hello/r2 [fd00::1]:8000 weight 100 pool-purge-delay 1s tcp-ut 5s",
         "enable server service:hello/r2",
     ]
 
