@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
 
-.PHONY: check clean demo install llm test
+.PHONY: check clean demo docs install llm test
 
 install: $(INSTALLED)
 
@@ -32,6 +32,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate_reference.py
 
 llm: $(INSTALLED)
 	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python --group llm
