@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 
 from prefect_dstack.errors import OrchestratorError
 from prefect_dstack.hosts import supervisor
+from prefect_dstack.hosts.output import read_output
 from prefect_dstack.hosts.ports import port_is_free
 from prefect_dstack.settings import settings
 
@@ -23,6 +26,8 @@ __all__ = ["answers", "connect", "local_server_url", "start_local_server", "stop
 FIRST_PORT = 4200
 START_TIMEOUT = 180.0
 HEALTH_TIMEOUT = 5.0
+ATTEMPTS = 3
+LOG_LINES = 20
 
 
 def connect(report: Callable[[str], None]) -> str:
@@ -59,11 +64,8 @@ def local_server_url() -> str | None:
     Returns:
         The URL of its API; None if it does not run.
     """
-    directory = _directory()
-    if not supervisor.status(directory / "process").alive:
-        return None
-    url = (directory / "url").read_text() if (directory / "url").exists() else None
-    return url if url is not None and answers(url) else None
+    url = _recorded_url()
+    return url if url is not None and answers(url) and _is_ours(url) else None
 
 
 def start_local_server(report: Callable[[str], None]) -> str:
@@ -76,28 +78,31 @@ def start_local_server(report: Callable[[str], None]) -> str:
         The URL of its API, which answers.
 
     Raises:
-        OrchestratorError: If it does not answer in time.
+        OrchestratorError: If it ends again and again, or does not answer in time.
     """
-    directory = _directory()
-    with _lock(directory):
+    with _lock(_directory()):
         url = local_server_url()
         if url is not None:
             return url
-        if not supervisor.status(directory / "process").alive:
-            port = next(port for port in range(FIRST_PORT, 65536) if port_is_free(port))
-            url = f"http://127.0.0.1:{port}/api"
-            (directory / "url").write_text(url)
-            supervisor.start(directory / "process", _program(port, directory))
-        url = (directory / "url").read_text()
-        report(f"starting a Prefect server on this machine, once: {url.removesuffix('/api')}")
         deadline = time.monotonic() + START_TIMEOUT
+        url = _recorded_url() if _process().alive else None
+        url = url or _start()
+        report(f"starting a Prefect server on this machine, once: {url.removesuffix('/api')}")
+        restarts = _process().restarts
         while time.monotonic() < deadline:
-            if answers(url):
+            if answers(url) and _is_ours(url):
                 return url
+            ended = _process().restarts - restarts
+            if ended and not port_is_free(_port(url)) and not _is_ours(url):
+                # Somebody else has taken the port since it was chosen.
+                supervisor.stop(_directory() / "process")
+                url, restarts = _start(), 0
+            elif ended >= ATTEMPTS:
+                supervisor.stop(_directory() / "process")
+                raise OrchestratorError(f"the local Prefect server does not start: {_last_words()}")
             time.sleep(0.2)
     raise OrchestratorError(
-        f"the local Prefect server does not answer at {url} within {START_TIMEOUT:.0f} s; "
-        f"see {directory / 'process' / 'output.log'}"
+        f"the local Prefect server does not answer at {url} within {START_TIMEOUT:.0f} s: {_last_words()}"
     )
 
 
@@ -115,6 +120,50 @@ def stop_local_server() -> bool:
 
 def _directory() -> Path:
     return settings().home / "server"
+
+
+def _process() -> supervisor.ProgramStatus:
+    return supervisor.status(_directory() / "process")
+
+
+def _recorded_url() -> str | None:
+    try:
+        return (_directory() / "url").read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 80
+
+
+def _is_ours(url: str) -> bool:
+    """Tell whether it is our server that listens there, and not one that came first."""
+    pid = _process().pid
+    if pid is None:
+        return False
+    with contextlib.suppress(psutil.Error):
+        server = psutil.Process(pid)
+        return any(
+            connection.laddr.port == _port(url) and connection.status == psutil.CONN_LISTEN
+            for process in [server, *server.children(recursive=True)]
+            for connection in process.net_connections("tcp")
+        )
+    return False
+
+
+def _start() -> str:
+    port = next(port for port in range(FIRST_PORT, 65536) if port_is_free(port))
+    url = f"http://127.0.0.1:{port}/api"
+    (_directory() / "url").write_text(url)
+    supervisor.start(_directory() / "process", _program(port, _directory()))
+    return url
+
+
+def _last_words() -> str:
+    directory = _directory() / "process"
+    lines = [line.strip() for line in read_output(directory, tail=LOG_LINES) if line.strip()]
+    return f"{lines[-1] if lines else 'it wrote nothing'}; see {directory / 'output.log'}"
 
 
 def _program(port: int, directory: Path) -> supervisor.Program:
