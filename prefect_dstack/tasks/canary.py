@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.configurations import Canary
 from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways import latency
 from prefect_dstack.gateways.observation import ReplicaStatistics
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.services.canary import Figures, Verdict, judge
@@ -35,18 +36,19 @@ SILENCE = 60.0
     retry_condition_fn=may_help,
 )
 def share_traffic(gateway_name: str, service: str, weights: Mapping[int, int]) -> None:
-    """Set the weights of replicas, by their revision.
+    """Set the weights of replicas, by their revision, and count what each does while they differ.
 
     Args:
         gateway_name: The gateway.
         service: The service.
-        weights: The weight of each replica by revision; the usual one for those of other revisions.
+        weights: The weight of each replica by revision; the usual one for those of other revisions. None
+            at all ends the comparison.
     """
 
     def shared(state: GatewayState) -> GatewayState:
         for name in state.route(service).replicas:
             state = state.with_weight(service, name, weights.get(_revision_of(name), EVEN_WEIGHT))
-        return state
+        return state.comparing(service, compared=bool(weights))
 
     gateway_places.gateway(gateway_name).change(shared)
 
@@ -65,7 +67,7 @@ class Comparison:
         self.gateway = gateway_places.gateway(gateway_name)
         self.service, self.old, self.new = service, old, new
         self._seen = self.gateway.statistics(service)
-        self._sums: dict[int, ReplicaStatistics] = {}
+        self._sums = {revision: _Sum() for revision in (old, new)}
         self._answered = time.monotonic()
         self._broken = ""
 
@@ -87,15 +89,14 @@ class Comparison:
         else:
             self._answered = time.monotonic()
             for name, counted in now.items():
-                revision = _revision_of(name)
-                fresh = counted.since(self._seen[name]) if name in self._seen else counted
-                known = self._sums.get(revision)
-                self._sums[revision] = fresh if known is None else _added(known, fresh)
+                if _revision_of(name) in self._sums:
+                    before = self._seen.get(name)
+                    self._sums[_revision_of(name)].add(counted.since(before) if before else counted)
             self._seen = now
             canaries = [found for name, found in health.items() if _revision_of(name) == self.new]
             down = [found.check for found in canaries if found.status == "DOWN"]
             self._broken = down[0] or "no answer" if down and len(down) == len(canaries) else ""
-        return self._figures(self.old), self._figures(self.new)
+        return self._sums[self.old].figures(), self._sums[self.new].figures()
 
     def judge(self, terms: Canary, *, over: bool) -> Verdict:
         """Look again, and decide.
@@ -114,16 +115,22 @@ class Comparison:
             )
         return judge(old, new, terms, over=over)
 
-    def _figures(self, revision: int) -> Figures:
-        counted = self._sums.get(revision)
-        if counted is None:
-            return Figures()
+
+class _Sum:
+    """What all replicas of one revision did, over all reloads of the gateway."""
+
+    def __init__(self) -> None:
+        self.requests = self.failed = 0
+        self.durations = [0] * len(latency.BUCKETS)
+
+    def add(self, counted: ReplicaStatistics) -> None:
         unanswered = counted.connection_errors + counted.response_errors
-        return Figures(
-            requests=counted.requests + unanswered,
-            failed=counted.server_errors + unanswered,
-            p95=counted.p95,
-        )
+        self.requests += counted.requests + unanswered
+        self.failed += counted.server_errors + unanswered
+        self.durations = [sum(both) for both in zip(self.durations, counted.durations, strict=True)]
+
+    def figures(self) -> Figures:
+        return Figures(requests=self.requests, failed=self.failed, p95=latency.quantile(self.durations, 0.95))
 
 
 @task(name="watch-canary", task_run_name="watch-canary {service}@{new}", cache_policy=NO_CACHE)
@@ -188,14 +195,3 @@ def _publish(service: str, revisions: Sequence[int], figures: Sequence[Figures],
 
 def _revision_of(name: str) -> int:
     return int(name.rsplit("-", 2)[1])
-
-
-def _added(one: ReplicaStatistics, other: ReplicaStatistics) -> ReplicaStatistics:
-    return ReplicaStatistics(
-        process=other.process,
-        requests=one.requests + other.requests,
-        server_errors=one.server_errors + other.server_errors,
-        connection_errors=one.connection_errors + other.connection_errors,
-        response_errors=one.response_errors + other.response_errors,
-        durations=tuple(a + b for a, b in zip(one.durations, other.durations, strict=True)),
-    )

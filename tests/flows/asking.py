@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import Self
 
-PAUSE = 0.01
+PAUSE = 0.02
 
 
 class Asking:

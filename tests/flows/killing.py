@@ -1,0 +1,62 @@
+"""Deployments in processes of their own, which are killed in the middle of them."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import Task
+
+# Starts children that have all of this imported already, and no threads.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.flows.killing", "prefect_dstack.flows.deploy"])
+
+
+def deploy_and_die(configuration: Mapping[str, Any], at: int) -> bool:
+    """Redeploy in another process, which is killed as soon as it begins a task.
+
+    Args:
+        configuration: The service.
+        at: Which task, counted from 1.
+
+    Returns:
+        Whether it was killed; else there were not so many tasks.
+    """
+    names = [name for name in os.environ if name.startswith("PREFECT_")]
+    environment = {name: os.environ[name] for name in [*names, "HOME"]}
+    process = context.Process(target=_deploy_and_die, args=(configuration, at, environment))
+    process.start()
+    process.join(120)
+    killed = process.exitcode == -signal.SIGKILL
+    assert killed or process.exitcode == 0, f"it ended with {process.exitcode}"
+    return killed
+
+
+def _deploy_and_die(configuration: Mapping[str, Any], at: int, environment: Mapping[str, str]) -> None:
+    os.environ |= environment
+    from prefect.context import refresh_global_settings_context
+
+    from prefect_dstack import deploy_service
+    from prefect_dstack.tasks import canary, gateways, replicas
+
+    refresh_global_settings_context()
+    counter = itertools.count(1)
+    for module in (gateways, replicas, canary):
+        for value in list(vars(module).values()):
+            if isinstance(value, Task):
+                value.fn = _deadly(value.fn, counter, at)
+    deploy_service(dict(configuration), force=True)
+
+
+def _deadly(function: Callable[..., Any], counter: itertools.count[int], at: int) -> Callable[..., Any]:
+    def deadly(*arguments: Any, **options: Any) -> Any:
+        if next(counter) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    deadly.__wrapped__ = function  # type: ignore[attr-defined]
+    return deadly
