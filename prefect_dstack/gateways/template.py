@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -26,6 +27,7 @@ TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
 BODY_LIMITS = "body-limits.map"
 BODY_LIMIT_FILTER = "body_limit.lua"
+HTTPS = "https"
 ACME_PATH = "/.well-known/acme-challenge/"
 
 # The Unix time of the year 9999: a token that never ends.
@@ -33,10 +35,10 @@ NEVER = 253402300799
 
 
 # Headers by which proxies tell applications who asked for what, in every spelling that these read (CGI takes
-# `_` for `-`), and those of protocols that the gateway does not speak on somebody's behalf.
+# `_` for `-`), and those that are between two neighbours only.
 GATEWAY_HEADERS = (
     "^(forwarded$|proxy$|x[-_](forwarded|real|client|cluster|original|rewrite|http|method|host|gateway)"
-    "|true[-_]client|cf[-_]connecting|http2-settings$)"
+    "|true[-_]client|cf[-_]connecting|http2-settings$|connection$)"
 )
 
 
@@ -130,8 +132,12 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
     tokens = {f"*/{token.sha256}": _until(token) for token in state.tokens.values()}
     routes: dict[str, str] = {}
     for route in state.routes.values():
-        for host in route.hosts or ("*",):
-            routes[f"{route.port}/{host}{route.path_prefix.rstrip('/')}/"] = servers.backend(route.service)
+        listeners = [str(route.port)]
+        if state.https_port is not None and route.port == state.base_port:
+            listeners.append(HTTPS)
+        for listener, host in itertools.product(listeners, route.hosts or ("*",)):
+            key = f"{listener}/{host}{route.path_prefix.rstrip('/')}/"
+            routes[key] = servers.backend(route.service)
         tokens |= {f"{route.service}/{token.sha256}": _until(token) for token in route.tokens.values()}
     challenges = {f"{ACME_PATH}{token}": answer for token, answer in state.challenges.items()}
     limits = {
