@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.tasks import documents, gateway_places
 from prefect_dstack.tasks.certificates import CertificateStatus, certificates
 
@@ -28,6 +29,7 @@ class GatewayOverview(BaseModel):
     )
 
 
+@shared_connections()
 def gateway_overview() -> list[GatewayOverview]:
     """Look at every gateway.
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.flows.goals import runtimes_of
+from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.observation import Found
@@ -52,6 +53,7 @@ class ServiceOverview(BaseModel):
     problems: list[str] = Field(description="What is not as it should be.")
 
 
+@shared_connections()
 def overview() -> list[ServiceOverview]:
     """Look at every service.
 
@@ -66,6 +68,7 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     runtimes = runtimes_of(record)
     seen = observation.look(record.name, observation.instances_of(record.name, runtimes), runtimes)
     problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
+    problems += [f"{name} cannot be asked: {reason}" for name, reason in seen.unlisted.items()]
     try:
         state = gateway_places.state(record.gateway)
     except PrefectDstackError as error:

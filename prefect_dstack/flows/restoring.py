@@ -17,6 +17,7 @@ from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route
 from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.observation import Sight
 from prefect_dstack.tasks.records import all_records, find_record, save_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died
@@ -104,9 +105,10 @@ def take_off(record: ServiceRecord, flow_run: str, *, force: bool = False) -> No
         goal.stop_duration = goal_for(
             record, active, recorded_workload(record, active), record.gateway, flow_run
         ).stop_duration
-    converge(goal)
+    sight = converge(goal)
     if gateway_places.state(record.gateway) is not None:
         remove_route(record.gateway, record.name)
+    _warn_of_leftovers(record, sight)
 
 
 def _take_off_without_gateway(record: ServiceRecord, error: Exception) -> None:
@@ -123,8 +125,15 @@ def _take_off_without_gateway(record: ServiceRecord, error: Exception) -> None:
     for instance in [*(found.instance for found in sight.found), *(instance for instance, _ in sight.empty)]:
         if connections.backends()[instance.backend].stamp(instance) is not None:
             terminate_instance(instance)
-    for name, reason in sight.unreachable.items():
-        logger.warning("%s: replicas may be left on %s: %s", record.name, name, reason)
+    _warn_of_leftovers(record, sight)
+
+
+def _warn_of_leftovers(record: ServiceRecord, sight: Sight) -> None:
+    for name, reason in (sight.unreachable | sight.unlisted).items():
+        get_run_logger().warning(
+            "%s: what may be left on %s goes with the next prefect-dstack reconcile: %s",
+            *(record.name, name, reason),
+        )
 
 
 @served_flow(name="restore-service", flow_run_name="restore {name}")

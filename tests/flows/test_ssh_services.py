@@ -147,7 +147,7 @@ def test_a_partition_in_the_middle_of_a_deployment(lab: Lab, edge: str, name: st
     message = str(caught.value)
     assert "\n" not in message
     assert cut.address in message
-    assert message.endswith("nothing of it is left")
+    assert message.endswith("; nothing of it is left where it can be reached")
     assert [host.exec(["docker", "ps", "-aq"]).stdout for host in lab.hosts[:2]] == ["", ""]
 
     cut.rejoin(lab.testbed)
