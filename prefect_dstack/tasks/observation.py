@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from prefect_dstack.backends.base import Instance
-from prefect_dstack.errors import HostError, HostNotReadyError
+from prefect_dstack.errors import HostError, HostNotReadyError, ProvisioningError
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.runtimes.base import Replica, ReplicaStatus
 from prefect_dstack.services.rollout import Running
@@ -20,14 +19,8 @@ __all__ = ["Found", "Sight", "instances_of", "look", "running"]
 
 AT_ONCE = 32
 
-# A machine that has not answered is not asked again for so many seconds: each time would take its time-out.
-SILENCE = 30.0
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-_silent: dict[str, tuple[float, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,19 @@ class Found:
 
 @dataclass(frozen=True)
 class Sight:
-    """What was seen in one look around."""
+    """What was seen in one look around.
+
+    Attributes:
+        found: The replicas.
+        empty: Machines that were created for a replica, without it.
+        unreachable: Machines that do not answer, and why.
+        unlisted: Regions whose machines are not known, and why.
+    """
 
     found: list[Found]
     empty: list[tuple[Instance, Stamp]]
     unreachable: dict[str, str]
+    unlisted: dict[str, str] = field(default_factory=dict)
 
     def of(self, name: str) -> Found | None:
         """Find a replica by its name."""
@@ -78,7 +79,7 @@ class Sight:
             if (replica.name, replica.address, replica.port) in routed:
                 kept[replica.name], found = found, other
             twins.append(found)
-        return Sight(found=list(kept.values()), empty=self.empty, unreachable=self.unreachable), twins
+        return replace(self, found=list(kept.values())), twins
 
 
 def instances_of(service: str | None, runtimes: Iterable[str]) -> list[Instance]:
@@ -115,15 +116,16 @@ def look(service: str | None, instances: Sequence[Instance], runtimes: Iterable[
     """
     wanted = sorted(set(runtimes))
 
+    unlisted: dict[str, str] = {}
+
     def look_at(instance: Instance) -> tuple[Instance, list[Found], str]:
-        since, reason = _silent.get(instance.id, (-SILENCE, ""))
-        if time.monotonic() - since < SILENCE:
-            return instance, [], reason
         try:
             return instance, _replicas_on(instance, wanted, service), ""
         except HostError as error:
-            _silent[instance.id] = (time.monotonic(), str(error))
             return instance, [], str(error)
+        except ProvisioningError as error:
+            unlisted[instance.name] = str(error)
+            return instance, [], ""
 
     found: list[Found] = []
     empty: list[tuple[Instance, Stamp]] = []
@@ -135,7 +137,7 @@ def look(service: str | None, instances: Sequence[Instance], runtimes: Iterable[
         stamp = connections.backends()[instance.backend].stamp(instance)
         if stamp is not None and not there:
             empty.append((instance, stamp))
-    return Sight(found=found, empty=empty, unreachable=unreachable)
+    return Sight(found=found, empty=empty, unreachable=unreachable, unlisted=unlisted)
 
 
 def running(sight: Sight, service: str, state: GatewayState | None) -> list[Running]:
@@ -148,6 +150,9 @@ def running(sight: Sight, service: str, state: GatewayState | None) -> list[Runn
 
     Returns:
         Its replicas; one that is routed but was not seen is dead, as is a machine without its replica.
+
+    Raises:
+        ProvisioningError: If it is not known which are dead, because a region cannot be asked.
     """
     route = None if state is None else state.routes.get(service)
     routed = {} if route is None else dict(route.replicas)
@@ -164,6 +169,11 @@ def running(sight: Sight, service: str, state: GatewayState | None) -> list[Runn
         else:
             phase = "draining" if member.state == "drain" else "serving"
         phases[stamp.revision, stamp.replica] = phase
+    if routed and sight.unlisted:
+        places = "; ".join(f"{name}: {reason}" for name, reason in sight.unlisted.items())
+        raise ProvisioningError(
+            f"{service}: left as it is: {', '.join(sorted(routed))} may run where nobody can look: {places}"
+        )
     for name in routed:
         revision, replica = name.rsplit("-", 2)[1:]
         phases.setdefault((int(revision), int(replica)), "dead")
