@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run as current_run
 
 from prefect_dstack.configurations import Canary, ServiceConfiguration, load_configuration
-from prefect_dstack.errors import DeploymentError, PrefectDstackError
+from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.flows.canary import try_canary
 from prefect_dstack.flows.convergence import Goal, converge
 from prefect_dstack.flows.goals import asked_at, goal_for, run_id
@@ -169,7 +169,12 @@ def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         goal = goal_for(record, revision, work, record.gateway, flow_run)
-        if active.settings == revision.settings and record.endpoint is not None and _is_reached(goal):
+        if (
+            active.settings == revision.settings
+            and record.endpoint is not None
+            and _is_reached(goal)
+            and _is_routed(record, work)
+        ):
             get_run_logger().info("%s@%d: unchanged, nothing to do", record.name, active.number)
             return record.endpoint.model_copy(update={"changed": False})
     return put_on_air(record, revision, work, flow_run)
@@ -208,7 +213,9 @@ def put_on_air(
         if work.configuration.env.get(name) is None
     }
     record = record.begun(revision, deploying(revision.number, flow_run), work.configuration.retain)
-    save_record(record.model_copy(update={"gateway": gateway}) if active is None else record, environment)
+    if active is None:
+        record = record.model_copy(update={"gateway": gateway})
+    save_record(record, environment)
     logger.info("%s@%d: deploying %d replicas", record.name, revision.number, goal.replicas)
     rollout = work.configuration.rollout
     try:
@@ -228,7 +235,7 @@ def put_on_air(
         )
         verify_endpoint(endpoint.url, gateway_places.address(gateway), _probed_path(work.configuration))
     except Exception as error:
-        raise _undone(record, revision, error) from error
+        raise _undone(record, revision, error, gateway) from error
     if active is not None and record.gateway != gateway:
         remove_route(record.gateway, record.name)
     record = record.model_copy(update={"gateway": gateway, "asked_at": asked_at()}).served(
@@ -258,17 +265,30 @@ def _is_reached(goal: Goal) -> bool:
     return not next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits)
 
 
-def _undone(record: ServiceRecord, revision: Revision, error: Exception) -> Exception:
+def _is_routed(record: ServiceRecord, work: Workload) -> bool:
+    """Tell whether the route is what its gateway's own settings make of it today."""
+    state = gateway_places.state(record.gateway)
+    known = None if state is None else state.routes.get(record.name)
+    if state is None or known is None:
+        return False
+    wanted = route_of(work.configuration, gateway_places.gateway(record.gateway), state)
+    return wanted == known.model_copy(update={"tokens": {}, "replicas": {}})
+
+
+def _undone(record: ServiceRecord, revision: Revision, error: Exception, gateway: str) -> Exception:
     """Bring back what served before, and find the words for what happened."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     name = f"{record.name}@{revision.number}"
     try:
         restore(record.failed(revision.number, reason), revision.flow_run)
+        if gateway != record.gateway:
+            remove_route(gateway, record.name)
     except Exception as failure:  # noqa: BLE001 - the reason of the deployment's failure comes first
         get_run_logger().error("%s: cannot undo all of it, run prefect-dstack reconcile: %s", name, failure)
         after = f"and not all of it could be undone: {failure}"
     else:
-        after = f"{record.name}@{record.active} serves on" if record.active else "nothing of it is left"
+        where = " where it can be reached" if isinstance(error, HostUnreachableError) else ""
+        after = f"{record.name}@{record.active} serves on" if record.active else f"nothing of it is left{where}"
     message = f"{name} failed: {reason}; {after}"
     if isinstance(error, PrefectDstackError):
         error.args = (message,)

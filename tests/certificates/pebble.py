@@ -84,6 +84,7 @@ class Pebble:
     def __init__(self, directory: Path, http_port: int, lifetime: int = 90 * 86400) -> None:
         self.directory = directory
         self.names = NameServer()
+        self.http_port = http_port
         self.port, self._management = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}/dir"
         now = datetime.now(timezone.utc)

@@ -33,29 +33,14 @@ from tests.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-APPLICATION = """
-import http.server, json, os
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        body = json.dumps({name.lower(): value for name, value in self.headers.items()}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"""
+ECHO = Path(__file__).with_name("echo.py")
 
 
 @pytest.fixture
-def service(prefect_server: PrefectServer, home: Home, tmp_path: Path, name: str) -> Iterator[dict[str, Any]]:
+def service(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[dict[str, Any]]:
     """The configuration of a service that tells what headers it was sent, and that needs a token."""
     inventory.forget()
-    (tmp_path / "app.py").write_text(APPLICATION)
-    commands = [f"exec python3 '{tmp_path / 'app.py'}'"]
+    commands = [f"exec python3 '{ECHO}'"]
     yield {"type": "service", "name": name, "port": 8000, "auth": True, "commands": commands}
     stop_service(name)
     for token in list_tokens():
@@ -151,10 +136,10 @@ def revocation(port: int, token: NewToken) -> float:
 
 def test_a_token_ends_by_itself(service: dict[str, Any], home: Home) -> None:
     deploy_service(service)
-    token = create_token(service["name"], expires=timedelta(seconds=2)).value.get_secret_value()
+    token = create_token(service["name"], expires=timedelta(seconds=12)).value.get_secret_value()
 
     assert ask(home.port, token)[0] == 200
-    wait_until(lambda: ask(home.port, token)[0] == 401, 5, "the token ends")
+    wait_until(lambda: ask(home.port, token)[0] == 401, 20, "the token ends")
 
 
 def test_a_token_outlives_revisions_a_stop_and_the_gateway(service: dict[str, Any], home: Home) -> None:
