@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,13 +17,19 @@ import yaml
 from prefect.blocks.system import Secret
 
 from prefect_dstack import create_gateway, delete_gateway, deploy_service, stop_service
-from prefect_dstack.errors import GatewayError, HostUnreachableError, PrefectDstackError
+from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
+from prefect_dstack.errors import CapacityError, GatewayError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
 from prefect_dstack.flows.gateway_overview import gateway_overview
 from prefect_dstack.flows.overview import overview, read_logs
+from prefect_dstack.hosts.pool import shared_connections
+from prefect_dstack.runtimes.base import Launch
+from prefect_dstack.runtimes.docker import DockerRuntime
+from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import documents
 from tests.command_line import CommandLine
 from tests.flows.lab import FLEET, GATEWAY, Lab, Requests, answer
+from tests.gateways.hosts import machine
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 from tests.testbed.images import load_image
@@ -305,3 +312,34 @@ def blocks() -> list[str]:
     from prefect_dstack.blocks import DstackGateway, DstackSshFleet
 
     return list(itertools.chain.from_iterable(map(documents.names, (DstackGateway, DstackSshFleet))))
+
+
+def test_a_gpu_is_given_once_however_many_deployments_choose_it(hosts: Lab, tmp_path: Path) -> None:
+    host = hosts.hosts[0]
+    labels = {**Stamp(service="first", revision=1, replica=0).labels(), "prefect-dstack.gpu-devices": "GPU-a"}
+    options = [option for name, value in labels.items() for option in ("--label", f"{name}={value}")]
+    loaded = load_configuration({"name": "second", **hosts.service("second", 1)})
+    assert isinstance(loaded, ServiceConfiguration)
+    launch = Launch(
+        stamp=Stamp(service="second", revision=1, replica=0),
+        configuration=loaded,
+        environment=Environment(),
+        directory=tmp_path,
+        gpu_devices=("GPU-a", "GPU-b"),
+    )
+    # Another deployment holds the host's lock, and creates its container before it lets go.
+    script = f"echo held; sleep 1; docker create {' '.join(map(shlex.quote, options))} testbed/app:1"
+    other = host.popen(["flock", "/run", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        with (
+            shared_connections(),
+            pytest.raises(CapacityError, match=r"first-1-0 has just taken the GPU GPU-a"),
+        ):
+            DockerRuntime().launch(machine(host), launch, lambda _: None)
+        (created,) = host.check(["docker", "ps", "-aq"]).split()
+        assert other.stdout.readline().startswith(created)
+    finally:
+        other.communicate()
+        hosts.clear()

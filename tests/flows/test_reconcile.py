@@ -1,0 +1,107 @@
+"""Repair: what killed deployments, lost hosts and deleted records have left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prefect_dstack import (
+    create_gateway,
+    delete_gateway,
+    deploy_service,
+    reconcile_services,
+    stop_service,
+)
+from prefect_dstack.flows.fleets import apply_fleet
+from prefect_dstack.flows.overview import overview
+from prefect_dstack.tasks.records import delete_record
+from tests.flows.lab import GATEWAY, Lab, answer
+
+pytestmark = pytest.mark.testbed
+
+
+@pytest.fixture
+def tunnels(lab: Lab) -> Iterator[Lab]:
+    """A fleet of two hosts and a gateway that reaches them through tunnels."""
+    apply_fleet(lab.fleet(*lab.hosts[:2], network=False))
+    create_gateway(lab.gateway(network=False))
+    yield lab
+    lab.heal()
+    delete_gateway(GATEWAY)
+
+
+@pytest.mark.timeout(600)
+def test_a_deployment_killed_at_any_task_boundary_leaves_nothing_after_one_pass(
+    tunnels: Lab, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "killed.dstack.yml"
+    file.write_text(json.dumps(tunnels.service(name, 1)))
+    before = tunnels.traces()
+    command = [sys.executable, "-m", "tests.flows.interrupted"]
+    boundaries = []
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as killer:
+        assert killer.stdin
+        assert killer.stdout
+        while True:
+            killer.stdin.write(f"{len(boundaries) + 1} {file}\n")
+            killer.stdin.flush()
+            how, _, boundary = killer.stdout.readline().strip().partition(" ")
+            if how == "done":
+                break
+            boundaries.append(boundary)
+            reconcile_services()
+            left = tunnels.differences(before, tunnels.traces())
+            assert not left, f"killed at {boundary}"
+            assert reconcile_services(dry_run=True) == [], f"killed at {boundary}"
+        killer.stdin.close()
+    tasks = ("create-gateway", "provision-instance", "launch-replica", "wait-until-ready", "register-route")
+    for task in (*tasks, "verify-endpoint"):
+        assert {f"{task} Running", f"{task} Completed"} <= set(boundaries)
+    assert answer(tunnels.edge.address)
+    stop_service(name)
+
+
+def test_a_lost_host_holds_up_nobody_and_its_replica_moves_and_is_no_twin_later(
+    tunnels: Lab, name: str
+) -> None:
+    kept, lost = tunnels.hosts[:2]
+    deploy_service(tunnels.service(name, 2))
+    lost.power_off()
+    began = time.monotonic()
+    lines = reconcile_services()
+    assert time.monotonic() - began < 60
+    assert len(lines) == 1
+    assert kept.check(["docker", "ps", "-q", "--filter", "label=prefect-dstack.service"]).count("\n") == 2
+    (service,) = overview()
+    assert service.serving == 2
+    assert reconcile_services(dry_run=True) == []
+
+    lost.start()
+    (twin,) = [line for line in reconcile_services() if "twin" in line]
+    assert twin.endswith(lost.address)
+    assert lost.check(["docker", "ps", "-aq"]) == ""
+    assert "prefect-dstack-tunnel" not in lost.read_file("/root/.ssh/authorized_keys")
+    assert reconcile_services(dry_run=True) == []
+    stop_service(name)
+
+
+def test_what_no_record_owns_is_removed_even_while_a_host_is_away(tunnels: Lab, name: str) -> None:
+    before = tunnels.traces()
+    deploy_service(tunnels.service(name, 2))
+    delete_record(name)
+    tunnels.hosts[1].isolate_from(tunnels.testbed)
+    reconcile_services()
+    after = tunnels.traces()
+    assert not tunnels.differences({"lab-1": before["lab-1"], "lab-edge": before["lab-edge"]}, after)
+    tunnels.hosts[1].rejoin(tunnels.testbed)
+    reconcile_services()
+    assert not tunnels.differences(before, tunnels.traces())
+    assert reconcile_services(dry_run=True) == []
