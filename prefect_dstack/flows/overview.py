@@ -92,7 +92,8 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     if record.deploying is not None and not has_died(record.deploying):
         condition = "deploying"
     elif active is None:
-        condition = "failed" if record.revisions and record.revisions[-1].outcome == "failed" else "stopped"
+        failed = bool(record.revisions) and record.revisions[-1].outcome == "failed"
+        condition = "failed" if failed and not record.taken_off else "stopped"
         problems += [record.revisions[-1].reason] if condition == "failed" else []
     else:
         condition = "serving" if serving >= wanted else "degraded" if serving else "down"

@@ -90,6 +90,7 @@ class ServiceRecord(BaseModel):
     last_revision: int = Field(default=0, description="The highest number that was ever given.")
     deploying: Deploying | None = Field(default=None, description="The deployment that is under way.")
     endpoint: Endpoint | None = Field(default=None, description="Where the service answers.")
+    taken_off: bool = Field(default=False, description="Whether it was stopped since it was last deployed.")
     asked_at: datetime | None = Field(
         default=None, description="When what serves now, or that nothing does, was asked for."
     )
@@ -137,6 +138,7 @@ class ServiceRecord(BaseModel):
                 "revisions": revisions,
                 "last_revision": max(self.last_revision, revision.number),
                 "deploying": deploying,
+                "taken_off": False,
             }
         )
 
@@ -176,7 +178,9 @@ class ServiceRecord(BaseModel):
             The new record.
         """
         record = self if self.active is None else self._with_outcome(self.active, "stopped")
-        return record.model_copy(update={"active": None, "endpoint": None, "deploying": None})
+        return record.model_copy(
+            update={"active": None, "endpoint": None, "deploying": None, "taken_off": True}
+        )
 
     def _with_outcome(self, number: int, outcome: Outcome, reason: str = "") -> ServiceRecord:
         return self.model_copy(

@@ -1,0 +1,6 @@
+"""Repair what differs from the records; used by the deployment `reconcile-services/default` in `prefect.yaml`."""
+
+from prefect_dstack.flows.reconcile import reconcile_services
+
+if __name__ == "__main__":
+    reconcile_services.serve(name="default", interval=300)
