@@ -1,9 +1,8 @@
-"""Whether a replica is ready: its probes, asked once each."""
+"""Probes of a replica, asked once."""
 
 from __future__ import annotations
 
 import http.client
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prefect_dstack.configurations import Probe
@@ -11,9 +10,7 @@ from prefect_dstack.errors import HostError
 from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.runtimes.base import Replica
 
-__all__ = ["Answer", "ask", "ask_all"]
-
-CONNECT_TIMEOUT = 5.0
+__all__ = ["Answer", "ask"]
 
 
 @dataclass(frozen=True)
@@ -22,27 +19,6 @@ class Answer:
 
     passed: bool
     detail: str
-
-
-def ask_all(machine: Machine, replica: Replica, probes: Sequence[Probe]) -> Answer:
-    """Ask every probe of a replica; without any, whether its port answers.
-
-    Args:
-        machine: Where the replica runs.
-        replica: The replica.
-        probes: Its probes.
-
-    Returns:
-        The first answer that did not pass, else the last one.
-    """
-    if not probes:
-        return _port_answers(machine, replica, CONNECT_TIMEOUT)
-    answer = Answer(passed=True, detail="")
-    for probe in probes:
-        answer = ask(machine, replica, probe)
-        if not answer.passed:
-            return answer
-    return answer
 
 
 def ask(machine: Machine, replica: Replica, probe: Probe) -> Answer:

@@ -6,13 +6,13 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.backends.base import Instance, Offer
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.configurations import Probe, ServiceConfiguration
 from prefect_dstack.errors import (
     CapacityError,
     HostError,
@@ -22,17 +22,17 @@ from prefect_dstack.errors import (
 )
 from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
-from prefect_dstack.runtimes.probes import Answer, ask_all
+from prefect_dstack.runtimes.probes import Answer, ask
 from prefect_dstack.runtimes.process import ProcessRuntime
+from prefect_dstack.services.readiness import Readiness
 from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections
 from prefect_dstack.tasks.retrying import may_help
 
 __all__ = ["launch_replica", "provision_instance", "remove_replica", "terminate_instance", "wait_until_ready"]
 
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 2.0
-REPORT_INTERVAL = 5.0
+# Between two probes, a replica that has ended is noticed within so many seconds.
+LOOK_INTERVAL = 0.5
 LOG_LINES = 10
 # How often a replica may find that what was chosen for it was taken meanwhile.
 ATTEMPTS = 4
@@ -133,22 +133,26 @@ def wait_until_ready(
     logger = get_run_logger()
     machine = connections.machine(instance)
     runtime = connections.runtime(replica.runtime)
-    probes = configuration.probes or ()
-    in_a_row = max((probe.ready_after for probe in probes), default=1)
-    passed, restarts, told = 0, runtime.status(machine, replica).restarts, ""
+    readiness = Readiness(configuration.probes or (Probe(type="tcp"),))
+    restarts, told = runtime.status(machine, replica).restarts, ""
+    start = time.monotonic()
     answer = Answer(passed=False, detail="")
-    for elapsed in _moments(timeout, abandoned):
+    while (elapsed := time.monotonic() - start) < timeout and not abandoned.is_set():
         status = runtime.status(machine, replica)
         if status.state in ("exited", "gone") or status.restarts > restarts or _crashing(status):
             raise ReplicaExitedError(_ended(machine, replica, status))
-        answer = ask_all(machine, replica, probes)
-        passed = passed + 1 if answer.passed else 0
-        if passed >= in_a_row:
+        answers = []
+        for probe in readiness.due(elapsed):
+            answers.append(ask(machine, replica, probe))
+            readiness.note(probe, passed=answers[-1].passed, now=time.monotonic() - start)
+        answer = min(answers, key=lambda it: it.passed, default=answer)  # one that failed, if any did
+        if readiness.ready:
             logger.info("%s: ready after %.1f s (%s)", replica.name, elapsed, answer.detail)
             return
         if answer.detail != told and elapsed > 1:
             told = answer.detail
             logger.info("%s: waiting for %s", replica.name, answer.detail)
+        abandoned.wait(min(readiness.wait(time.monotonic() - start), LOOK_INTERVAL))
     if abandoned.is_set():
         raise ReplicaNotReadyError(f"{replica.name}: given up before it was ready")
     raise ReplicaNotReadyError(_never_ready(machine, replica, answer, timeout))
@@ -195,16 +199,6 @@ def terminate_instance(instance: Instance) -> None:
     """
     connections.backends()[instance.backend].terminate(instance)
     get_run_logger().info("%s: terminated", instance.name)
-
-
-def _moments(timeout: float, abandoned: threading.Event) -> Iterator[float]:
-    start = time.monotonic()
-    pause = FIRST_PAUSE
-    while (elapsed := time.monotonic() - start) < timeout:
-        yield elapsed
-        if abandoned.wait(pause):
-            return
-        pause = min(pause * 1.3, LONGEST_PAUSE)
 
 
 def _crashing(status: ReplicaStatus) -> bool:
