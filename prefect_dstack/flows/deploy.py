@@ -288,7 +288,8 @@ def _undone(record: ServiceRecord, revision: Revision, error: Exception, gateway
         after = f"and not all of it could be undone: {failure}"
     else:
         where = " where it can be reached" if isinstance(error, HostUnreachableError) else ""
-        after = f"{record.name}@{record.active} serves on" if record.active else f"nothing of it is left{where}"
+        gone = f"nothing of it is left{where}"
+        after = f"{record.name}@{record.active} serves on" if record.active else gone
     message = f"{name} failed: {reason}; {after}"
     if isinstance(error, PrefectDstackError):
         error.args = (message,)
