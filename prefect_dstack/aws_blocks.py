@@ -7,7 +7,7 @@ from typing import ClassVar
 import boto3
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.backends.aws import AwsBackend, AwsSettings
 from prefect_dstack.blocks import DOCUMENTATION, LOGO
@@ -39,6 +39,11 @@ class DstackAwsBackend(Block):
 
     credentials: AwsCredentials = Field(description="The credentials of the account, a block of prefect-aws.")
     settings: AwsSettings = Field(description="Where in the account machines are created, and how.")
+    ssh_key: SecretStr | None = Field(
+        default=None,
+        description="The text of the private key with which all who deploy log in to machines. None: a key "
+        "that is made on first use and stays on that machine, so that only that one can deploy.",
+    )
 
     def backend(self) -> AwsBackend:
         """Make the backend.
@@ -51,4 +56,4 @@ class DstackAwsBackend(Block):
         def session(region: str) -> boto3.Session:
             return credentials.model_copy(update={"region_name": region}).get_boto3_session()
 
-        return AwsBackend(self.settings, session)
+        return AwsBackend(self.settings, session, ssh_key=self.ssh_key)

@@ -98,6 +98,7 @@ class Backend(Protocol):
             Acceptable offers, the best first: cheapest, then emptiest.
 
         Raises:
+            NoOfferError: If nothing is acceptable; says why, and what comes closest.
             ProvisioningError: If the backend cannot be asked.
         """
         ...
@@ -126,7 +127,8 @@ class Backend(Protocol):
         """List every machine of ours that the backend knows, whether it answers or not.
 
         Returns:
-            The machines: of a fleet, its hosts; of a cloud, what carries a stamp.
+            The machines: of a fleet, its hosts; of a cloud, what carries a stamp. For a region that cannot
+            be asked, one that carries none and that `machine` does not reach.
         """
         ...
 
@@ -163,5 +165,6 @@ class Backend(Protocol):
 
         Raises:
             HostError: If it cannot be reached.
+            ProvisioningError: If it stands for a region that cannot be asked.
         """
         ...

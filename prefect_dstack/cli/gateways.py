@@ -29,11 +29,13 @@ def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
     if not confirm(f"Create gateway {configuration.name} ({configuration.backend})?", yes):
         raise typer.Exit(2)
     connected()
-    from prefect_dstack.flows.gateways import create_gateway
+    from prefect_dstack.flows.gateways import create_gateway, missing_records
 
     with progress():
         name = create_gateway(configuration)
     out.print(f"gateway {name} is ready")
+    for record in missing_records(name):
+        out.print(f"create this DNS record: {record}", highlight=False)
 
 
 @application.command()

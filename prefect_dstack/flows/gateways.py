@@ -24,7 +24,7 @@ from prefect_dstack.tasks import documents, gateway_places, inventory
 from prefect_dstack.tasks import gateways as tasks
 from prefect_dstack.tasks.records import all_records
 
-__all__ = ["create_gateway", "delete_gateway"]
+__all__ = ["create_gateway", "delete_gateway", "missing_records"]
 
 
 @served_flow(name="create-gateway")
@@ -61,8 +61,7 @@ def create_gateway(
     inventory.forget()
     try:
         if loaded.backend == "aws":
-            instance = tasks.provision_gateway(loaded.name)
-            block.details = {"instance": instance.model_dump(mode="json")}
+            block.details = tasks.provision_gateway(loaded.name).model_dump(mode="json")
             documents.save(block, loaded.name)
             inventory.forget()
         state = tasks.create_gateway(loaded.name)
@@ -75,6 +74,25 @@ def create_gateway(
         inventory.forget()
         raise
     return loaded.name
+
+
+def missing_records(name: str) -> list[str]:
+    """Tell which DNS records a gateway in a cloud lacks, since their zone is not in its account.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        The records as a zone file has them.
+    """
+    block = documents.load(DstackGateway, name)
+    if block is None or "records" not in block.details:
+        return []
+    # boto3 takes its time to import, which gateways elsewhere need not pay.
+    from prefect_dstack.backends.aws import CreatedGateway
+
+    created = CreatedGateway.model_validate(block.details)
+    return [str(record) for record in created.records if not record.created]
 
 
 @served_flow(name="delete-gateway", flow_run_name="delete gateway {name}")
@@ -91,7 +109,11 @@ def delete_gateway(name: str, force: bool = False) -> None:
         GatewayError: If its machine cannot be reached.
     """
     exists = name in documents.names(DstackGateway)
-    if not exists and (name != gateway_places.LOCAL or gateway_places.state(name) is None):
+    if name == gateway_places.LOCAL:
+        remains = gateway_places.state(name) is not None
+    else:
+        remains = not exists and name in gateway_places.in_cloud()
+    if not exists and not remains:
         known = ", ".join(documents.names(DstackGateway)) or "none"
         raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
     users = [record.name for record in all_records() if record.gateway == name and record.active is not None]
@@ -134,6 +156,8 @@ def check_gateway_support(configuration: GatewayConfiguration) -> None:
         ConfigurationError: If it needs what is not configured.
     """
     reasons = {"router": "is not acted on yet; remove it"}
+    if configuration.backend != "aws":
+        reasons |= dict.fromkeys(("region", "instance_type", "tags"), "needs 'backend: aws'")
     for key, reason in reasons.items():
         if getattr(configuration, key):
             raise UnsupportedKeyError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect import get_run_logger
 
 from prefect_dstack.errors import PrefectDstackError
@@ -50,6 +52,7 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
     sight = observation.look(None, observation.instances_of(None, RUNTIMES), RUNTIMES)
     for name, reason in sight.unreachable.items():
         logger.warning("%s cannot be reached, its replicas count as gone: %s", name, reason)
+    problems += [f"{name} cannot be asked: {reason}" for name, reason in sight.unlisted.items()]
     for record in records.values():
         if record.deploying is not None and not has_died(record.deploying):
             logger.info("%s: is being deployed, left alone", record.name)
@@ -58,7 +61,7 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
             done += _repair(record, sight, dry_run=dry_run)
         except PrefectDstackError as error:
             problems.append(f"{record.name}: {error}")
-    for remove in (_remove_ownerless, _remove_routes, _remove_tunnels):
+    for remove in (_remove_ownerless, _remove_routes, _remove_tunnels, _clean_up):
         try:
             done += remove(records, sight, dry_run)
         except PrefectDstackError as error:
@@ -102,10 +105,10 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
 
 def _steps(record: ServiceRecord, sight: Sight) -> tuple[list[Step], list[Found]]:
     state = gateway_places.state(record.gateway)
-    mine = Sight(
+    mine = replace(
+        sight,
         found=[found for found in sight.found if found.replica.stamp.service == record.name],
         empty=[(instance, stamp) for instance, stamp in sight.empty if stamp.service == record.name],
-        unreachable=sight.unreachable,
     )
     mine, twins = mine.without_twins(state)
     running = observation.running(mine, record.name, state)
@@ -166,7 +169,7 @@ def _remove_tunnels(records: dict[str, ServiceRecord], sight: Sight, dry_run: bo
                 found = sight.of(stamp.name)
                 unreach(gateway, stamp, None if found is None else found.instance)
     for instance in observation.instances_of(None, ["docker"]):
-        if instance.backend == "local" or instance.name in sight.unreachable:
+        if instance.backend == "local" or instance.name in sight.unreachable | sight.unlisted:
             continue
         for gateway, replica in keys_on(instance):
             known = gateway == gateway_places.LOCAL or gateway in inventory().gateways
@@ -175,3 +178,18 @@ def _remove_tunnels(records: dict[str, ServiceRecord], sight: Sight, dry_run: bo
                 if not dry_run:
                     revoke_key(instance, gateway, replica)
     return lines
+
+
+def _clean_up(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+    """Remove what machines in a cloud have left, and tell of gateways there that nobody knows any more."""
+    there = inventory()
+    if there.aws is None:
+        return []
+    if not dry_run:
+        there.aws.cleanup()
+    for name in sorted(set(gateway_places.in_cloud()) - set(there.gateways)):
+        get_run_logger().warning(
+            "gateway %s runs on AWS, but is not known here: prefect-dstack gateway delete %s removes it",
+            *(name, name),
+        )
+    return []

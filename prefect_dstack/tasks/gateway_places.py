@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from prefect_dstack.backends.aws import AwsGateways
     from prefect_dstack.hosts.ssh_machine import SshMachine
 
-__all__ = ["address", "choose", "gateway", "initial_state", "is_implicit", "machine", "open_ports", "state"]
+__all__ = [
+    "address",
+    "choose",
+    "gateway",
+    "in_cloud",
+    "initial_state",
+    "is_implicit",
+    "machine",
+    "open_ports",
+    "state",
+]
 
 LOCAL = "local"
 LOCAL_HTTPS_PORT = 8443
@@ -165,6 +175,20 @@ def cloud(name: str) -> AwsGateways:
     from prefect_dstack.backends.aws import AwsGateways
 
     return AwsGateways(account)
+
+
+def in_cloud() -> list[str]:
+    """List the gateways that have a machine in the AWS account, whether they are known or not.
+
+    Returns:
+        Their names; none if no account is configured.
+
+    Raises:
+        ProvisioningError: If the account cannot be asked.
+    """
+    if inventory().aws is None:
+        return []
+    return [instance.name for instance in cloud("").instances()]
 
 
 def open_ports(name: str, state: GatewayState) -> None:

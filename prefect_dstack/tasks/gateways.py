@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from prefect import get_run_logger, task
@@ -17,9 +18,13 @@ from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.runtimes.base import Replica
 from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import gateway_places
+from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.reaching import reach, unreach
 from prefect_dstack.tasks.retrying import may_help
 from prefect_dstack.tasks.tokens import with_tokens
+
+if TYPE_CHECKING:
+    from prefect_dstack.backends.aws import CreatedGateway
 
 __all__ = [
     "EVEN_WEIGHT",
@@ -199,19 +204,18 @@ def remove_route(gateway_name: str, service: str) -> None:
     retry_delay_seconds=[2, 10],
     retry_condition_fn=may_help,
 )
-def provision_gateway(name: str) -> Instance:
+def provision_gateway(name: str) -> CreatedGateway:
     """Create the machine of a gateway in a cloud, with its address and its DNS records.
 
     Args:
         name: The gateway.
 
     Returns:
-        The machine; run twice, the first one.
+        The machine, and the DNS records that lead to it; run twice, the first one.
     """
-    created = gateway_places.cloud(name).create(
+    return gateway_places.cloud(name).create(
         name, gateway_places.configuration_of(name), get_run_logger().info
     )
-    return created.instance
 
 
 @task(
@@ -226,11 +230,13 @@ def delete_gateway(name: str) -> None:
     """Remove a gateway with all that was made for it.
 
     Args:
-        name: Its name.
+        name: Its name; in a cloud, it need not be known here any more.
     """
-    configuration = gateway_places.configuration_of(name)
-    if configuration.backend == "aws":
-        gateway_places.cloud(name).delete(name, configuration.domain)
+    known = inventory().gateways.get(name)
+    if known is None and name != gateway_places.LOCAL:
+        gateway_places.cloud(name).delete(name)
+    elif known is not None and known.backend == "aws":
+        gateway_places.cloud(name).delete(name, known.domain)
     else:
         gateway_places.gateway(name).destroy()
 

@@ -18,6 +18,7 @@ from prefect_dstack.tasks import documents
 from prefect_dstack.tasks.secrets import lookup
 
 if TYPE_CHECKING:
+    from prefect_dstack.aws_blocks import DstackAwsBackend
     from prefect_dstack.backends.aws import AwsBackend
 
 __all__ = ["Inventory", "forget", "inventory"]
@@ -48,6 +49,7 @@ class Inventory:
 
 _lock = threading.Lock()
 _known: dict[str | None, tuple[float, Inventory]] = {}
+_account: tuple[DstackAwsBackend, AwsBackend] | None = None
 
 
 def inventory() -> Inventory:
@@ -61,9 +63,7 @@ def inventory() -> Inventory:
         looked, known = _known.get(api, (0.0, None))
         if known is None or time.monotonic() - looked > FRESH:
             gateways, instances = _gateways()
-            known = Inventory(
-                fleets=_fleets(), gateways=gateways, gateway_instances=instances, aws=_aws(known)
-            )
+            known = Inventory(fleets=_fleets(), gateways=gateways, gateway_instances=instances, aws=_aws())
             _known[api] = (time.monotonic(), known)
         return known
 
@@ -101,7 +101,7 @@ def _gateways() -> tuple[dict[str, GatewayConfiguration], dict[str, Instance]]:
     return gateways, instances
 
 
-def _aws(before: Inventory | None) -> AwsBackend | None:
+def _aws() -> AwsBackend | None:
     if AWS_BLOCK not in documents.names_of_slug(AWS_SLUG):
         return None
     from prefect_dstack.aws_blocks import DstackAwsBackend
@@ -109,6 +109,8 @@ def _aws(before: Inventory | None) -> AwsBackend | None:
     block = documents.load(DstackAwsBackend, AWS_BLOCK)
     if block is None:
         return None
-    if before is not None and before.aws is not None and before.aws.settings == block.settings:
-        return before.aws  # it keeps its clients and renews their sessions itself
-    return block.backend()
+    global _account
+    # As long as nothing was changed: a backend keeps its clients, and renews their sessions itself.
+    if _account is None or _account[0] != block:
+        _account = (block, block.backend())
+    return _account[1]

@@ -25,7 +25,7 @@ from prefect_dstack.backends.aws.regions import check_regions
 from prefect_dstack.backends.aws.settings import AwsSettings
 from prefect_dstack.backends.base import Instance, Offer, Report
 from prefect_dstack.configurations import ServiceConfiguration
-from prefect_dstack.errors import CapacityError, ProvisioningError
+from prefect_dstack.errors import CapacityError, NoOfferError, ProvisioningError
 from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["AwsBackend"]
@@ -33,6 +33,8 @@ __all__ = ["AwsBackend"]
 # So often a token is renewed whose machine has been terminated meanwhile.
 TOKENS = 5
 PARALLEL_REGIONS = 8
+# Where a region that cannot be asked says why.
+UNLISTED = "unlisted"
 
 
 class AwsBackend:
@@ -81,26 +83,22 @@ class AwsBackend:
 
         Returns:
             Acceptable offers, cheapest first, those of unknown price last.
+
+        Raises:
+            NoOfferError: If there is none; says why, and what comes closest.
         """
-        return select(
-            self._markets(configuration, report),
+        markets = self._markets(configuration, report)
+        any_gpu = self.settings.gpu_image is not None
+        found = select(
+            markets,
             configuration,
             zones=self.settings.availability_zones,
-            any_gpu=self.settings.gpu_image is not None,
+            any_gpu=any_gpu,
             disk_gb=self.settings.disk_gb,
         )
-
-    def explain_no_offer(self, configuration: ServiceConfiguration) -> str:
-        """Say why `offers` is empty, and what comes closest.
-
-        Args:
-            configuration: As for `offers`.
-
-        Returns:
-            One line.
-        """
-        markets = self._markets(configuration, quiet)
-        return f"aws: {explain(markets, configuration, any_gpu=self.settings.gpu_image is not None)}"
+        if not found:
+            raise NoOfferError(f"aws: {explain(markets, configuration, any_gpu=any_gpu)}")
+        return found
 
     def provision(
         self, offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration, report: Report
@@ -150,7 +148,11 @@ class AwsBackend:
 
         def listed(region: str) -> list[Instance]:
             aws = self.account.aws
-            return [ec2.to_instance(aws, region, entry) for entry in ec2.find(aws, region, role)]
+            try:
+                return [ec2.to_instance(aws, region, entry) for entry in ec2.find(aws, region, role)]
+            except ProvisioningError as error:
+                details = {UNLISTED: str(error)}
+                return [Instance(backend=BACKEND, id=region, name=f"aws {region}", details=details)]
 
         with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
             return [instance for found in pool.map(listed, self.settings.regions) for instance in found]
@@ -166,12 +168,27 @@ class AwsBackend:
 
     def machine(self, instance: Instance) -> AwsMachine:
         """Reach a machine; see `Backend.machine`."""
+        if UNLISTED in instance.details:
+            raise ProvisioningError(str(instance.details[UNLISTED]))
+        # Our address may be another one than when it was made; if AWS cannot be asked, it may be the same.
+        with contextlib.suppress(ProvisioningError):
+            self.account.groups(instance.region)
         return reach(instance, self.account.key.private)
 
     def cleanup(self) -> None:
-        """Remove what is left of us in regions without a machine of ours; see `Account.tidy`."""
+        """Remove what is left of us in regions without a machine of ours; see `Account.tidy`.
+
+        Raises:
+            ProvisioningError: With AWS's words, once all regions have been tried.
+        """
+        problems = []
         for region in self.settings.regions:
-            self.account.tidy(region)
+            try:
+                self.account.tidy(region)
+            except ProvisioningError as error:
+                problems.append(str(error))
+        if problems:
+            raise ProvisioningError("; ".join(problems))
 
     def _markets(self, wanted: ServiceConfiguration, report: Report) -> list[Market]:
         aws, cache = self.account.aws, self.account.cache

@@ -26,6 +26,8 @@ from prefect_dstack.services.stamp import Stamp
 __all__ = ["AwsGateways", "CreatedGateway"]
 
 PORTS = (80, 443)
+# What DNS records may lead to.
+ADDRESSES = frozenset({"PublicIp", "PublicIpAddress", "PrivateIpAddress"})
 DISK_GB = 20
 
 
@@ -89,8 +91,11 @@ class AwsGateways:
             own = set() if configuration.port is None else {configuration.port}
             # Services may have opened more of a gateway that was there before.
             self.open_ports(name, own | self._ports_of(running))
-            address = self._give_address(name, region, identifier, report) if public else None
+            address = (
+                self._give_address(name, region, identifier, configuration.domain, report) if public else None
+            )
             instance = self._account.ready(region, identifier, report, address=address, give_back=False)
+            self._leave_domain(running, configuration.domain, instance.address)
             records: tuple[Record, ...] = ()
             if configuration.domain is not None:
                 records = create_records(self._aws, configuration.domain, instance.address)
@@ -107,20 +112,23 @@ class AwsGateways:
 
         Args:
             name: Of the gateway.
-            domain: Its domain, if it has one.
+            domain: Its domain, if another than the one that it was created with.
 
         Raises:
             ProvisioningError: If AWS does not confirm it.
         """
         for region in self._settings.regions:
             addresses = self._addresses(region, name)
-            if domain is not None:
-                for address in addresses:
-                    delete_records(self._aws, domain, address["PublicIp"])
-            for entry in ec2.find(self._aws, region, tagging.tagged(tagging.GATEWAY, name)):
-                if domain is not None and entry.get("PrivateIpAddress"):
-                    delete_records(self._aws, domain, entry["PrivateIpAddress"])
-                self._account.terminate(region, entry["InstanceId"])
+            machines = ec2.find(self._aws, region, tagging.tagged(tagging.GATEWAY, name))
+            tags = [tagging.from_list(found.get("Tags")) for found in [*addresses, *machines]]
+            targets = {
+                str(found[key]) for found in [*addresses, *machines] for key in ADDRESSES & found.keys()
+            }
+            for known in sorted({domain or "", *(tag.get(tagging.DOMAIN, "") for tag in tags)} - {""}):
+                for target in sorted(targets):
+                    delete_records(self._aws, known, target)
+            for machine in machines:
+                self._account.terminate(region, machine["InstanceId"])
             for address in addresses:
                 self._account.release(region, address)
             self._account.tidy(region)
@@ -181,7 +189,7 @@ class AwsGateways:
         stamp = Stamp(service=f"gateway/{name}", revision=1, replica=0, flow_run=str(uuid.uuid4()))
         tags = {
             **dict(configuration.tags or {}),
-            **self._tags(name),
+            **self._tags(name, configuration.domain),
             tagging.PRICE: "" if offer.price is None else f"{offer.price:.6g}",
         }
         refused = "no zone with a usable subnet has one"
@@ -207,8 +215,22 @@ class AwsGateways:
             report(f"aws: {refused}")
         raise CapacityError(f"aws: gateway {name}: {refused}")
 
-    def _tags(self, name: str) -> dict[str, str]:
-        return {tagging.GATEWAY: name, "Name": f"prefect-dstack gateway {name}"}
+    def _tags(self, name: str, domain: str | None) -> dict[str, str]:
+        return {
+            tagging.GATEWAY: name,
+            tagging.DOMAIN: domain or "",
+            "Name": f"prefect-dstack gateway {name}",
+        }
+
+    def _leave_domain(self, machine: Instance, domain: str | None, address: str) -> None:
+        """Remove the records of the domain that a gateway had before, if that was another one."""
+        before = str(machine.details.get("domain") or "")
+        if before == (domain or ""):
+            return
+        if before:
+            delete_records(self._aws, before, address)
+        tags = tagging.to_list({tagging.DOMAIN: domain or ""})
+        self._aws.call(machine.region, "ec2", "create_tags", Resources=[machine.id], Tags=tags)
 
     def _offer(self, region: str, instance_type: str | None, report: Report) -> Offer:
         wanted = instance_type or self._settings.gateway_instance_type
@@ -233,12 +255,14 @@ class AwsGateways:
         answer = self._aws.call(region, "ec2", "describe_addresses", Filters=by)
         return [dict(address) for address in answer["Addresses"]]
 
-    def _give_address(self, name: str, region: str, identifier: str, report: Report) -> str:
+    def _give_address(
+        self, name: str, region: str, identifier: str, domain: str | None, report: Report
+    ) -> str:
         found = self._addresses(region, name)
         if found:
             address = found[0]
         else:
-            tags = {**self._settings.tags, **self._tags(name), tagging.ROLE: "gateway"}
+            tags = {**self._settings.tags, **self._tags(name, domain), tagging.ROLE: "gateway"}
             try:
                 address = self._aws.once(
                     region,

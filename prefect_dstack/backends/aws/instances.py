@@ -279,6 +279,7 @@ def to_instance(aws: Aws, region: str, instance: Ec2Instance) -> Instance:
             "host_key": tags.get(tagging.HOST_KEY, ""),
             "role": tags.get(tagging.ROLE, ""),
             "ports": tags.get(tagging.PORTS, ""),
+            "domain": tags.get(tagging.DOMAIN, ""),
             "stamp": stamp.model_dump() if stamp else None,
         },
     )

@@ -15,6 +15,7 @@ ROLE = f"{PREFIX}:role"
 GATEWAY = f"{PREFIX}:gateway"
 HOST_KEY = f"{PREFIX}:host-key"
 PORTS = f"{PREFIX}:ports"
+DOMAIN = f"{PREFIX}:domain"
 PRICE = f"{PREFIX}:price"
 GPUS = f"{PREFIX}:gpus"
 

@@ -16,6 +16,7 @@ from prefect_dstack.errors import (
     ConfigurationError,
     HostKeyError,
     HostUnreachableError,
+    NoOfferError,
     ProvisioningError,
 )
 from prefect_dstack.services.stamp import Stamp
@@ -85,8 +86,8 @@ def test_prices_that_cannot_be_had_are_unknown_and_this_is_said(
     )
     assert any("spot prices unknown" in line for line in told)
     capped = GPU.model_copy(update={"max_price": 5.0})
-    assert made.offers(capped) == []
-    assert "max_price cannot be checked" in made.explain_no_offer(capped)
+    with pytest.raises(NoOfferError, match="max_price cannot be checked"):
+        made.offers(capped)
 
 
 def test_a_machine_is_created_as_safe_as_can_be(aws: Account, backend: Make, told: list[str]) -> None:
@@ -383,8 +384,8 @@ def test_a_region_that_does_not_exist_is_the_users_mistake(aws: Account, home: P
 def test_nothing_is_created_when_nothing_fits(aws: Account, backend: Make) -> None:
     made = backend()
     for impossible in (service(resources={"cpu": "4000.."}), service(max_price=0.0001)):
-        assert made.offers(impossible) == []
-        assert made.explain_no_offer(impossible).startswith("aws: us-east-1: ")
+        with pytest.raises(NoOfferError, match=r"^aws: us-east-1: [^\n]+$"):
+            made.offers(impossible)
     assert aws.leftovers() == {}
 
 
@@ -515,3 +516,37 @@ def test_an_interrupted_machine_is_no_longer_listed(aws: Account, backend: Make,
     instance = made.provision(made.offers(GPU), STAMP, GPU, told.append)
     aws.order("interrupt", instance=instance.id)
     assert made.instances() == []
+
+
+def test_a_region_that_cannot_be_asked_does_not_hide_the_others(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    made = backend("us-east-1", "eu-west-1")
+    offers = [offer for offer in made.offers(CPU) if offer.region == "us-east-1"]
+    kept = made.provision(offers, STAMP, CPU, told.append)
+    aws.fault("DescribeInstances", code="UnauthorizedOperation", status=403, where={"region": "eu-west-1"})
+    machine, silent = sorted(made.instances(), key=lambda instance: instance.name, reverse=True)
+    assert (machine.id, made.stamp(machine)) == (kept.id, STAMP)
+    assert (silent.name, made.stamp(silent)) == ("aws eu-west-1", None)
+    with pytest.raises(ProvisioningError, match="DescribeInstances in eu-west-1: UnauthorizedOperation"):
+        made.machine(silent)
+    with pytest.raises(ProvisioningError, match="DescribeInstances in eu-west-1: UnauthorizedOperation"):
+        made.cleanup()
+
+
+def test_a_machine_lets_in_whoever_reaches_for_it_from_another_address(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    def let_in() -> set[str]:
+        groups = aws.client("ec2").describe_security_groups()["SecurityGroups"]
+        rules = [rule for group in groups for rule in group["IpPermissions"] if rule.get("FromPort") == 22]
+        return {entry["CidrIp"] for rule in rules for entry in rule["IpRanges"]}
+
+    made = backend(ssh_from=("192.0.2.1/32",))
+    instance = made.provision(made.offers(CPU), STAMP, CPU, told.append)
+    assert let_in() == {"192.0.2.1/32"}
+    moved = backend(ssh_from=("192.0.2.2/32",))
+    moved.machine(instance)
+    assert let_in() == {"192.0.2.2/32"}
+    aws.fault("DescribeSecurityGroups", code="UnauthorizedOperation", status=403)
+    backend(ssh_from=("192.0.2.3/32",)).machine(instance)

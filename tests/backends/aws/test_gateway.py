@@ -240,3 +240,27 @@ def test_the_zone_with_the_longest_name_is_taken(domain: str, expected: str | No
         {"Id": "/c", "Name": "inner.net.", "Config": {"PrivateZone": True}},
     ]
     assert zone_of(zones, domain) == expected
+
+
+def test_a_gateway_of_which_only_the_name_is_known_takes_its_records_along(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    zone = hosted_zone(aws, "example.com")
+    AwsGateways(backend()).create("front", gateway(domain="example.com"), told.append)
+    AwsGateways(backend()).delete("front")
+    assert records(aws, zone) == {}
+    assert aws.leftovers() == {}
+
+
+def test_a_gateway_that_moves_to_another_domain_leaves_the_old_one(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    zone = hosted_zone(aws, "example.com")
+    gateways = AwsGateways(backend())
+    gateways.create("front", gateway(domain="a.example.com"), told.append)
+    gateways.create("front", gateway(domain="b.example.com"), told.append)
+    assert sorted(records(aws, zone)) == ["*.b.example.com.", "b.example.com."]
+    gateways.create("front", gateway(), told.append)
+    assert records(aws, zone) == {}
+    gateways.delete("front")
+    assert aws.leftovers() == {}

@@ -42,8 +42,9 @@ def apply(host: Host, user_data: str) -> None:
     if config != {"ssh_deletekeys": True, "ssh_pwauth": False, "disable_root": True}:
         raise ValueError(f"not understood: {config}")
     host.write_file("/usr/local/bin/systemctl", SYSTEMCTL, mode=0o755)
-    # Images log in as a user with sudo, not as root.
+    # Images log in as a user who becomes root by sudo without a password, not as root.
     host.add_user(LOGIN, public_key="\n".join(authorized))
+    host.write_file("/etc/sudoers.d/90-cloud-init-users", f"{LOGIN} ALL=(ALL) NOPASSWD:ALL\n", mode=0o440)
     host.check(["rm", "-f", "/root/.ssh/authorized_keys"])
     for file in files:
         host.write_file(file["path"], file["content"], mode=int(file["permissions"], 8))
