@@ -126,7 +126,8 @@ class DstackAuthority(Block):
         ```python
         from prefect_dstack.blocks import DstackAuthority
 
-        print(DstackAuthority.load("default").certificate)
+        authority = DstackAuthority.load("BLOCK_NAME")
+        print(authority.certificate)
         ```
     """
 

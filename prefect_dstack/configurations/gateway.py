@@ -129,9 +129,18 @@ class GatewayConfiguration(ConfigurationModel):
         certificate = self.effective_certificate
         if self.https_port is not None and certificate is None:
             refuse("needs a certificate; add 'domain: example.com', or a 'certificate'", key="https_port")
+        if self.port is not None and self.port == self.effective_https_port:
+            refuse(f"cannot be {self.port}, the port of HTTPS; give one of them another", key="port")
         if certificate is not None and certificate.type == "acme" and self.domain is None:
             refuse("is missing; a certificate of type acme is for a domain", key="domain")
         return self
+
+    @property
+    def effective_https_port(self) -> int | None:
+        """The port of HTTPS as written, else 443, or 8443 on this machine; None without a certificate."""
+        if self.effective_certificate is None:
+            return None
+        return self.https_port or (8443 if self.backend == "local" else 443)
 
     @property
     def effective_certificate(self) -> Certificate | None:

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 LOCAL = "local"
-LOCAL_HTTPS_PORT = 8443
 
 
 def is_implicit(name: str) -> bool:
@@ -218,9 +217,7 @@ def initial_state(name: str) -> GatewayState:
         name=name,
         bind_address="127.0.0.1" if local else "*",
         base_port=configuration.port or (settings().local_gateway_port if local else 80),
-        https_port=None
-        if configuration.effective_certificate is None
-        else configuration.https_port or (LOCAL_HTTPS_PORT if local else 443),
+        https_port=configuration.effective_https_port,
         domain=configuration.domain,
     )
 

@@ -289,6 +289,14 @@ def message(source: object, **options: object) -> str:
             "<text>:2: certificate.arn: means nothing to a certificate of type self-signed; remove it",
         ),
         (
+            "type: gateway\nhttps_port: 8443\n",
+            "<text>:2: https_port: needs a certificate; add 'domain: example.com', or a 'certificate'",
+        ),
+        (
+            "type: gateway\nbackend: ssh\nhost: gw\nport: 443\ndomain: example.com\n",
+            "<text>:4: port: cannot be 443, the port of HTTPS; give one of them another",
+        ),
+        (
             "type: gateway\ncertificate: {}\n",
             "<text>:2: certificate.type: is missing; add 'type: …'",
         ),

@@ -358,6 +358,13 @@ def test_certificates() -> None:
     assert (older.domain, older.effective_certificate) == ("example.com", Certificate(type="acme"))
 
 
+def test_https_ports() -> None:
+    assert GatewayConfiguration().effective_https_port is None
+    assert GatewayConfiguration(domain="example.com").effective_https_port == 8443
+    assert GatewayConfiguration(domain="example.com", backend="aws").effective_https_port == 443
+    assert GatewayConfiguration(domain="example.com", https_port=444).effective_https_port == 444
+
+
 def test_that_there_is_no_certificate_is_recorded() -> None:
     none = load_configuration("type: gateway\ndomain: example.com\ncertificate: null\n")
     again = load_configuration(none.model_dump(mode="json", exclude_unset=True))
