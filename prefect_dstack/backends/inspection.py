@@ -135,6 +135,16 @@ class HostReport(BaseModel):
         """Whether replicas can be put there."""
         return self.inventory is not None and not any(problem.fatal for problem in self.problems)
 
+    @property
+    def refusal(self) -> str:
+        """Why no replica can be put there, with the remedy, in one line; empty if they can."""
+        fatal = [problem for problem in self.problems if problem.fatal]
+        if self.usable or not fatal:
+            return ""
+        summary = fatal[0].summary
+        place = "" if summary.startswith(self.host) else f"{self.host}: "
+        return f"{place}{summary}: {fatal[0].remedy}"
+
 
 def read_inventory(survey: str) -> Inventory:
     """Read what the survey of a host has written.

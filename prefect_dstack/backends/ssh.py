@@ -11,7 +11,7 @@ from prefect_dstack.backends.base import Instance, Offer, Report
 from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, let_go
 from prefect_dstack.backends.fleet import Fleet, FleetHost
-from prefect_dstack.backends.inspection import HostReport, Inventory, check_hosts, inspect
+from prefect_dstack.backends.inspection import Inventory, check_hosts, inspect
 from prefect_dstack.configurations import Resources, ServiceConfiguration
 from prefect_dstack.errors import (
     CapacityError,
@@ -74,7 +74,7 @@ class SshBackend:
         fitting: list[tuple[float, int, int, Offer]] = []
         reasons = []
         for number, (host, report) in enumerate(zip(hosts, reports, strict=True)):
-            refusal = _unusable(report)
+            refusal = report.refusal
             if refusal or report.inventory is None:
                 logger.warning("%s is left out: %s", host.name, refusal)
                 reasons.append(refusal)
@@ -225,15 +225,6 @@ def _instance(fleet: Fleet, host: FleetHost, claim: Claim | None = None) -> Inst
         gpu_devices=() if claim is None else claim.gpu_devices,
         details=details,
     )
-
-
-def _unusable(report: HostReport) -> str:
-    fatal = [problem for problem in report.problems if problem.fatal]
-    if report.usable or not fatal:
-        return ""
-    summary = fatal[0].summary
-    place = "" if summary.startswith(report.host) else f"{report.host}: "
-    return f"{place}{summary}: {fatal[0].remedy}"
 
 
 def _describe(resources: Resources) -> str:

@@ -92,8 +92,8 @@ def apply_fleet(
     fleet = fleet_of(loaded, lookup)
     reports = survey(fleet)
     if not any(report.usable for report in reports):
-        problems = [f"{p.summary}: {p.remedy}" for report in reports for p in report.problems if p.fatal]
-        raise HostNotReadyError(f"{fleet.name}: no host can be used: {'; '.join(problems)}")
+        refusals = "; ".join(report.refusal for report in reports)
+        raise HostNotReadyError(f"{fleet.name}: no host can be used: {refusals}")
     placed = with_internal_addresses(fleet, reports)
     block = DstackSshFleet(
         configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "fleet"},

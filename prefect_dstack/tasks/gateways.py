@@ -305,16 +305,16 @@ def _status(url: str, address: str, path: str) -> int:
 
 
 def _configured(state: GatewayState, wanted: GatewayState) -> GatewayState:
-    """Follow a gateway's file in what can change while it serves."""
+    """Follow a gateway's file in what can change while it serves; routes move with their next deployment."""
     kept = {name: getattr(wanted, name) for name in ("domain", "https_port", "base_port")}
     if all(getattr(state, name) == value for name, value in kept.items()):
         return state
-    public = state.bind_address != "127.0.0.1"
     routes = {
         name: {
             **dict(route),
-            "https_redirect": route.https_redirect and wanted.https_port is not None,
-            "port": wanted.base_port if public and route.port == state.base_port else route.port,
+            "https_redirect": route.https_redirect
+            and wanted.https_port is not None
+            and route.port == wanted.base_port,
         }
         for name, route in state.routes.items()
     }

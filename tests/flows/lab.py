@@ -129,6 +129,8 @@ class Lab:
                     host.rejoin(other)
             if not host.running:
                 host.start()
+            elif not host.exists_process("^sshd: .*listener"):
+                host.restart_ssh()
 
 
 def _traces(host: Host) -> dict[str, object]:

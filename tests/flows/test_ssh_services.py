@@ -199,8 +199,12 @@ def test_the_gateway_is_named_by_address_by_secret_or_is_the_only_one(lab: Lab, 
 def test_a_gateway_follows_its_file(lab: Lab, edge: str, name: str) -> None:
     deploy_service(lab.service(name, 1))
     create_gateway(lab.gateway(port=8088))
+    assert answer(edge), "what serves is left where it is"
+    endpoint = deploy_service(lab.service(name, 1))
+    assert endpoint.url == f"http://{edge}:8088"
+    assert endpoint.replicas == [f"{name}-1-0"]
     assert answer(edge, 8088)
-    assert deploy_service(lab.service(name, 1)).url == f"http://{edge}:8088"
+    assert answer(edge, 80) is None
     stop_service(name)
 
 
@@ -209,28 +213,27 @@ def test_what_is_gone_for_good_can_be_forgotten(lab: Lab, name: str) -> None:
     apply_fleet(lab.fleet(lab.hosts[1], name="second"))
     create_gateway(lab.gateway())
     deploy_service(lab.service(name, 1, fleets=[FLEET]))
-    lab.edge.partition()
-    lab.hosts[1].partition()
+    lab.edge.stop_ssh()
+    lab.hosts[1].stop_ssh()
 
     (row,) = gateway_overview()
     assert lab.edge.address in row.state
     (service,) = overview()
     assert service.state == "down"
-    began = time.monotonic()
     with pytest.raises(GatewayError, match=rf"{lab.edge.address}.*prefect-dstack stop {name} --force$"):
         stop_service(name)
     stop_service(name, force=True)
-    assert lab.hosts[0].exec(["docker", "ps", "-aq"]).stdout == ""
+    assert lab.hosts[0].check(["docker", "ps", "-a", "--format", "{{.Names}}"]) == ""
     with pytest.raises(GatewayError, match=rf"prefect-dstack gateway delete {GATEWAY} --force$"):
         delete_gateway(GATEWAY)
     delete_gateway(GATEWAY, force=True)
     with pytest.raises(HostUnreachableError, match=r"prefect-dstack fleet delete second --force$"):
         delete_fleet("second")
     delete_fleet("second", force=True)
-    assert time.monotonic() - began < 90
 
     # What a gateway that came back after all has kept is taken over by one of that name.
-    lab.heal()
+    lab.edge.restart_ssh()
+    lab.hosts[1].restart_ssh()
     create_gateway(lab.gateway())
     delete_gateway(GATEWAY)
 
@@ -262,8 +265,8 @@ class TestHostsThatCannotBeUsed:
                 gateway["host"] = lab.member(host, **keys)
                 with pytest.raises(PrefectDstackError) as caught:
                     create_gateway(gateway)
-                for word in [host.address, *words[:1]]:
-                    assert word in str(caught.value), f"{what}: {caught.value}"
+                assert host.address in str(caught.value), what
+                assert "\n" not in str(caught.value), what
         finally:
             host.check(["userdel", "-r", "-f", "guest"])
         assert blocks() == []
