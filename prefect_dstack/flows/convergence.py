@@ -205,15 +205,19 @@ def _remove(goal: Goal, step: Step, sight: Sight) -> list[PrefectFuture[Any]]:
 def _gather(goal: Goal, futures: Sequence[PrefectFuture[Any]]) -> None:
     """Wait for everything that is under way, and only then raise what failed."""
     failures: list[BaseException] = []
-    for future in as_completed(list(futures)):
-        future.wait()
-        state: State[Any] = future.state
-        if state.is_completed():
-            continue
-        goal.abandoned.set()
-        if state.is_final():  # else it never ran, for want of what another task should have given it
-            error = state.result(raise_on_failure=False)
-            failures.append(error if isinstance(error, BaseException) else DeploymentError(str(error)))
+    try:
+        for future in as_completed(list(futures)):
+            future.wait()
+            state: State[Any] = future.state
+            if state.is_completed():
+                continue
+            goal.abandoned.set()
+            if state.is_final():  # else it never ran, for want of what another task should have given it
+                error = state.result(raise_on_failure=False)
+                failures.append(error if isinstance(error, BaseException) else DeploymentError(str(error)))
+    except BaseException:
+        goal.abandoned.set()  # this process is told to end: nobody waits for what is under way
+        raise
     if not goal.abandoned.is_set():
         return
     for error in failures:
