@@ -13,9 +13,9 @@ phases = st.sampled_from(["launched", "serving", "draining", "dead"])
 
 
 def world(max_size: int = 8) -> st.SearchStrategy[list[Running]]:
-    return st.dictionaries(
-        st.tuples(st.integers(1, 3), st.integers(0, 4)), phases, max_size=max_size
-    ).map(lambda found: [Running(revision=r, replica=n, phase=p) for (r, n), p in found.items()])
+    return st.dictionaries(st.tuples(st.integers(1, 3), st.integers(0, 4)), phases, max_size=max_size).map(
+        lambda found: [Running(revision=r, replica=n, phase=p) for (r, n), p in found.items()]
+    )
 
 
 wants = st.builds(Wanted, revision=st.one_of(st.none(), st.integers(1, 3)), replicas=st.integers(1, 5)).map(
