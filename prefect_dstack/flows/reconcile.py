@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from prefect import get_run_logger
 
+from prefect_dstack.backends.base import Instance
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE
 from prefect_dstack.flows.goals import goal_for, run_id
@@ -61,9 +64,9 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
             done += _repair(record, sight, dry_run=dry_run)
         except PrefectDstackError as error:
             problems.append(f"{record.name}: {error}")
-    for remove in (_remove_ownerless, _remove_routes, _remove_tunnels, _clean_up):
+    for clean in _cleaning(sight, dry_run=dry_run):
         try:
-            done += remove(records, sight, dry_run)
+            done += clean()
         except PrefectDstackError as error:
             problems.append(str(error))
     for line in done:
@@ -71,8 +74,24 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
     if not done and not problems:
         logger.info("all is as it should be")
     if problems:
-        raise PrefectDstackError("; ".join(problems))
+        raise PrefectDstackError("; ".join(dict.fromkeys(problems)))
     return done
+
+
+def _cleaning(sight: Sight, *, dry_run: bool) -> Iterator[Callable[[], list[str]]]:
+    """List what is to be cleaned, place by place: one that cannot be reached does not hold up the others."""
+    records = {record.name: record for record in all_records()}
+    busy = {name for name, record in records.items() if record.deploying is not None}
+    gateways = [gateway_places.LOCAL, *inventory().gateways]
+    held: dict[str, set[str]] = {}
+    yield lambda: _remove_ownerless(records, sight, dry_run)
+    for gateway in gateways:
+        yield partial(_remove_routes, gateway, records, dry_run)
+        yield partial(_end_tunnels, gateway, busy, held, sight, dry_run)
+    for instance in observation.instances_of(None, ["docker"]):
+        if instance.backend != "local" and instance.name not in sight.unreachable | sight.unlisted:
+            yield partial(_revoke_keys, instance, busy, held, dry_run)
+    yield lambda: _clean_up(dry_run)
 
 
 def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
@@ -138,49 +157,52 @@ def _remove_ownerless(records: dict[str, ServiceRecord], sight: Sight, dry_run: 
     return lines
 
 
-def _remove_routes(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+def _remove_routes(gateway: str, records: dict[str, ServiceRecord], dry_run: bool) -> list[str]:
     lines = []
-    for gateway in [gateway_places.LOCAL, *inventory().gateways]:
-        state = gateway_places.state(gateway)
-        for service in [] if state is None else list(state.routes):
-            record = records.get(service)
-            if record is not None and (record.gateway == gateway or record.deploying is not None):
-                continue
-            lines.append(f"removed the route of {service} from gateway {gateway}: no record owns it")
-            if not dry_run:
-                remove_route(gateway, service)
-    return lines
-
-
-def _remove_tunnels(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
-    """End tunnels that no route uses, and take back the keys of tunnels that nobody holds."""
-    lines = []
-    busy = {name for name, record in records.items() if record.deploying is not None}
-    held_keys = set()
-    for gateway in [gateway_places.LOCAL, *inventory().gateways]:
-        state = gateway_places.state(gateway)
-        used = {name for route in (state.routes.values() if state else ()) for name in route.replicas}
-        for stamp in tunnels_of(gateway):
-            if stamp.name in used or stamp.service in busy:
-                held_keys.add((gateway, stamp.name))
-                continue
-            lines.append(f"ended the tunnel of gateway {gateway} to {stamp.name}: no route uses it")
-            if not dry_run:
-                found = sight.of(stamp.name)
-                unreach(gateway, stamp, None if found is None else found.instance)
-    for instance in observation.instances_of(None, ["docker"]):
-        if instance.backend == "local" or instance.name in sight.unreachable | sight.unlisted:
+    state = gateway_places.state(gateway)
+    for service in [] if state is None else list(state.routes):
+        record = records.get(service)
+        serves = record is not None and record.active is not None and record.gateway == gateway
+        if record is not None and (serves or record.deploying is not None):
             continue
-        for gateway, replica in keys_on(instance):
-            known = gateway == gateway_places.LOCAL or gateway in inventory().gateways
-            if known and (gateway, replica) not in held_keys and replica.rsplit("-", 2)[0] not in busy:
-                lines.append(f"took the key of gateway {gateway} to {replica} from {instance.name}")
-                if not dry_run:
-                    revoke_key(instance, gateway, replica)
+        lines.append(f"removed the route of {service} from gateway {gateway}: no record owns it")
+        if not dry_run:
+            remove_route(gateway, service)
     return lines
 
 
-def _clean_up(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+def _end_tunnels(
+    gateway: str, busy: set[str], held: dict[str, set[str]], sight: Sight, dry_run: bool
+) -> list[str]:
+    """End a gateway's tunnels that no route uses, and note the others."""
+    lines = []
+    state = gateway_places.state(gateway)
+    used = {name for route in (state.routes.values() if state else ()) for name in route.replicas}
+    kept = set()
+    for stamp in tunnels_of(gateway):
+        if stamp.name in used or stamp.service in busy:
+            kept.add(stamp.name)
+            continue
+        lines.append(f"ended the tunnel of gateway {gateway} to {stamp.name}: no route uses it")
+        if not dry_run:
+            found = sight.of(stamp.name)
+            unreach(gateway, stamp, None if found is None else found.instance)
+    held[gateway] = kept
+    return lines
+
+
+def _revoke_keys(instance: Instance, busy: set[str], held: dict[str, set[str]], dry_run: bool) -> list[str]:
+    """Take back the keys of tunnels that their gateways do not hold."""
+    lines = []
+    for gateway, replica in keys_on(instance):
+        if gateway in held and replica not in held[gateway] and replica.rsplit("-", 2)[0] not in busy:
+            lines.append(f"took the key of gateway {gateway} to {replica} from {instance.name}")
+            if not dry_run:
+                revoke_key(instance, gateway, replica)
+    return lines
+
+
+def _clean_up(dry_run: bool) -> list[str]:
     """Remove what machines in a cloud have left, and tell of gateways there that nobody knows any more."""
     there = inventory()
     if there.aws is None:
