@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect_dstack.gateways.quoting import word
-from prefect_dstack.gateways.servers import balance, server, server_name
+from prefect_dstack.gateways.servers import balance, needs_reload, server, server_name
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.template import loaded_maps, maps
 
@@ -47,7 +47,8 @@ class Changes:
 def changes(old: GatewayState, new: GatewayState) -> Changes:
     """Plan how a running gateway follows its state.
 
-    Replicas, weights, tokens and challenges change through the runtime API; all else needs a reload.
+    Replicas, weights, tokens and challenges change through the runtime API; all else needs a reload, and so
+    do new replicas on other hosts whose checks do not tell whether the host is gone.
 
     Args:
         old: The state it runs with.
@@ -56,7 +57,7 @@ def changes(old: GatewayState, new: GatewayState) -> Changes:
     Returns:
         The reload or the commands; nothing of both if nothing changed.
     """
-    if _settings(old) != _settings(new):
+    if _settings(old) != _settings(new) or any(needs_reload(*added) for added in _added(old, new)):
         return Changes(reload=True)
     return Changes(commands=(*_map_commands(old, new), *_server_commands(old, new)))
 
@@ -76,6 +77,15 @@ def _settings(state: GatewayState) -> GatewayState:
 
 def _route_settings(route: Route) -> Route:
     return route.model_copy(update={"tokens": {}, "replicas": {}})
+
+
+def _added(old: GatewayState, new: GatewayState) -> Iterator[tuple[RouteReplica, Route]]:
+    for name, route in new.routes.items():
+        known = old.routes[name].replicas
+        for replica in route.replicas.values():
+            before = known.get(replica.name)
+            if before is None or _identity(before) != _identity(replica):
+                yield replica, route
 
 
 def _map_commands(old: GatewayState, new: GatewayState) -> Iterator[Command]:

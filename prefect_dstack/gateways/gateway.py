@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, HostError, NotFoundError
 from prefect_dstack.gateways.changes import Command, changes
+from prefect_dstack.gateways.handover import FAILING, NONE_FAILING, failing
 from prefect_dstack.gateways.observation import ReplicaHealth, ReplicaStatistics
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.runtime import Workers, ask, parse_statistics, parse_table, parse_workers
@@ -149,7 +150,7 @@ class Gateway:
             if not ready:
                 self._start()
             elif plan.reload or stale or not self._run(plan.commands):
-                self._reload()
+                self._reload(new)
         except GatewayError:
             self._write(before, old)
             self._remove(added)
@@ -191,8 +192,14 @@ class Gateway:
             time.sleep(0.02)
         self.place.remove(UNFINISHED)
 
-    def _reload(self) -> None:
-        answer = self._ask("reload", RELOAD_TIMEOUT)
+    def _reload(self, new: GatewayState) -> None:
+        """Have HAProxy read its files anew; what it knows of the replicas' health goes on."""
+        known = self._master(f"@!{self._current_worker()} show servers state")
+        self.place.write({FAILING: failing(known, new).encode()})
+        try:
+            answer = self._ask("reload", RELOAD_TIMEOUT)
+        finally:
+            self.place.write({FAILING: NONE_FAILING.encode()})
         if not answer.startswith("Success=1"):
             alerts = [line for line in answer.splitlines() if line.startswith("[ALERT]")]
             raise GatewayError(f"{self.place.name}: HAProxy refuses to reload: {'; '.join(alerts) or answer}")

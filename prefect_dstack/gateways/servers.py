@@ -8,7 +8,7 @@ import math
 from prefect_dstack.gateways.quoting import word
 from prefect_dstack.gateways.state import Route, RouteReplica
 
-__all__ = ["backend", "balance", "milliseconds", "server", "server_name"]
+__all__ = ["backend", "balance", "milliseconds", "needs_reload", "server", "server_name"]
 
 # Idle connections are given up before the usual application servers give them up (gunicorn after 2 s,
 # uvicorn after 5 s), so that hardly any request meets a connection that is just being closed.
@@ -16,11 +16,11 @@ IDLE = "pool-purge-delay 1s"
 PORT_CHECK = "check inter 2s fastinter 500ms downinter 1s fall 2 rise 1"
 # Three refused connections in a row count as failed checks: the next check that passes brings it back.
 PASSIVE = "observe layer4 error-limit 3 on-error mark-down"
-# A host that vanished never answers and never closes. A replica on this machine always closes, and one
-# that only fails its own checks may still finish what it began.
+# A host that vanished never answers and never closes; a replica on the gateway's own machine always closes.
+# Where only the port is checked, the host is gone when the check fails.
 CUT_OFF = "on-marked-down shutdown-sessions"
-# What was sent to a host that vanished meanwhile is given up, and retried elsewhere where that is safe;
-# keep-alive probes notice only hosts that have acknowledged everything.
+# A replica that fails its own checks may still finish what it began. So what was sent to it is given up, and
+# retried elsewhere where that is safe, only when nobody acknowledges it; keep-alive probes notice the rest.
 UNACKNOWLEDGED = "tcp-ut 5s"
 
 
@@ -67,16 +67,32 @@ def server(replica: RouteReplica, route: Route) -> str:
     """
     address = f"[{replica.address}]" if ":" in replica.address else replica.address
     words = [word(f"{address}:{replica.port}"), f"weight {replica.effective_weight}", IDLE]
-    remote = not ipaddress.ip_address(replica.address).is_loopback
-    if remote:
+    if needs_reload(replica, route):
         words.append(UNACKNOWLEDGED)
     if route.max_concurrency is not None:
         words.append(f"maxconn {route.max_concurrency}")
     if replica.checked:
         words += [_checks(route), PASSIVE]
-        if route.health_check is None and remote:
+        if route.health_check is None and _is_remote(replica):
             words.append(CUT_OFF)
     return " ".join(words)
+
+
+def needs_reload(replica: RouteReplica, route: Route) -> bool:
+    """Tell whether a replica has an option that only the configuration can give it.
+
+    Args:
+        replica: The replica.
+        route: Its route.
+
+    Returns:
+        Whether HAProxy refuses to add it while it runs.
+    """
+    return _is_remote(replica) and not (replica.checked and route.health_check is None)
+
+
+def _is_remote(replica: RouteReplica) -> bool:
+    return not ipaddress.ip_address(replica.address).is_loopback
 
 
 def _checks(route: Route) -> str:

@@ -15,6 +15,7 @@ from importlib import resources
 import jinja2
 
 from prefect_dstack.gateways import quoting, servers
+from prefect_dstack.gateways.handover import FAILING, NONE_FAILING
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import GatewayState, Route, Token
@@ -110,8 +111,10 @@ def render(state: GatewayState) -> dict[str, bytes]:
             errors=ERRORS,
             too_large=TOO_LARGE,
             gateway_headers=GATEWAY_HEADERS,
+            health_file=FAILING,
             buckets=list(BUCKETS),
         ),
+        FAILING: NONE_FAILING,
         BODY_LIMIT_FILTER: _body_limit_filter(),
         certificate_list: certificates,
     }

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from prefect_dstack.gateways.changes import Changes, changes
+from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
 
+LOCAL = RouteReplica(name="r2", address="127.0.0.1", port=8000)
 R1 = RouteReplica(name="r1", address="10.0.0.1", port=8000)
 R2 = RouteReplica(name="r2", address="10.0.0.2", port=8000)
 ROUTE = Route(service="hello", port=80, hosts=("a.test",), auth=True)
@@ -37,18 +39,28 @@ def test_nothing_comes_of_nothing() -> None:
 
 def test_a_replica_is_added() -> None:
     assert texts(STATE.with_replica("hello", R2)) == [
-        f"add server service:hello/r2 10.0.0.2:8000 weight 100 pool-purge-delay 1s tcp-ut 5s {CHECKED}",
+        f"add server service:hello/r2 10.0.0.2:8000 weight 100 pool-purge-delay 1s {CHECKED}",
         "enable health service:hello/r2",
         "enable server service:hello/r2",
     ]
 
 
 def test_a_replica_that_nobody_checks_is_added() -> None:
-    ipv6 = RouteReplica(name="r2", address="fd00::1", port=8000, checked=False)
+    ipv6 = RouteReplica(name="r2", address="::1", port=8000, checked=False)
     assert texts(STATE.with_replica("hello", ipv6)) == [
-        "add server service:hello/r2 [fd00::1]:8000 weight 100 pool-purge-delay 1s tcp-ut 5s",
+        "add server service:hello/r2 [::1]:8000 weight 100 pool-purge-delay 1s",
         "enable server service:hello/r2",
     ]
+
+
+def test_a_replica_whose_checks_do_not_tell_whether_its_host_is_gone_needs_a_reload() -> None:
+    """HAProxy takes the time-out of unacknowledged data from its configuration only."""
+    probed = STATE.with_route(STATE.routes["hello"].model_copy(update={"health_check": HealthCheck()}))
+    assert changes(probed, probed.with_replica("hello", R2)).reload
+    assert changes(STATE, STATE.with_replica("hello", R2.model_copy(update={"checked": False}))).reload
+    assert not changes(probed, probed.with_replica("hello", LOCAL)).reload
+    assert not changes(probed, probed.without_replica("hello", "r1")).reload
+    assert not changes(probed, probed.draining("hello", "r1")).reload
 
 
 def test_a_replica_is_drained_and_removed() -> None:

@@ -371,6 +371,19 @@ def test_a_replica_that_is_gone_gets_no_request_and_nobody_notices(world: World)
     wait_until(lambda: world.gateway.replica_health(name)[name].status == "UP", 5)
 
 
+def test_a_replica_that_failed_its_checks_is_still_out_after_a_reload(world: World) -> None:
+    name, first = world.service()
+    second = Application("second")
+    world.applications.append(second)
+    world.gateway.change(lambda state: state.with_replica(name, replica(second)))
+    first.stop()
+    wait_until(lambda: world.gateway.replica_health(name)[name].status == "DOWN")
+    world.service()
+    health = world.gateway.replica_health(name)
+    assert (health[name].status, health["second"].status) == ("DOWN", "UP")
+    assert world.gateway.place.read("servers.state") == b"1\n"
+
+
 def test_get_is_sent_again_when_a_replica_dies_and_post_is_not(world: World) -> None:
     name, application = world.service()
     assert world.get(name, "/die").status == 502
