@@ -332,7 +332,7 @@ def test_a_gpu_is_given_once_however_many_deployments_choose_it(hosts: Lab, tmp_
     )
     # Another deployment holds the host's lock, and creates its container before it lets go.
     script = f"echo held; sleep 1; docker create {' '.join(map(shlex.quote, options))} testbed/app:1"
-    other = host.popen(["flock", "/run", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    other = host.popen(["flock", "/run", "sh", "-c", script], stdout=subprocess.PIPE)
     try:
         assert other.stdout
         assert other.stdout.readline() == "held\n"
