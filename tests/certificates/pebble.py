@@ -26,9 +26,10 @@ A, TXT = 1, 16
 
 
 class NameServer:
-    """Answers that every host is this machine, and with the TXT records it was given; a `DnsRecords`."""
+    """Answers with one address for every host, and with the TXT records it was given; a `DnsRecords`."""
 
     def __init__(self) -> None:
+        self.address = "127.0.0.1"
         self.txt: dict[str, list[str]] = {}
         self.asked: set[str] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -64,7 +65,7 @@ class NameServer:
             self.asked.add(name)
             data: list[bytes] = []
             if kind == A:
-                data = [socket.inet_aton("127.0.0.1")]
+                data = [socket.inet_aton(self.address)]
             elif kind == TXT:
                 data = [bytes([len(value)]) + value.encode() for value in self.txt.get(name, [])]
             answers = b"".join(struct.pack("!HHHIH", 0xC00C, kind, 1, 0, len(it)) + it for it in data)

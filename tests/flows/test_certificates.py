@@ -16,12 +16,14 @@ from prefect_dstack import create_gateway, delete_gateway, deploy_service, renew
 from prefect_dstack.certificates.authority import Authority, new_authority
 from prefect_dstack.certificates.pem import new_key, private_pem
 from prefect_dstack.errors import CertificateError, ConfigurationError, UnsupportedKeyError
+from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
 from prefect_dstack.hosts.ports import free_port
 from prefect_dstack.tasks import gateway_places, inventory
 from prefect_dstack.tasks.certificates import authority
 from tests.certificates.pebble import missing, pebble
 from tests.command_line import CommandLine
 from tests.flows.conftest import hello
+from tests.flows.lab import FLEET, GATEWAY, Lab
 from tests.gateways.application import Load, request
 from tests.home import Home
 from tests.polling import wait_until
@@ -58,12 +60,12 @@ def gateway(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[Cr
         delete_gateway(gateway)
 
 
-def peer(port: int, host: str, trusted: str) -> dict[str, Any]:
+def peer(port: int, host: str, trusted: str, address: str = "127.0.0.1") -> dict[str, Any]:
     """What clients that trust one authority are shown, over HTTP/2 if they can have it."""
     context = ssl.create_default_context(cadata=trusted)
     context.set_alpn_protocols(["h2", "http/1.1"])
     with (
-        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        socket.create_connection((address, port), 5) as plain,
         context.wrap_socket(plain, server_hostname=host) as connection,
     ):
         assert connection.selected_alpn_protocol() == "h2"
@@ -99,6 +101,40 @@ def test_a_fresh_domain_has_a_valid_chain_within_30_seconds(
         # A second deployment has nothing to ask for.
         deploy_service(hello(name, gateway=made["name"]), force=True)
         assert peer(made["https_port"], host, server.root()) == shown
+
+
+@pytest.mark.testbed
+def test_so_it_has_behind_a_gateway_on_a_host_and_a_renewal_there_fails_no_request(
+    lab: Lab, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_fleet(lab.fleet())
+    with acme(tmp_path, monkeypatch, http_port=80) as server:
+        server.names.address = edge = lab.edge.address
+        certificate = {"type": "acme", "acme_url": server.url}
+        create_gateway(lab.gateway(domain="example.org", certificate=certificate))
+        host = f"{name}.example.org"
+
+        began = time.monotonic()
+        endpoint = deploy_service(lab.service(name, replicas=1))
+        before = peer(443, host, server.root(), edge)
+        took = time.monotonic() - began
+
+        assert took < 30
+        assert endpoint.url == f"https://{host}"
+        trusting = ssl.create_default_context(cadata=server.root())
+        with Load(443, host=host, tls=trusting, address=edge, paths=("/",)) as load:
+            renew_certificates(GATEWAY, force=True)
+            done = load.done
+            wait_until(lambda: load.done > done + 50)
+            after = peer(443, host, server.root(), edge)
+        assert after["serialNumber"] != before["serialNumber"]
+        assert load.failures == []
+        modes = lab.edge.check(["find", "/var/lib/prefect-dstack", "-name", "*.pem", "-printf", "%u %m\\n"])
+        assert modes.splitlines() == ["root 600", "root 600"]
+
+    stop_service(name)
+    delete_gateway(GATEWAY)
+    delete_fleet(FLEET)
 
 
 def test_a_renewal_fails_no_request_and_a_failed_one_leaves_the_old_certificate(
@@ -259,11 +295,11 @@ def write(authority: Authority, directory: Path) -> None:
     (directory / "key.pem").write_bytes(private_pem(key))
 
 
-def acme(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def acme(directory: Path, monkeypatch: pytest.MonkeyPatch, http_port: int | None = None) -> Any:
     """An ACME server that is trusted."""
     if reason := missing():
         pytest.skip(reason)
-    server = pebble(directory / "pebble", free_port())
+    server = pebble(directory / "pebble", http_port or free_port())
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(directory / "pebble" / "trusted.pem"))
     return server

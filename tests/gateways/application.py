@@ -269,6 +269,7 @@ class Load:
     host: str = "127.0.0.1"
     headers: str = ""
     tls: ssl.SSLContext | None = None
+    address: str = "127.0.0.1"
     done: int = 0
     failures: list[str] = field(default_factory=list)
     replicas: Counter[str] = field(default_factory=Counter)
@@ -302,7 +303,7 @@ class Load:
                 if connection is None:
                     name = self.host if self.tls else None
                     connection = await asyncio.open_connection(
-                        "127.0.0.1", self.port, ssl=self.tls, server_hostname=name
+                        self.address, self.port, ssl=self.tls, server_hostname=name
                     )
                 close = await asyncio.wait_for(self._once(*connection, method, path, keep), 20)
             except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, ValueError) as error:
