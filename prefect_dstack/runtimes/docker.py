@@ -11,9 +11,9 @@ from typing import Any, Literal
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount
+from docker.types import DeviceRequest, LogConfig
 
-from prefect_dstack.configurations import Environment, ServiceConfiguration
+from prefect_dstack.configurations import Environment, InstanceMount, ServiceConfiguration
 from prefect_dstack.errors import CapacityError, HostNotReadyError, ImageError
 from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.hosts.upload import pack_files
@@ -66,6 +66,7 @@ class DockerRuntime:
                 if launch.environment.secret:
                     container.put_archive("/", _environment_archive(launch.environment))
                 _put_files(container, launch)
+                _require_shell(container, launch.configuration)
                 container.start()
             except APIError as error:
                 container.remove(force=True, v=True)
@@ -186,8 +187,11 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
         "working_dir": configuration.working_dir,
         "privileged": bool(configuration.privileged),
         "security_opt": None if configuration.privileged else ["no-new-privileges:true"],
-        "mounts": [
-            _mount(volume) for volume in configuration.volumes if _is_there_if_it_must(machine, volume)
+        # In this older form the engine makes directories that are missing.
+        "volumes": [
+            f"{volume.instance_path}:{volume.path}"
+            for volume in configuration.volumes
+            if isinstance(volume, InstanceMount) and _is_there_if_it_must(machine, volume)
         ],
         "mem_limit": None if memory is None else round(memory * 1024**3),
         # The engine refuses a limit above what its machine has.
@@ -267,14 +271,23 @@ def _environment_archive(environment: Environment) -> bytes:
     return buffer.getvalue()
 
 
-def _mount(volume: Any) -> Mount:
-    mount = Mount(target=volume.path, source=volume.instance_path, type="bind")
-    mount["BindOptions"] = {"CreateMountpoint": True}
-    return mount
-
-
-def _is_there_if_it_must(machine: Machine, volume: Any) -> bool:
+def _is_there_if_it_must(machine: Machine, volume: InstanceMount) -> bool:
     return not volume.optional or machine.run(["test", "-e", volume.instance_path]).exit_code == 0
+
+
+def _require_shell(container: Container, configuration: ServiceConfiguration) -> None:
+    """Say before the start that the image lacks the shell which nobody has written down."""
+    (shell, *_) = container.attrs["Config"]["Entrypoint"] or [""]
+    written = [configuration.shell, *shlex.split(configuration.entrypoint or "")[:1]]
+    if not shell.startswith("/") or shell in written:
+        return
+    try:
+        stream: Any = container.get_archive(shell)[0]
+    except NotFound:
+        needs = "'commands' need" if configuration.commands else "secrets in 'env' need"
+        hint = "name a program of its own in 'entrypoint'" if configuration.commands else "give it one"
+        raise ImageError(f"{configuration.image}: the image has no {shell}, which {needs}; {hint}") from None
+    stream.close()
 
 
 def _devices(launch: Launch) -> list[DeviceRequest] | None:
