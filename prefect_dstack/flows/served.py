@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow
 from prefect.context import FlowRunContext
@@ -42,4 +42,10 @@ def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
     Returns:
         The decorator.
     """
-    return lambda function: ServedFlow(function, **options)
+
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        # `.serve()` sends the function to another process without the module that its annotations name.
+        function.__annotations__ = get_type_hints(function, include_extras=True)
+        return ServedFlow(function, **options)
+
+    return decorate
