@@ -244,10 +244,10 @@ def address(name: str) -> str:
         name: Its name.
 
     Returns:
-        A host name or an address.
+        A host name or an address; empty while its machine was not created yet.
     """
     configuration = configuration_of(name)
-    instance = inventory().gateway_instances.get(name)
-    if instance is not None:
-        return instance.address
+    if configuration.backend == "aws":
+        instance = inventory().gateway_instances.get(name)
+        return "" if instance is None else instance.address
     return configuration.host.hostname if configuration.host is not None else "127.0.0.1"

@@ -20,7 +20,7 @@ from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import gateway_places
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.reaching import reach, unreach
-from prefect_dstack.tasks.retrying import may_help
+from prefect_dstack.tasks.retrying import may_help, may_help_to_provision
 from prefect_dstack.tasks.tokens import with_tokens
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def remove_route(gateway_name: str, service: str) -> None:
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[2, 10],
-    retry_condition_fn=may_help,
+    retry_condition_fn=may_help_to_provision,
 )
 def provision_gateway(name: str) -> CreatedGateway:
     """Create the machine of a gateway in a cloud, with its address and its DNS records.

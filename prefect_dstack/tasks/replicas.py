@@ -27,7 +27,7 @@ from prefect_dstack.runtimes.process import ProcessRuntime
 from prefect_dstack.services.readiness import Readiness
 from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections
-from prefect_dstack.tasks.retrying import may_help
+from prefect_dstack.tasks.retrying import may_help, may_help_to_provision
 
 __all__ = ["launch_replica", "provision_instance", "remove_replica", "terminate_instance", "wait_until_ready"]
 
@@ -44,7 +44,7 @@ ATTEMPTS = 4
     cache_policy=NO_CACHE,
     retries=2,
     retry_delay_seconds=[2, 10],
-    retry_condition_fn=may_help,
+    retry_condition_fn=may_help_to_provision,
 )
 def provision_instance(
     offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration

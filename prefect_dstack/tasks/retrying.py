@@ -10,10 +10,11 @@ from prefect_dstack.errors import (
     HostKeyError,
     HostNotReadyError,
     PrefectDstackError,
+    ProvisioningError,
     UserError,
 )
 
-__all__ = ["may_help"]
+__all__ = ["may_help", "may_help_to_provision"]
 
 POINTLESS = (UserError, HostAuthenticationError, HostKeyError, HostNotReadyError, CapacityError)
 
@@ -29,12 +30,31 @@ def may_help(task: Any, task_run: Any, state: Any) -> bool:
     Returns:
         False where the outcome would be the same.
     """
-    error = state.data if isinstance(state.data, BaseException) else None
-    if error is None:
-        try:
-            state.result(raise_on_failure=True)
-        except PrefectDstackError as raised:
-            error = raised
-        except Exception:  # noqa: BLE001 - any other failure may be passing
-            return True
-    return not isinstance(error, POINTLESS)
+    return not isinstance(_error_of(state), POINTLESS)
+
+
+def may_help_to_provision(task: Any, task_run: Any, state: Any) -> bool:
+    """Tell whether a retry may help where a backend, which is patient itself, was asked for a machine.
+
+    Args:
+        task: The task.
+        task_run: Its run.
+        state: The failed state.
+
+    Returns:
+        False where the backend has said why there is none.
+    """
+    return not isinstance(_error_of(state), (*POINTLESS, ProvisioningError))
+
+
+def _error_of(state: Any) -> BaseException | None:
+    """Find what a task raised; None if it is none of ours, and may be passing."""
+    if isinstance(state.data, BaseException):
+        return state.data
+    try:
+        state.result(raise_on_failure=True)
+    except PrefectDstackError as raised:
+        return raised
+    except Exception:  # noqa: BLE001 - any other failure may be passing
+        return None
+    return None

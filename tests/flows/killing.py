@@ -11,6 +11,8 @@ from typing import Any
 
 from prefect import Task
 
+from tests.polling import wait_until
+
 # Starts children that have all of this imported already, and no threads.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.flows.killing", "prefect_dstack.flows.deploy"])
@@ -26,14 +28,35 @@ def deploy_and_die(configuration: Mapping[str, Any], at: int) -> bool:
     Returns:
         Whether it was killed; else there were not so many tasks.
     """
-    names = [name for name in os.environ if name.startswith("PREFECT_")]
-    environment = {name: os.environ[name] for name in [*names, "HOME"]}
-    process = context.Process(target=_deploy_and_die, args=(configuration, at, environment))
-    process.start()
+    process = _start(configuration, at)
     process.join(120)
     killed = process.exitcode == -signal.SIGKILL
     assert killed or process.exitcode == 0, f"it ended with {process.exitcode}"
     return killed
+
+
+def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any]) -> None:
+    """Redeploy in another process, which is killed as soon as something has been seen.
+
+    Args:
+        configuration: The service.
+        seen: Looks for it.
+    """
+    process = _start(configuration, 0)
+    try:
+        wait_until(seen, 120, "it is time to die")
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
+
+
+def _start(configuration: Mapping[str, Any], at: int) -> multiprocessing.process.BaseProcess:
+    names = [name for name in os.environ if name.startswith("PREFECT_")]
+    environment = {name: os.environ[name] for name in [*names, "HOME"]}
+    process = context.Process(target=_deploy_and_die, args=(configuration, at, environment))
+    process.start()
+    return process
 
 
 def _deploy_and_die(configuration: Mapping[str, Any], at: int, environment: Mapping[str, str]) -> None:

@@ -90,13 +90,16 @@ class Aws:
                 self._clients[region, service] = (time.monotonic(), client)
             return client
 
-    def once(self, region: str, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+    def once(
+        self, region: str, service: str, operation: str, report: Report = quiet, **parameters: Any
+    ) -> dict[str, Any]:
         """Call an operation; only throttling and expired credentials are overcome here.
 
         Args:
             region: Where.
             service: For example `ec2`.
             operation: In snake case, for example `run_instances`.
+            report: Told of each pause.
             parameters: Of the operation.
 
         Returns:
@@ -106,7 +109,7 @@ class Aws:
             ClientError: What AWS answers otherwise.
             BotoCoreError: If there is no answer.
         """
-        return self._attempt(region, service, operation, parameters, is_throttling, quiet)
+        return self._attempt(region, service, operation, parameters, is_throttling, report)
 
     def call(
         self, region: str, service: str, operation: str, report: Report = quiet, **parameters: Any

@@ -135,7 +135,7 @@ def launch(
     lost: Exception | None = None
     for attempt in range(1, LOST_ANSWERS + 1):
         try:
-            answer = aws.once(region, "ec2", "run_instances", **parameters)
+            answer = aws.once(region, "ec2", "run_instances", report, **parameters)
             made: Ec2Instance = answer["Instances"][0]
         except AwsError as error:
             if not is_lost(error):

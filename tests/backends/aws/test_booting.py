@@ -116,7 +116,7 @@ def test_a_gateway_reaches_the_replica_that_nobody_else_does(
 def test_a_container_with_a_gpu_is_reached_from_the_gateway(
     aws_with_hosts: Account, backend: AwsBackend, told: list[str], tmp_path: Path
 ) -> None:
-    aws_with_hosts.order("settings", images={"app": ["app:latest"]})
+    aws_with_hosts.order("settings", images={"replica": {"app": ["app:latest"]}})
     configuration = SERVICE.model_copy(update={"image": "app:latest", "port": ServicePort(port=8000)})
     gateways = AwsGateways(backend)
     gateway = gateways.create("front", GatewayConfiguration(backend="aws"), told.append).instance

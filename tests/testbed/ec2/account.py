@@ -100,6 +100,10 @@ class Account:
         """Let something go wrong; see `Fault`."""
         self.order("fault", action=action, **rule)
 
+    def lift_faults(self) -> None:
+        """Let nothing go wrong any more."""
+        self.order("lift")
+
     def requests(self) -> dict[str, int]:
         """How often each action was asked for since the last reset."""
         counted: dict[str, int] = self.order("requests")

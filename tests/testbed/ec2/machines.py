@@ -35,7 +35,8 @@ class Machines:
         self.never_boot = threading.local()
         self.logs: list[str] = []
         self.boot_seconds = 0.0
-        self.images: dict[str, list[str]] = {}
+        # By role: their names, and further tags for each.
+        self.images: dict[str, dict[str, list[str]]] = {}
         self._hosts: dict[str, Host] = {}
         self._tokens: dict[tuple[str, str], tuple[str, Any]] = {}
         self._lock = threading.RLock()
@@ -130,7 +131,8 @@ class Machines:
             self.filter()
             host.wait_until_ready()
             # As if somebody had put them into the AMI: no registry is within reach.
-            for name, tags in self.images.items():
+            role = next((t["value"] for t in instance.get_tags() if t["key"] == "prefect-dstack:role"), "")
+            for name, tags in self.images.get(role, {}).items():
                 load_image(host, name, tags=tags)
             cloud_init.apply(host, data)
         except BaseException:

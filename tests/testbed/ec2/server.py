@@ -110,6 +110,8 @@ class Application:
         answer: Any = {}
         if order == "fault":
             self._faults.add(Fault.model_validate(arguments))
+        elif order == "lift":
+            self._faults.clear()
         elif order == "settings":
             self._settings.update(arguments)
             self._machines.boot_seconds = self._settings["boot_seconds"]
