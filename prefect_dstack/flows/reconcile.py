@@ -192,13 +192,15 @@ def _end_tunnels(
 
 
 def _revoke_keys(instance: Instance, busy: set[str], held: dict[str, set[str]], dry_run: bool) -> list[str]:
-    """Take back the keys of tunnels that their gateways do not hold."""
+    """Take back the keys of tunnels that their gateways do not hold, or that lead to another machine now."""
     lines = []
+    here = {found.replica.name for found in observation.look(None, [instance], ["docker"]).found}
     for gateway, replica in keys_on(instance):
-        if gateway in held and replica not in held[gateway] and replica.rsplit("-", 2)[0] not in busy:
-            lines.append(f"took the key of gateway {gateway} to {replica} from {instance.name}")
-            if not dry_run:
-                revoke_key(instance, gateway, replica)
+        if gateway not in held or replica.rsplit("-", 2)[0] in busy or replica in held[gateway] & here:
+            continue
+        lines.append(f"took the key of gateway {gateway} to {replica} from {instance.name}")
+        if not dry_run:
+            revoke_key(instance, gateway, replica)
     return lines
 
 
