@@ -91,7 +91,9 @@ def main() -> None:
             results: dict[int, list[tuple[float, dict[str, int]]]] = {}
             for replicas in arguments.replicas:
                 for _ in range(arguments.rounds):
-                    results.setdefault(replicas, []).append(measure(lab, replicas))
+                    seconds, logins = measure(lab, replicas)
+                    print(f"{replicas} replicas: {seconds:.1f} s, SSH connections: {logins}", flush=True)
+                    results.setdefault(replicas, []).append((seconds, logins))
             print(table(results))
             delete_gateway(GATEWAY)
         finally:
