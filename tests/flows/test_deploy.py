@@ -23,9 +23,9 @@ from prefect_dstack.errors import (
     ReplicaNotReadyError,
     UnsupportedKeyError,
 )
-from prefect_dstack.services.record import ServiceRecord
 from tests.flows.asking import Asking
 from tests.flows.conftest import get, hello
+from tests.flows.seen import events_of, record_of, runs_of, tasks_of
 from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
@@ -33,32 +33,6 @@ from tests.prefect_server import PrefectServer
 pytestmark = pytest.mark.integration
 
 Deploy = Callable[..., Endpoint]
-
-
-def runs_of(server: PrefectServer, flow: str, name: str) -> list[dict[str, Any]]:
-    """The runs of a flow, the first one first."""
-    found: list[dict[str, Any]] = server.ask(
-        "/flow_runs/filter", flow_runs={"name": {"any_": [f"{flow} {name}"]}}, sort="START_TIME_ASC"
-    )
-    return found
-
-
-def tasks_of(server: PrefectServer, run: dict[str, Any]) -> list[str]:
-    """The names of a flow run's task runs, in the order of their start."""
-    found = server.ask(
-        "/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}, sort="EXPECTED_START_TIME_ASC"
-    )
-    return [task["name"] for task in sorted(found, key=lambda task: task["start_time"] or "")]
-
-
-def record_of(server: PrefectServer, name: str) -> ServiceRecord:
-    """What is remembered of a service."""
-    (document,) = server.ask(
-        "/block_documents/filter",
-        block_types={"slug": {"any_": ["dstack-service"]}},
-        block_documents={"name": {"like_": name}},
-    )
-    return ServiceRecord.model_validate(document["data"]["record"])
 
 
 def nothing_runs(home: Home) -> None:
@@ -165,14 +139,6 @@ class TestFirstDeployment:
 
         assert endpoint.openai_base_url == f"{endpoint.url}/v1"
         assert endpoint.model == "llama"
-
-
-def events_of(server: PrefectServer, kind: str, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = server.ask(
-        "/events/filter",
-        filter={"event": {"name": [kind]}, "resource": {"id": [f"prefect-dstack.service.{name}"]}},
-    )["events"]
-    return found
 
 
 class TestNextDeployment:
