@@ -158,9 +158,9 @@ class TestNextDeployment:
     ) -> None:
         endpoint = deploy()
         with Asking(endpoint.url) as asking:
-            wait_until(lambda: asking.revisions["1"] > 20, 10, "the first revision answers")
+            wait_until(lambda: asking.answers["1"] > 20, 10, "the first revision answers")
             later = deploy(env={"GREETING": "new"})
-            wait_until(lambda: asking.revisions["2"] > 20, 10, "the second revision answers")
+            wait_until(lambda: asking.answers["2"] > 20, 10, "the second revision answers")
 
         assert asking.failures == []
         assert (later.url, later.revision, later.replicas) == (endpoint.url, 2, [f"{name}-2-0"])
