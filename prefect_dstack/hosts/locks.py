@@ -40,6 +40,23 @@ def host_lock(
         HostNotReadyError: If somebody else holds it for too long, or the host has no `flock`.
         HostUnreachableError: If the connection is lost meanwhile, and with it the lock.
     """
+    # Each that waited there would keep one of the host's few sessions, until none is left for the holder.
+    queue = connection.queues[path]
+    if not queue.acquire(timeout=wait):
+        raise HostNotReadyError(
+            f"{connection.place}: others here have held {path} for {wait:.0f} s: try again later"
+        )
+    try:
+        with _held_there(connection, path, wait, lease, prefix):
+            yield
+    finally:
+        queue.release()
+
+
+@contextlib.contextmanager
+def _held_there(
+    connection: Connection, path: str, wait: float, lease: float, prefix: Sequence[str]
+) -> Iterator[None]:
     # `cat` ends when the channel does, and the lock with it.
     held = f"echo held; exec timeout {lease:.0f} cat >/dev/null"
     command = [*prefix, "flock", "-w", f"{wait:.0f}", "-E", "75", path, "sh", "-c", held]

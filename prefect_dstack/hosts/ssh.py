@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ class Connection:
     Attributes:
         opened: How often it was made.
         engine: The client of the host's Docker Engine, once somebody has asked for it.
+        queues: Where threads of this process wait for locks on the host, by the lock's path.
     """
 
     def __init__(self, access: SshAccess, name: str | None = None, jump: Connection | None = None) -> None:
@@ -55,6 +57,7 @@ class Connection:
         self.opened = 0
         self.engine: DockerClient | None = None
         self.engine_lock = threading.Lock()
+        self.queues: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._jump = jump
         self._lock = threading.Lock()
         self._transport: Transport | None = None
