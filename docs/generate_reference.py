@@ -382,9 +382,19 @@ def signature(name: str, function: Callable[..., Any]) -> str:
             lines.append("    *,")
             starred = True
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
-        lines.append(f"    {parameter.name}: {parameter.annotation}{default},")
+        lines.append(f"    {parameter.name}: {annotation(parameter.annotation)}{default},")
     inside = "\n" + "\n".join(lines) + "\n" if lines else ""
-    return f"{head} {name}({inside}) -> {found.return_annotation}"
+    return f"{head} {name}({inside}) -> {annotation(found.return_annotation)}"
+
+
+def annotation(of: Any) -> str:
+    """Write an annotation the way a signature has it, without the modules of its names."""
+    if of is None or of is type(None):
+        return "None"
+    text = (
+        of if isinstance(of, str) else of.__name__ if isinstance(of, type) and not get_args(of) else str(of)
+    )
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
 
 
 def docstring(thing: Any) -> str:

@@ -118,8 +118,11 @@ class TestStop:
         assert (record.active, record.endpoint, record.deploying) == (None, None, None)
         assert outcomes(record) == {1: "stopped"}
 
-    def test_of_what_never_served_changes_nothing(self) -> None:
-        assert NEW.stopped() == NEW
+    def test_of_what_never_served_notes_only_that_it_was_asked_for(self) -> None:
+        assert NEW.stopped() == NEW.model_copy(update={"taken_off": True})
+
+    def test_is_forgotten_by_the_next_deployment(self) -> None:
+        assert not serve(serve(NEW, 1).stopped(), 2).taken_off
 
     def test_then_a_deployment_counts_on(self) -> None:
         record = serve(serve(NEW, 1).stopped(), 2)
