@@ -18,15 +18,15 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.flows.killing", "prefect_dstack.flows.deploy"])
 
 
-def deploy_and_die(configuration: Mapping[str, Any], at: int) -> bool:
+def deploy_and_die(configuration: Mapping[str, Any], at: int | str) -> bool:
     """Redeploy in another process, which is killed as soon as it begins a task.
 
     Args:
         configuration: The service.
-        at: Which task, counted from 1.
+        at: Which task, by its name, or counted from 1.
 
     Returns:
-        Whether it was killed; else there were not so many tasks.
+        Whether it was killed; else there was no such task, or there were not so many.
     """
     process = _start(configuration, at)
     process.join(120)
@@ -51,7 +51,7 @@ def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any
         process.join()
 
 
-def _start(configuration: Mapping[str, Any], at: int) -> multiprocessing.process.BaseProcess:
+def _start(configuration: Mapping[str, Any], at: int | str) -> multiprocessing.process.BaseProcess:
     names = [name for name in os.environ if name.startswith("PREFECT_")]
     environment = {name: os.environ[name] for name in [*names, "HOME"]}
     process = context.Process(target=_deploy_and_die, args=(configuration, at, environment))
@@ -59,7 +59,7 @@ def _start(configuration: Mapping[str, Any], at: int) -> multiprocessing.process
     return process
 
 
-def _deploy_and_die(configuration: Mapping[str, Any], at: int, environment: Mapping[str, str]) -> None:
+def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment: Mapping[str, str]) -> None:
     os.environ |= environment
     from prefect.context import refresh_global_settings_context
 
@@ -71,13 +71,15 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int, environment: Mapp
     for module in (gateways, replicas, canary):
         for value in list(vars(module).values()):
             if isinstance(value, Task):
-                value.fn = _deadly(value.fn, counter, at)
+                value.fn = _deadly(value, counter, at)
     deploy_service(dict(configuration), force=True)
 
 
-def _deadly(function: Callable[..., Any], counter: itertools.count[int], at: int) -> Callable[..., Any]:
+def _deadly(task: Task[..., Any], counter: itertools.count[int], at: int | str) -> Callable[..., Any]:
+    function = task.fn
+
     def deadly(*arguments: Any, **options: Any) -> Any:
-        if next(counter) == at:
+        if at in (task.name, next(counter)):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
 
