@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from multiprocessing import forkserver
 
@@ -12,6 +13,7 @@ from tests.flows.asking import Asking
 from tests.flows.conftest import hello
 from tests.flows.killing import deploy_and_die
 from tests.home import Home
+from tests.polling import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -41,3 +43,21 @@ def test_a_deployment_may_be_killed_at_any_step(
     assert completed.replicas == [f"{name}-{completed.revision}-0"]
     assert [place.name for place in home.state.glob("replicas/*/")] == completed.replicas
     assert [line for line in reconcile_services(dry_run=True) if name in line] == []
+
+
+def test_what_a_killed_canary_has_left_is_undone(
+    deploy: Callable[..., Endpoint], home: Home, name: str
+) -> None:
+    watch_canary = 9
+    canary = {"strategy": "canary", "canary": {"weight": "30%", "duration": "1m"}}
+    endpoint = deploy()
+    with Asking(endpoint.url) as asking:
+        assert deploy_and_die(hello(name, rollout=canary), watch_canary)
+        wait_until(lambda: set(asking.answers) == {"1", "2"}, 20, "the canary gets requests")
+        assert any(name in line for line in reconcile_services())
+    assert asking.failures == []
+    state = json.loads((home.state / "gateways" / "local" / "state.json").read_text())
+    replicas = state["routes"][name]["replicas"]
+    assert {replica: it["weight"] for replica, it in replicas.items()} == {f"{name}-1-0": 100}
+    assert [place.name for place in home.state.glob("replicas/*/")] == [f"{name}-1-0"]
+    assert not state["routes"][name]["compared"]

@@ -27,7 +27,7 @@ def test_the_revision_before_gets_the_traffic_within_five_seconds(
     deploy(env={"GREETING": "two"})
     took = []
     with Asking(endpoint.url) as asking, ThreadPoolExecutor() as pool:
-        for revision in (1, 2, 1):
+        for revision in (1, 2):
             start = time.monotonic()
             asking.answers.clear()
             done = pool.submit(rollback_service, name, revision)
@@ -36,8 +36,8 @@ def test_the_revision_before_gets_the_traffic_within_five_seconds(
             assert done.result().revision == revision
     assert asking.failures == []
     assert min(took) < 5
-    assert get(endpoint.url)["greeting"] == "one"
+    assert get(endpoint.url)["greeting"] == "two"
     outcomes = {it["number"]: it["outcome"] for it in cli.ok("history", name, "--json").json}
-    assert outcomes == {1: "active", 2: "superseded"}
+    assert outcomes == {1: "superseded", 2: "active"}
     with pytest.raises(NotFoundError, match="there is no revision 7; kept are: 1, 2"):
         rollback_service(name, to=7)
