@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
 
-.PHONY: check clean demo docs install llm test test-hosts
+.PHONY: check clean demo docs install llm test test-hosts test-slow
 
 install: $(INSTALLED)
 
@@ -25,7 +25,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	sh tests/testbed/install.sh
-	$(BIN)/python -m pytest -m "not testbed and not llm" $(PYTEST)
+	$(BIN)/python -m pytest -m "not slow and not testbed and not llm" $(PYTEST)
+
+test-slow: $(INSTALLED)
+	sh tests/testbed/install.sh
+	$(BIN)/python -m pytest -m "slow and not testbed and not llm" $(PYTEST)
 
 test-hosts: $(INSTALLED)
 	sh tests/testbed/install.sh

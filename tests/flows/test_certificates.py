@@ -29,7 +29,7 @@ from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ECHO = Path(__file__).with_name("echo.py")
 Create = Callable[..., dict[str, Any]]

@@ -11,7 +11,7 @@ from tests.flows.asking import Asking
 from tests.flows.conftest import get
 from tests.home import Home
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 def processes(home: Home) -> dict[str, str]:

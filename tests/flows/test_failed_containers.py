@@ -13,7 +13,7 @@ from tests.flows.asking import Asking
 from tests.testbed.engine import LocalEngine
 from tests.testbed.images import load_image
 
-pytestmark = [pytest.mark.integration, pytest.mark.docker]
+pytestmark = [pytest.mark.integration, pytest.mark.docker, pytest.mark.slow]
 
 HOG = "exec python3 -c 'import time; held = bytearray(256 << 20); time.sleep(60)'"
 

@@ -17,7 +17,7 @@ from tests.flows.conftest import HELLO, hello
 from tests.home import Home
 from tests.prefect_server import PrefectServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 TESTBED_APP = Path(__file__).parents[1] / "testbed" / "app.py"
 

@@ -15,7 +15,7 @@ from tests.flows.killing import deploy_and_die
 from tests.home import Home
 from tests.polling import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -28,7 +28,7 @@ from prefect_dstack.tasks.certificates import authority
 from tests.home import Home
 from tests.prefect_server import PrefectServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CHAT = Path(__file__).with_name("chat.py")
 LLM = Path(__file__).parents[2] / "examples" / "llm"

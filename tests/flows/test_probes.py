@@ -21,7 +21,7 @@ from tests.flows.asking import Asking
 from tests.home import Home
 from tests.polling import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 APP = Path(__file__).parents[1] / "testbed" / "app.py"
 KEYS = {"commands": [f"exec python3 {APP}"], "replicas": 2}

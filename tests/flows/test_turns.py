@@ -21,7 +21,7 @@ from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 Deploy = Callable[..., Endpoint]
 
