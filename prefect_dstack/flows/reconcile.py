@@ -84,10 +84,11 @@ def _cleaning(sight: Sight, *, dry_run: bool) -> Iterator[Callable[[], list[str]
     busy = {name for name, record in records.items() if record.deploying is not None}
     gateways = [gateway_places.LOCAL, *inventory().gateways]
     held: dict[str, set[str]] = {}
-    yield lambda: _remove_ownerless(records, sight, dry_run)
     for gateway in gateways:
         yield partial(_remove_routes, gateway, records, dry_run)
         yield partial(_end_tunnels, gateway, busy, held, sight, dry_run)
+    # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
+    yield lambda: _remove_ownerless(records, sight, dry_run)
     for instance in observation.instances_of(None, ["docker"]):
         if instance.backend != "local" and instance.name not in sight.unreachable | sight.unlisted:
             yield partial(_revoke_keys, instance, busy, held, dry_run)
