@@ -25,6 +25,8 @@ from tests.gateways.application import Application, Load
 from tests.gateways.conftest import serve
 from tests.polling import wait_until
 
+pytestmark = pytest.mark.integration
+
 
 def get_certificate(
     gateway: Gateway, server: Pebble, *hosts: str, names: DnsRecords | None = None, **fields: object

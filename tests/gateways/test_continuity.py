@@ -5,12 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
+import pytest
+
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.state import Route
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, Load
 from tests.gateways.conftest import replica, serve
 from tests.polling import wait_until
+
+pytestmark = pytest.mark.integration
 
 Start = Callable[[str], Application]
 

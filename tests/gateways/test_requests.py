@@ -19,6 +19,8 @@ from tests.gateways.application import Answer, Application, Load, raw, raw_answe
 from tests.gateways.conftest import replica
 from tests.polling import wait_until
 
+pytestmark = pytest.mark.integration
+
 
 def token(secret: str, expires_at: datetime | None = None) -> Token:
     return Token(sha256=hashlib.sha256(secret.encode()).hexdigest(), expires_at=expires_at)

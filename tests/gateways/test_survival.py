@@ -24,6 +24,8 @@ from tests.gateways.application import Application, Load, request
 from tests.gateways.conftest import replica, serve
 from tests.polling import wait_until
 
+pytestmark = pytest.mark.integration
+
 Start = Callable[[str], Application]
 
 

@@ -16,6 +16,8 @@ from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, raw_answers
 from tests.gateways.conftest import replica
 
+pytestmark = pytest.mark.integration
+
 SECRET = "the-right-token"
 SECURE = b"Host: secure.test\r\n"
 OPEN = b"Host: open.test\r\n"
