@@ -91,9 +91,11 @@ def changes_of(record: ServiceRecord, revision: Revision) -> str:
         revision: One of its revisions.
 
     Returns:
-        A unified diff against the kept revision before it; empty if nothing changed or none is kept.
+        A unified diff against the kept revision before it that did not fail; empty if nothing changed.
     """
     before = [known for known in record.revisions if known.number < revision.number]
+    # What failed never served, so nothing was changed from there.
+    before = [known for known in before if known.outcome != "failed"] or before
     if not before:
         return ""
     lines = difflib.unified_diff(
