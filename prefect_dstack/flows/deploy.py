@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from prefect_dstack.configurations import Canary, ServiceConfiguration, load_con
 from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.flows.canary import try_canary
 from prefect_dstack.flows.convergence import Goal, converge
-from prefect_dstack.flows.goals import asked_at, goal_for, run_id
+from prefect_dstack.flows.goals import asked_at, goal_for, held
 from prefect_dstack.flows.preparation import (
     Workload,
     find_offers,
@@ -31,7 +30,6 @@ from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord
 from prefect_dstack.services.rollout import Wanted, next_steps
 from prefect_dstack.tasks import gateway_places, observation
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route, verify_endpoint
-from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.publication import publish_deployed
 from prefect_dstack.tasks.records import find_record, new_record, save_record
 from prefect_dstack.tasks.runs import deploying
@@ -95,7 +93,7 @@ def deploy_service(
         ```
     """
     service = load_service(configuration, name=name, args=args or (), profile=profile)
-    with _held(service.name or "") as flow_run:
+    with held(service.name or "") as flow_run:
         record = find_record(service.name or "") or new_record(service.name or "")
         if (newer := superseded(record)) is not None:
             return newer
@@ -149,18 +147,6 @@ def superseded(record: ServiceRecord) -> Endpoint | None:
         *(record.name, record.name, record.active),
     )
     return record.endpoint.model_copy(update={"changed": False})
-
-
-@contextlib.contextmanager
-def _held(service: str) -> Iterator[str]:
-    flow_run = run_id()
-
-    def holder() -> Any:
-        record = find_record(service)
-        return None if record is None else record.deploying
-
-    with lock(f"service-{service}", flow_run, holder, get_run_logger().info):
-        yield flow_run
 
 
 def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool) -> Endpoint:

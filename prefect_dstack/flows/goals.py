@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import datetime, timezone
 
+from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
 from prefect_dstack.flows.convergence import DEFAULT_STOP_DURATION, Goal
 from prefect_dstack.flows.preparation import Workload
-from prefect_dstack.services.record import Revision, ServiceRecord
+from prefect_dstack.services.record import Deploying, Revision, ServiceRecord
 from prefect_dstack.services.rollout import Limits
+from prefect_dstack.tasks.locks import lock
+from prefect_dstack.tasks.records import find_record
 
-__all__ = ["asked_at", "goal_for", "run_id", "runtimes_of"]
+__all__ = ["asked_at", "goal_for", "held", "run_id", "runtimes_of"]
 
 
 def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway: str, flow_run: str) -> Goal:
@@ -75,3 +80,23 @@ def run_id() -> str:
     """
     context = FlowRunContext.get()
     return "" if context is None or context.flow_run is None else str(context.flow_run.id)
+
+
+@contextlib.contextmanager
+def held(service: str) -> Iterator[str]:
+    """Hold the limit of a service: nobody else deploys, stops or repairs it meanwhile.
+
+    Args:
+        service: The service.
+
+    Yields:
+        The id of the flow run that holds it: this one.
+    """
+    flow_run = run_id()
+
+    def holder() -> Deploying | None:
+        record = find_record(service)
+        return None if record is None else record.deploying
+
+    with lock(f"service-{service}", flow_run, holder, get_run_logger().info):
+        yield flow_run

@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE
-from prefect_dstack.flows.goals import goal_for, run_id
+from prefect_dstack.flows.goals import goal_for, held
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import LOST, restore
 from prefect_dstack.flows.served import served_flow
@@ -20,7 +20,6 @@ from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
-from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.observation import Found, Sight
 from prefect_dstack.tasks.reaching import keys_on, revoke_key, tunnels_of, unreach
 from prefect_dstack.tasks.records import all_records, find_record
@@ -107,13 +106,7 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
         lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
     if dry_run:
         return lines
-    mine = run_id()
-    with lock(
-        f"service-{record.name}",
-        mine,
-        lambda: getattr(find_record(record.name), "deploying", None),
-        get_run_logger().info,
-    ):
+    with held(record.name) as mine:
         fresh = find_record(record.name)
         if fresh is None:
             return []

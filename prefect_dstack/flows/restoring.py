@@ -8,7 +8,7 @@ from prefect import get_run_logger
 
 from prefect_dstack.errors import GatewayError, HostError, NotFoundError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE, Goal, converge
-from prefect_dstack.flows.goals import goal_for, run_id, runtimes_of
+from prefect_dstack.flows.goals import goal_for, held, runtimes_of
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.routing import route_of
 from prefect_dstack.flows.served import served_flow
@@ -16,7 +16,6 @@ from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route
-from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.observation import Sight
 from prefect_dstack.tasks.records import all_records, find_record, save_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
@@ -145,8 +144,7 @@ def restore_service(name: str, flow_run: str | None = None) -> None:
         flow_run: Only if this flow run was the one that deployed it; None: whichever it was.
     """
     logger = get_run_logger()
-    mine = run_id()
-    with lock(f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), logger.info):
+    with held(name) as mine:
         record = find_record(name)
         if record is None or record.deploying is None:
             return

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import difflib
 
-from prefect import get_run_logger
-
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.flows.deploy import put_on_air, superseded
-from prefect_dstack.flows.goals import run_id
+from prefect_dstack.flows.goals import held
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord, readable
-from prefect_dstack.tasks.locks import lock
-from prefect_dstack.tasks.records import find_record, load_record
+from prefect_dstack.tasks.records import load_record
 
 __all__ = ["arollback_service", "changes_of", "rollback_service"]
 
@@ -41,10 +38,7 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         NotFoundError: If there is no such service or revision.
     """
     load_record(name)
-    mine = run_id()
-    with lock(
-        f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), get_run_logger().info
-    ):
+    with held(name) as mine:
         record = load_record(name)
         if (newer := superseded(record)) is not None:
             return newer

@@ -6,12 +6,11 @@ import asyncio
 
 from prefect import get_run_logger
 
-from prefect_dstack.flows.goals import asked_at, run_id
+from prefect_dstack.flows.goals import asked_at, held
 from prefect_dstack.flows.restoring import restore_hook, take_off
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.publication import publish_removed
-from prefect_dstack.tasks.records import find_record, load_record, save_record
+from prefect_dstack.tasks.records import load_record, save_record
 from prefect_dstack.tasks.runs import deploying
 
 __all__ = ["astop_service", "stop_service"]
@@ -39,8 +38,7 @@ def stop_service(name: str, force: bool = False) -> None:
     """
     load_record(name)
     logger = get_run_logger()
-    mine = run_id()
-    with lock(f"service-{name}", mine, lambda: getattr(find_record(name), "deploying", None), logger.info):
+    with held(name) as mine:
         # Wanted from now on is that nothing serves: a stop that dies is completed, not undone.
         stopped = load_record(name).stopped().model_copy(update={"asked_at": asked_at()})
         record = stopped.model_copy(update={"deploying": deploying(None, mine)})
