@@ -39,7 +39,7 @@ NEVER = 253402300799
 # `_` for `-`), and those that are between two neighbours only.
 GATEWAY_HEADERS = (
     "^(forwarded$|proxy$|x[-_](forwarded|real|client|cluster|original|rewrite|http|method|host|gateway)"
-    "|true[-_]client|cf[-_]connecting|http2-settings$|connection$)"
+    "|true[-_]client|cf[-_]connecting|http2-settings$|upgrade$|connection$)"
 )
 
 
@@ -111,6 +111,7 @@ def render(state: GatewayState) -> dict[str, bytes]:
             errors=ERRORS,
             too_large=TOO_LARGE,
             gateway_headers=GATEWAY_HEADERS,
+            acme_path=ACME_PATH,
             health_file=FAILING,
             buckets=list(BUCKETS),
         ),

@@ -166,6 +166,19 @@ def test_connection_headers_and_other_protocols_stay_outside(world: World) -> No
     assert seen.header("x-forwarded-for") == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    "headers", ["Upgrade: websocket, h2c", "Upgrade: h2c, websocket", "Upgrade: websocket\r\nUpgrade: h2c"]
+)
+def test_no_other_protocol_rides_along_with_a_websocket(world: World, headers: str) -> None:
+    name, application = _echo(world)
+    raw(
+        world.port,
+        f"GET /echo HTTP/1.1\r\nHost: {name}.test\r\nConnection: Upgrade\r\n{headers}\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode(),
+    )
+    assert [value for key, value in application.seen[-1].headers if key.lower() == "upgrade"] == ["websocket"]
+
+
 def test_tokens_open_what_they_are_for(world: World) -> None:
     name, application = world.service(
         auth=True,

@@ -229,5 +229,5 @@ def test_a_thousand_services_are_a_thousand_backends_and_flat_maps() -> None:
     routes = {f"s{n}": Route(service=f"s{n}", port=80, hosts=(f"s{n}.test",)) for n in range(1000)}
     files = render(gateway.model_copy(update={"routes": routes}))
     assert files[CONFIGURATION].count(b"\nbackend service:") == 1000
-    assert files[CONFIGURATION].count(b"\nfrontend ") == 1
+    assert files[CONFIGURATION].count(b"\nfrontend ") == 2
     assert files["routes.map"].count(b"\n") == 1000
