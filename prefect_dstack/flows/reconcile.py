@@ -15,13 +15,14 @@ from prefect_dstack.flows.goals import goal_for, held
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import LOST, restore
 from prefect_dstack.flows.served import served_flow
+from prefect_dstack.hosts.files import Commander
 from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.observation import Found, Sight
-from prefect_dstack.tasks.reaching import keys_on, revoke_key, tunnels_of, unreach
+from prefect_dstack.tasks.reaching import jump_hosts, keys_on, revoke_key, tunnels_of, unreach
 from prefect_dstack.tasks.records import all_records, find_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died, is_over
@@ -88,9 +89,15 @@ def _cleaning(sight: Sight, *, dry_run: bool) -> Iterator[Callable[[], list[str]
         yield partial(_end_tunnels, gateway, busy, held, sight, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
     yield lambda: _remove_ownerless(records, sight, dry_run)
-    for instance in observation.instances_of(None, ["docker"]):
-        if instance.backend != "local" and instance.name not in sight.unreachable | sight.unlisted:
-            yield partial(_revoke_keys, instance, busy, held, dry_run)
+    machines = [
+        instance
+        for instance in observation.instances_of(None, ["docker"])
+        if instance.backend != "local" and instance.name not in sight.unreachable | sight.unlisted
+    ]
+    for instance in machines:
+        yield partial(_revoke_keys, instance, busy, held, dry_run)
+    for jump in jump_hosts(machines):
+        yield partial(_revoke_keys_on, jump, None, busy, held, dry_run)
     yield lambda: _clean_up(dry_run)
 
 
@@ -186,15 +193,34 @@ def _end_tunnels(
 
 
 def _revoke_keys(instance: Instance, busy: set[str], held: dict[str, set[str]], dry_run: bool) -> list[str]:
-    """Take back the keys of tunnels that their gateways do not hold, or that lead to another machine now."""
-    lines = []
     here = {found.replica.name for found in observation.look(None, [instance], ["docker"]).found}
-    for gateway, replica in keys_on(instance):
-        if gateway not in held or replica.rsplit("-", 2)[0] in busy or replica in held[gateway] & here:
+    return _revoke_keys_on(connections.machine(instance), here, busy, held, dry_run)
+
+
+def _revoke_keys_on(
+    host: Commander, here: set[str] | None, busy: set[str], held: dict[str, set[str]], dry_run: bool
+) -> list[str]:
+    """Take back the keys of tunnels that their gateways do not hold, or that lead to another machine now.
+
+    Args:
+        host: The host that they may log in to.
+        here: The replicas that are on it; None: on hosts behind it.
+        busy: The services that are being deployed.
+        held: The tunnels of each gateway, by their replicas.
+        dry_run: Only say what would be done.
+
+    Returns:
+        What was done, a line each.
+    """
+    lines = []
+    for gateway, replica in keys_on(host):
+        if gateway not in held or replica.rsplit("-", 2)[0] in busy:
             continue
-        lines.append(f"took the key of gateway {gateway} to {replica} from {instance.name}")
+        if replica in held[gateway] and (here is None or replica in here):
+            continue
+        lines.append(f"took the key of gateway {gateway} to {replica} from {host.name}")
         if not dry_run:
-            revoke_key(instance, gateway, replica)
+            revoke_key(host, gateway, replica)
     return lines
 
 

@@ -17,6 +17,7 @@ from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.host import HAPROXY_IMAGE
 from prefect_dstack.gateways.tunnels import HeldTunnel, TunnelTarget, ssh_command, ssh_files
 from prefect_dstack.hosts import files
+from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import Root, SshMachine
 from prefect_dstack.services.stamp import Stamp
 
@@ -58,6 +59,11 @@ class HostTunnels:
         self.gateway = gateway
         self.image = image
         self._root: Root | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """The connection to the gateway's host."""
+        return self.machine.connection
 
     @property
     def root(self) -> Root:

@@ -34,6 +34,7 @@ class LocalTunnels:
     def __init__(self, directory: Path, gateway: str = "local") -> None:
         self.directory = directory
         self.gateway = gateway
+        self.connection = None
 
     def make_key(self, stamp: Stamp) -> str:
         """Make a key here; see `TunnelHolder.make_key`."""
@@ -60,7 +61,8 @@ class LocalTunnels:
         """Hold a tunnel under a supervisor; see `TunnelHolder.hold`."""
         directory = self._of(stamp)
         record = directory / "tunnel.json"
-        wanted = {"target": asdict(target), "stamp": stamp.model_dump(mode="json")}
+        # As it is read back: JSON has no tuples.
+        wanted = json.loads(json.dumps({"target": asdict(target), "stamp": stamp.model_dump(mode="json")}))
         known = json.loads(record.read_text()) if record.exists() else {}
         port = int(known.pop("port", 0))
         if known != wanted:

@@ -7,22 +7,27 @@ the replica's host and do nothing else. Whatever holds it connects again by itse
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from prefect_dstack.errors import GatewayError
 from prefect_dstack.hosts.authorized_keys import authorize, authorized, revoke
+from prefect_dstack.hosts.files import Commander
+from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import SshMachine
 from prefect_dstack.services.stamp import Stamp
 
 __all__ = [
     "Attachment",
     "HeldTunnel",
+    "Hop",
     "TunnelHolder",
     "TunnelTarget",
     "close_tunnel",
     "direct_address",
+    "jump_hosts",
     "keys_on",
     "open_tunnel",
     "revoke_key",
@@ -49,24 +54,35 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class TunnelTarget:
-    """Where a tunnel leads, and as whom.
+class Hop:
+    """An SSH server on the way of a tunnel, and as whom it is entered.
 
     Attributes:
-        hostname: The replica's host, as the gateway reaches it.
+        hostname: The host, as the hop before it reaches it.
         ssh_port: The port of its SSH server.
         user: Who the tunnel logs in as.
         host_key: The host's public key: `ssh-ed25519 AAAA...`.
-        address: The replica's address, as its host sees it.
-        port: The replica's port there.
     """
 
     hostname: str
     ssh_port: int
     user: str
     host_key: str
+
+
+@dataclass(frozen=True)
+class TunnelTarget(Hop):
+    """Where a tunnel leads: a port that the last of its hops reaches.
+
+    Attributes:
+        address: The replica's address, as its host sees it.
+        port: The replica's port there.
+        jumps: The hops before the replica's host, the nearest to the gateway first.
+    """
+
     address: str
     port: int
+    jumps: tuple[Hop, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,11 @@ class TunnelHolder(Protocol):
     @property
     def gateway(self) -> str:
         """The name of the gateway."""
+        ...
+
+    @property
+    def connection(self) -> Connection | None:
+        """How we reach the gateway's machine; None: it is this one."""
         ...
 
     def make_key(self, stamp: Stamp) -> str:
@@ -168,21 +189,14 @@ def open_tunnel(holder: TunnelHolder, machine: SshMachine, stamp: Stamp, address
         GatewayError: If the gateway's machine cannot hold it.
         HostError: If one of the machines fails us.
     """
-    resolved = machine.connection.resolved
-    if resolved.proxy_jump is not None:
-        raise GatewayError(
-            f"{machine.name}: is behind a jump host, where the gateway '{holder.gateway}' cannot reach it: "
-            "give both an address on one private network (`internal_ip`, `network`)"
-        )
+    jumps = _jumps_between(holder.connection, machine.connection)
+    key, name = holder.make_key(stamp), _key_name(holder.gateway, stamp)
+    for jump, beyond in itertools.pairwise([*jumps, machine.connection]):
+        authorize(jump, key, name, beyond.resolved.hostname, beyond.resolved.port)
+    authorize(machine, key, name, address, port)
     target = TunnelTarget(
-        hostname=resolved.hostname,
-        ssh_port=resolved.port,
-        user=resolved.user,
-        host_key=machine.connection.host_key().line,
-        address=address,
-        port=port,
+        **vars(_hop(machine.connection)), address=address, port=port, jumps=tuple(map(_hop, jumps))
     )
-    authorize(machine, holder.make_key(stamp), _key_name(holder.gateway, stamp), address, port)
     return holder.hold(stamp, target)
 
 
@@ -199,14 +213,47 @@ def close_tunnel(holder: TunnelHolder, machine: SshMachine | None, stamp: Stamp)
     """
     holder.let_go(stamp)
     if machine is not None:
-        revoke(machine, _key_name(holder.gateway, stamp))
+        hosts: list[Commander] = [*jump_hosts(machine.connection), machine]
+        for host in hosts:
+            revoke(host, _key_name(holder.gateway, stamp))
 
 
-def keys_on(machine: SshMachine) -> list[tuple[str, str]]:
+def jump_hosts(connection: Connection) -> list[Connection]:
+    """List the hosts through which we reach another.
+
+    Args:
+        connection: To that other host.
+
+    Returns:
+        Their connections, the nearest to us first.
+    """
+    before = connection.jump
+    return [] if before is None else [*jump_hosts(before), before]
+
+
+def _jumps_between(gateway: Connection | None, replica: Connection) -> list[Connection]:
+    """Leave out of the way to a replica's host what leads to the gateway too: it is there already."""
+    way = jump_hosts(replica)
+    passed = [] if gateway is None else [*jump_hosts(gateway), gateway]
+    while way and passed and _address(way[0]) == _address(passed[0]):
+        way, passed = way[1:], passed[1:]
+    return way
+
+
+def _address(connection: Connection) -> tuple[str, int]:
+    return connection.resolved.hostname, connection.resolved.port
+
+
+def _hop(connection: Connection) -> Hop:
+    hostname, port = _address(connection)
+    return Hop(hostname, port, connection.resolved.user, connection.host_key().line)
+
+
+def keys_on(host: Commander) -> list[tuple[str, str]]:
     """List the keys of tunnels that may log in to a host.
 
     Args:
-        machine: The host.
+        host: The host.
 
     Returns:
         The gateway and the replica's name of each.
@@ -214,22 +261,22 @@ def keys_on(machine: SshMachine) -> list[tuple[str, str]]:
     Raises:
         HostError: If the host does not answer.
     """
-    names = (name.partition(":") for name in authorized(machine))
+    names = (name.partition(":") for name in authorized(host))
     return [(gateway, replica) for gateway, _, replica in names]
 
 
-def revoke_key(machine: SshMachine, gateway: str, replica: str) -> None:
+def revoke_key(host: Commander, gateway: str, replica: str) -> None:
     """Take the right of a tunnel's key away, when only its name is known.
 
     Args:
-        machine: The host.
+        host: The host.
         gateway: As `keys_on` says it.
         replica: As `keys_on` says it.
 
     Raises:
         HostError: If the host does not answer.
     """
-    revoke(machine, f"{gateway}:{replica}")
+    revoke(host, f"{gateway}:{replica}")
 
 
 def ssh_files(directory: str, port: int, target: TunnelTarget) -> dict[str, bytes]:
@@ -241,39 +288,66 @@ def ssh_files(directory: str, port: int, target: TunnelTarget) -> dict[str, byte
         target: Where it leads.
 
     Returns:
-        Contents by name: `config`, and `known_hosts` with the one key that the host may show.
+        Contents by name: `config`, and `known_hosts` with the one key that each host may show.
     """
     bracketed = f"[{target.address}]" if ":" in target.address else target.address
-    options = {
-        "HostName": target.hostname,
-        "Port": target.ssh_port,
-        "User": target.user,
-        "LocalForward": f"127.0.0.1:{port} {bracketed}:{target.port}",
-        "ExitOnForwardFailure": "yes",
-        "IdentityFile": _quoted(f"{directory}/key"),
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
-        "UserKnownHostsFile": _quoted(f"{directory}/known_hosts"),
-        "GlobalKnownHostsFile": "/dev/null",
-        "StrictHostKeyChecking": "yes",
-        "HostKeyAlias": ALIAS,
-        "UpdateHostKeys": "no",
-        "BatchMode": "yes",
-        "ConnectTimeout": 5,
-        # A peer that is gone without a word is noticed after 10 s.
-        "ServerAliveInterval": 5,
-        "ServerAliveCountMax": 2,
-        "ControlMaster": "no",
-        "ControlPath": "none",
-        "LogLevel": "ERROR",
-    }
-    config = "".join(f"{name} {value}\n" for name, value in options.items())
-    return {"config": config.encode(), "known_hosts": f"{ALIAS} {target.host_key}\n".encode()}
+    hops = [*target.jumps, target]
+    aliases = [*(f"jump-{number}" for number in range(len(target.jumps))), ALIAS]
+    config = ""
+    for number, (alias, hop) in enumerate(zip(aliases, hops, strict=True)):
+        options: dict[str, object] = {
+            "Host": alias,
+            "HostName": hop.hostname,
+            "Port": hop.ssh_port,
+            "User": hop.user,
+            "HostKeyAlias": alias,
+        }
+        if number > 0:
+            # What `ProxyJump` comes to; that, however, does not quote the path.
+            before = [
+                "ssh",
+                "-F",
+                f"{directory}/config".replace("%", "%%"),
+                "-W",
+                "[%h]:%p",
+                aliases[number - 1],
+            ]
+            options["ProxyCommand"] = shlex.join(before)
+        if alias == ALIAS:
+            options["LocalForward"] = f"127.0.0.1:{port} {bracketed}:{target.port}"
+        config += _lines(options)
+    config += _lines(
+        {
+            "Host": "*",
+            "ExitOnForwardFailure": "yes",
+            "IdentityFile": _quoted(f"{directory}/key"),
+            "IdentitiesOnly": "yes",
+            "IdentityAgent": "none",
+            "UserKnownHostsFile": _quoted(f"{directory}/known_hosts"),
+            "GlobalKnownHostsFile": "/dev/null",
+            "StrictHostKeyChecking": "yes",
+            "UpdateHostKeys": "no",
+            "BatchMode": "yes",
+            "ConnectTimeout": 5,
+            # A peer that is gone without a word is noticed after 10 s.
+            "ServerAliveInterval": 5,
+            "ServerAliveCountMax": 2,
+            "ControlMaster": "no",
+            "ControlPath": "none",
+            "LogLevel": "ERROR",
+        }
+    )
+    known_hosts = "".join(f"{alias} {hop.host_key}\n" for alias, hop in zip(aliases, hops, strict=True))
+    return {"config": config.encode(), "known_hosts": known_hosts.encode()}
 
 
 def ssh_command(directory: str) -> list[str]:
     """Write the command that holds a tunnel, with the files that `ssh_files` writes."""
     return ["ssh", "-N", "-T", "-F", f"{directory}/config", ALIAS]
+
+
+def _lines(options: dict[str, object]) -> str:
+    return "".join(f"{name} {value}\n" for name, value in options.items())
 
 
 def _quoted(path: str) -> str:

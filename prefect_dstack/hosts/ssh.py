@@ -46,6 +46,7 @@ class Connection:
         jump: The connection to the host before it, if there is one.
 
     Attributes:
+        jump: The connection to the host before it, if there is one.
         opened: How often it was made.
         engine: The client of the host's Docker Engine, once somebody has asked for it.
         queues: Where threads of this process wait for locks on the host, by the lock's path.
@@ -54,11 +55,11 @@ class Connection:
     def __init__(self, access: SshAccess, name: str | None = None, jump: Connection | None = None) -> None:
         self.access = access
         self.name = name or access.hostname
+        self.jump = jump
         self.opened = 0
         self.engine: DockerClient | None = None
         self.engine_lock = threading.Lock()
         self.queues: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._jump = jump
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._connecting: Future[Transport] | None = None
@@ -113,7 +114,7 @@ class Connection:
         return transport
 
     def _open(self) -> Transport:
-        jump, resolved = self._jump, self.resolved
+        jump, resolved = self.jump, self.resolved
         if jump is None:
             return open_transport(self.place, self.access, resolved, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import psutil
@@ -18,9 +18,10 @@ from prefect_dstack.tasks.inventory import inventory
 
 if TYPE_CHECKING:
     from prefect_dstack.gateways.tunnels import Attachment, TunnelHolder
+    from prefect_dstack.hosts.files import Commander
     from prefect_dstack.hosts.ssh_machine import SshMachine
 
-__all__ = ["holder", "keys_on", "reach", "revoke_key", "tunnels_of", "unreach"]
+__all__ = ["holder", "jump_hosts", "keys_on", "reach", "revoke_key", "tunnels_of", "unreach"]
 
 
 def reach(gateway: str, instance: Instance, replica: Replica) -> tuple[str, int]:
@@ -96,31 +97,49 @@ def tunnels_of(gateway: str) -> list[Stamp]:
     return [held.stamp for held in holder(gateway).held()] if _may_hold(gateway) else []
 
 
-def keys_on(instance: Instance) -> list[tuple[str, str]]:
-    """List the keys of tunnels that may log in to a machine.
+def jump_hosts(instances: Iterable[Instance]) -> list[Commander]:
+    """List the hosts through which machines are reached, on which keys of tunnels may be too.
 
     Args:
-        instance: The machine.
+        instances: The machines.
+
+    Returns:
+        The hosts, each once.
+    """
+    from prefect_dstack.gateways import tunnels
+
+    found: dict[str, Commander] = {}
+    for instance in instances:
+        machine = cast("SshMachine", connections.machine(instance))
+        found |= {jump.place: jump for jump in tunnels.jump_hosts(machine.connection)}
+    return list(found.values())
+
+
+def keys_on(host: Commander) -> list[tuple[str, str]]:
+    """List the keys of tunnels that may log in to a host.
+
+    Args:
+        host: The host.
 
     Returns:
         The gateway and the replica's name of each.
     """
     from prefect_dstack.gateways import tunnels
 
-    return tunnels.keys_on(cast("SshMachine", connections.machine(instance)))
+    return tunnels.keys_on(host)
 
 
-def revoke_key(instance: Instance, gateway: str, replica: str) -> None:
+def revoke_key(host: Commander, gateway: str, replica: str) -> None:
     """Take the right of a tunnel's key away.
 
     Args:
-        instance: The machine that it may log in to.
+        host: The host that it may log in to.
         gateway: As `keys_on` says it.
         replica: As `keys_on` says it.
     """
     from prefect_dstack.gateways import tunnels
 
-    tunnels.revoke_key(cast("SshMachine", connections.machine(instance)), gateway, replica)
+    tunnels.revoke_key(host, gateway, replica)
 
 
 def holder(gateway: str) -> TunnelHolder:

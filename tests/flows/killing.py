@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from prefect import Task
@@ -16,6 +20,16 @@ from tests.polling import wait_until
 # Starts children that have all of this imported already, and no threads.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.flows.killing", "prefect_dstack.flows.deploy"])
+
+# The tasks of the first deployment of a service, in their order.
+FIRST_TASKS = (
+    "create-gateway",
+    "provision-instance",
+    "launch-replica",
+    "wait-until-ready",
+    "register-route",
+    "verify-endpoint",
+)
 
 
 def deploy_and_die(configuration: Mapping[str, Any], at: int | str) -> bool:
@@ -49,6 +63,35 @@ def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any
     finally:
         process.kill()
         process.join()
+
+
+def deploy_and_die_at_each_boundary(configuration: Mapping[str, Any], directory: Path) -> Iterator[str]:
+    """Deploy again and again, each time killed one boundary later; at last it is not killed.
+
+    Args:
+        configuration: The service; what an earlier deployment of it has left is to be gone by the next.
+        directory: For its file.
+
+    Yields:
+        The boundary at which it was killed: the name of the task, and `Running` or `Completed`.
+    """
+    file = directory / "killed.dstack.yml"
+    file.write_text(json.dumps(configuration))
+    command = [sys.executable, "-m", "tests.flows.interrupted"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as killer:
+        assert killer.stdin
+        assert killer.stdout
+        for number in itertools.count(1):
+            killer.stdin.write(f"{number} {file}\n")
+            killer.stdin.flush()
+            how, _, boundary = killer.stdout.readline().strip().partition(" ")
+            if how == "done":
+                break
+            assert how == "killed", how
+            yield boundary
+        killer.stdin.close()
 
 
 def _start(configuration: Mapping[str, Any], at: int | str) -> multiprocessing.process.BaseProcess:

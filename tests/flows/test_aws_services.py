@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -19,7 +20,11 @@ from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.tasks import documents, inventory
 from prefect_dstack.tasks.records import find_record
 from tests.command_line import CommandLine
-from tests.flows.killing import deploy_and_die, deploy_and_die_when
+from tests.flows.killing import (
+    FIRST_TASKS,
+    deploy_and_die_at_each_boundary,
+    deploy_and_die_when,
+)
 from tests.flows.lab import Requests, answer
 from tests.home import Home
 from tests.polling import wait_until
@@ -274,22 +279,47 @@ def test_what_cannot_be_had_is_told_in_a_line_and_nothing_is_created(
     assert account.leftovers(*REGIONS) == {}
 
 
-# Each run boots a machine, so only those after which something else is left than after the one before.
-@pytest.mark.parametrize(
-    "task", ["provision-instance", "launch-replica", "wait-until-ready", "verify-endpoint"]
-)
-def test_what_a_killed_deployment_leaves_is_gone_after_one_reconcile(
-    account: Account, name: str, task: str
+@pytest.mark.timeout(900)
+def test_what_a_deployment_killed_at_any_task_boundary_leaves_is_gone_after_one_reconcile(
+    account: Account, name: str, tmp_path: Path
 ) -> None:
-    if task != "provision-instance":
-        assert deploy_and_die(service(name), task)
-    else:
-        # In the middle of it, while the machine boots.
-        deploy_and_die_when(service(name), lambda: machines(account))
+    boundaries = []
+    for boundary in deploy_and_die_at_each_boundary(service(name), tmp_path):
+        boundaries.append(boundary)
+        reconcile_services()
+        assert account.leftovers(*REGIONS) == {}, f"killed at {boundary}"
+        assert reconcile_services() == [], f"killed at {boundary}"
+        record = find_record(name)
+        assert record is not None
+        assert (record.active, record.deploying) == (None, None)
+    assert set(boundaries) == {
+        f"{task} {state}" for task in FIRST_TASKS for state in ("Running", "Completed")
+    }
+    assert len(machines(account)) == 1
+    stop_service(name)
+
+
+def test_what_a_deployment_killed_while_its_machine_boots_leaves_is_gone_after_one_reconcile(
+    account: Account, name: str
+) -> None:
+    deploy_and_die_when(service(name), lambda: machines(account))
     assert len(machines(account)) == 1
     reconcile_services()
     assert account.leftovers(*REGIONS) == {}
     assert reconcile_services() == []
-    record = find_record(name)
-    assert record is not None
-    assert (record.active, record.deploying) == (None, None)
+
+
+@pytest.mark.timeout(900)
+def test_ten_replicas_take_less_than_twice_as_long_as_one(account: Account, name: str) -> None:
+    # On this machine a host boots in no time but takes a core for it; EC2's boot elsewhere, and slowly.
+    account.order("settings", boot_seconds=30)
+    seconds = {}
+    for replicas in (1, 10):
+        began = time.monotonic()
+        endpoint = deploy_service(service(name, replicas))
+        seconds[replicas] = time.monotonic() - began
+        assert len(endpoint.replicas) == len(machines(account)) == replicas
+        stop_service(name)
+        assert machines(account) == []
+    print(f"one {seconds[1]:.1f} s, ten {seconds[10]:.1f} s")
+    assert seconds[10] < 2 * seconds[1]

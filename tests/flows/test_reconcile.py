@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +18,7 @@ from prefect_dstack import (
 from prefect_dstack.flows.fleets import apply_fleet
 from prefect_dstack.flows.overview import overview
 from prefect_dstack.tasks.records import delete_record
+from tests.flows.killing import FIRST_TASKS, deploy_and_die_at_each_boundary
 from tests.flows.lab import GATEWAY, Lab, answer
 
 pytestmark = pytest.mark.testbed
@@ -40,31 +38,17 @@ def tunnels(lab: Lab) -> Iterator[Lab]:
 def test_a_deployment_killed_at_any_task_boundary_leaves_nothing_after_one_pass(
     tunnels: Lab, name: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "killed.dstack.yml"
-    file.write_text(json.dumps(tunnels.service(name, 1)))
     before = tunnels.traces()
-    command = [sys.executable, "-m", "tests.flows.interrupted"]
     boundaries = []
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as killer:
-        assert killer.stdin
-        assert killer.stdout
-        while True:
-            killer.stdin.write(f"{len(boundaries) + 1} {file}\n")
-            killer.stdin.flush()
-            how, _, boundary = killer.stdout.readline().strip().partition(" ")
-            if how == "done":
-                break
-            boundaries.append(boundary)
-            reconcile_services()
-            left = tunnels.differences(before, tunnels.traces())
-            assert not left, f"killed at {boundary}"
-            assert reconcile_services(dry_run=True) == [], f"killed at {boundary}"
-        killer.stdin.close()
-    tasks = ("create-gateway", "provision-instance", "launch-replica", "wait-until-ready", "register-route")
-    for task in (*tasks, "verify-endpoint"):
-        assert {f"{task} Running", f"{task} Completed"} <= set(boundaries)
+    for boundary in deploy_and_die_at_each_boundary(tunnels.service(name, 1), tmp_path):
+        boundaries.append(boundary)
+        reconcile_services()
+        left = tunnels.differences(before, tunnels.traces())
+        assert not left, f"killed at {boundary}"
+        assert reconcile_services(dry_run=True) == [], f"killed at {boundary}"
+    assert set(boundaries) == {
+        f"{task} {state}" for task in FIRST_TASKS for state in ("Running", "Completed")
+    }
     assert answer(tunnels.edge.address)
     stop_service(name)
 

@@ -134,21 +134,24 @@ def test_a_host_that_loses_power_costs_no_request_and_serves_again_when_it_is_ba
     stop_service(name)
 
 
-def test_a_partition_in_the_middle_of_a_deployment(lab: Lab, edge: str, name: str) -> None:
+def test_a_partition_in_the_middle_of_a_deployment(
+    lab: Lab, edge: str, name: str, prefect_server: PrefectServer
+) -> None:
     cut = lab.hosts[2]
 
-    def starts() -> str:
-        return cut.exec(["docker", "ps", "-q"]).stdout
+    def waiting() -> list[Any]:
+        runs = {"name": {"like_": f"wait-until-ready {name}"}, "state": {"type": {"any_": ["RUNNING"]}}}
+        return prefect_server.ask("/task_runs/filter", task_runs=runs)
 
     def partition() -> None:
-        wait_until(starts, 60, "its replica is started")
+        wait_until(waiting, 60, "its replica is waited for")
         cut.isolate_from(lab.testbed)
 
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         partitioned = pool.submit(partition)
         with pytest.raises(PrefectDstackError) as caught:
-            deploy_service(lab.service(name, env={"START_DELAY": "4"}))
+            deploy_service(lab.service(name, env={"START_DELAY": "8"}))
         partitioned.result()
     assert time.monotonic() - began < 120
     message = str(caught.value)

@@ -13,10 +13,16 @@ from prefect_dstack.hosts.ssh_machine import SshMachine
 from tests.testbed.host import Host
 
 
-def machine(host: Host, user: str = "root", publish_address: str = "127.0.0.1") -> SshMachine:
+def machine(
+    host: Host, user: str = "root", publish_address: str = "127.0.0.1", jump: SshAccess | None = None
+) -> SshMachine:
     """Reach a host of the testbed."""
     access = SshAccess(
-        hostname=host.address, user=user, identity_file=host.identity_file, host_key=host.fingerprint
+        hostname=host.address,
+        user=user,
+        identity_file=host.identity_file,
+        host_key=host.fingerprint,
+        proxy_jump=jump,
     )
     return SshMachine(access, name=host.name, publish_address=publish_address)
 

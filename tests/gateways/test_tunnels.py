@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.host import HostPlace
 from prefect_dstack.gateways.host_tunnels import HostTunnels, tunnels_on
@@ -19,6 +18,7 @@ from prefect_dstack.gateways.route import Route, RouteReplica
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.tunnels import (
     Attachment,
+    Hop,
     TunnelHolder,
     TunnelTarget,
     close_tunnel,
@@ -41,6 +41,7 @@ from tests.testbed.testbed import Testbed
 
 STAMP = Stamp(service="hello", revision=1, replica=0)
 PORT = 20081
+ASK = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=2)"
 
 
 class TestDirectly:
@@ -74,12 +75,18 @@ class TestDirectly:
     ),
     address=st.ip_addresses().map(str),
     port=st.integers(1, 65535),
+    jumps=st.integers(0, 2),
 )
-def test_each_setting_of_ssh_is_one_line(directory: str, address: str, port: int) -> None:
-    target = TunnelTarget("10.0.0.7", 22, "root", "ssh-ed25519 AAAA", address, port)
-    lines = ssh_files(f"/{directory}", 20000, target)["config"].decode().rstrip("\n").split("\n")
-    assert len(lines) == 20
-    assert all(line.split(" ")[0].isalpha() for line in lines)
+def test_each_setting_of_ssh_is_one_line(directory: str, address: str, port: int, jumps: int) -> None:
+    hops = tuple(Hop(f"10.0.0.{number}", 22, "root", "ssh-ed25519 AAAA") for number in range(jumps))
+    target = TunnelTarget("10.0.0.7", 22, "root", "ssh-ed25519 AAAA", address, port, hops)
+    files = ssh_files(f"/{directory}", 20000, target)
+    lines = files["config"].decode().rstrip("\n").split("\n")
+    tame = ssh_files("/x", 20000, target)["config"].decode().rstrip("\n").split("\n")
+    assert [line.split(" ")[0] for line in lines] == [line.split(" ")[0] for line in tame]
+    assert sum(line.startswith("ProxyCommand ssh -F ") for line in lines) == jumps
+    assert sum(line.startswith("LocalForward ") for line in lines) == 1
+    assert files["known_hosts"].count(b"\n") == jumps + 1
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +99,20 @@ def hosts(testbed: Testbed) -> Iterator[tuple[Host, Host]]:
     yield edge, inner
     close_connections()
     testbed.remove(edge, inner)
+
+
+@pytest.fixture(scope="module")
+def cellar(testbed: Testbed) -> Iterator[tuple[Host, Host]]:
+    """A host that only another reaches, and that other."""
+    network = "10.78.12.0/24"
+    door = testbed.host("tunnel-door", internal_network=network)
+    load_image(door, "haproxy")
+    inner = testbed.host("tunnel-cellar", public=False, internal_network=network)
+    load_image(inner, "app")
+    run_app(inner, "127.0.0.1", PORT)
+    yield door, inner
+    close_connections()
+    testbed.remove(door, inner)
 
 
 @pytest.fixture
@@ -234,13 +255,60 @@ class TestOnHosts:
         finally:
             inner.write_file(path, kept, mode=0o600)
 
-    def test_a_host_behind_another_is_refused_with_what_to_do(
-        self, hosts: tuple[Host, Host], tmp_path: Path
+    @pytest.mark.parametrize("gateway_on", ["this machine", "another host", "the jump host"])
+    def test_a_host_behind_another_is_reached_through_it(
+        self, hosts: tuple[Host, Host], cellar: tuple[Host, Host], tmp_path: Path, gateway_on: str
     ) -> None:
-        jump = SshAccess(hostname=hosts[0].address, user="root")
-        behind = SshMachine(SshAccess(hostname="10.0.0.9", user="root", proxy_jump=jump), name="behind")
-        with pytest.raises(GatewayError, match=r"behind: is behind a jump host.*internal_ip"):
-            open_tunnel(LocalTunnels(tmp_path), behind, STAMP, "127.0.0.1", PORT)
+        door, inner = cellar
+        behind = machine(inner, jump=machine(door).access)
+        before = [traces(host) for host in (hosts[0], door)]
+        holder: TunnelHolder = {
+            "this machine": lambda: LocalTunnels(tmp_path / "it's here"),
+            "another host": lambda: HostTunnels(machine(hosts[0]), "edge"),
+            "the jump host": lambda: HostTunnels(machine(door), "edge"),
+        }[gateway_on]()
+        port = open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT)
+        assert open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT) == port
+
+        def answer() -> bool:
+            if holder.connection is None:
+                return answers(f"http://127.0.0.1:{port}/")()
+            command = ["python3", "-c", ASK, f"http://127.0.0.1:{port}/"]
+            return holder.connection.run(command).exit_code == 0
+
+        try:
+            wait_until(answer, 30, "the tunnel is open")
+            assert keys_on(behind) == [("edge" if holder.connection else "local", STAMP.name)]
+            assert bool(keys_on(machine(door))) == (gateway_on != "the jump host")
+            inner.reboot()
+            wait_until(answer, 60, "it answers after the reboot")
+        finally:
+            close_tunnel(holder, behind, STAMP)
+        assert keys_on(behind) == keys_on(machine(door)) == []
+        assert [traces(host) for host in (hosts[0], door)] == before
+
+    def test_a_key_opens_nothing_on_a_jump_host_but_the_way_on(
+        self, cellar: tuple[Host, Host], tmp_path: Path
+    ) -> None:
+        door, inner = cellar
+        holder = LocalTunnels(tmp_path / "tunnels")
+        behind = machine(inner, jump=machine(door).access)
+        open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT)
+        try:
+            thief = SshMachine(
+                SshAccess(
+                    hostname=door.address,
+                    user="root",
+                    identity_file=tmp_path / "tunnels" / STAMP.name / "key",
+                    host_key=door.fingerprint,
+                )
+            )
+            assert thief.run(["cat", "/etc/shadow"]).stdout == b""
+            with pytest.raises(ChannelRefusedError):
+                thief.connection.open_tcp("127.0.0.1", 22)
+            thief.connection.open_tcp(inner.address, 22).close()
+        finally:
+            close_tunnel(holder, behind, STAMP)
 
     def test_from_this_machine(self, clean: None, hosts: tuple[Host, Host], tmp_path: Path) -> None:
         directory = tmp_path / "with space"
