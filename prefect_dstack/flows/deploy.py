@@ -14,7 +14,7 @@ from prefect_dstack.configurations import Canary, ServiceConfiguration, load_con
 from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.flows.canary import try_canary
 from prefect_dstack.flows.convergence import Goal, converge
-from prefect_dstack.flows.goals import asked_at, goal_for, held
+from prefect_dstack.flows.goals import Turn, asked_at, goal_for, held
 from prefect_dstack.flows.preparation import (
     Workload,
     find_offers,
@@ -93,11 +93,11 @@ def deploy_service(
         ```
     """
     service = load_service(configuration, name=name, args=args or (), profile=profile)
-    with held(service.name or "") as flow_run:
+    with held(service.name or "") as turn:
         record = find_record(service.name or "") or new_record(service.name or "")
         if (newer := superseded(record)) is not None:
             return newer
-        return _deploy(record, workload(service), flow_run, force=force)
+        return _deploy(record, workload(service), turn, force=force)
 
 
 async def adeploy_service(
@@ -149,12 +149,12 @@ def superseded(record: ServiceRecord) -> Endpoint | None:
     return record.endpoint.model_copy(update={"changed": False})
 
 
-def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool) -> Endpoint:
-    revision = next_revision(record, work, flow_run)
+def _deploy(record: ServiceRecord, work: Workload, turn: Turn, *, force: bool) -> Endpoint:
+    revision = next_revision(record, work, turn.flow_run)
     active = record.active_revision
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
-        goal = goal_for(record, revision, work, record.gateway, flow_run)
+        goal = goal_for(record, revision, work, record.gateway, turn.flow_run)
         if (
             active.settings == revision.settings
             and record.endpoint is not None
@@ -163,11 +163,11 @@ def _deploy(record: ServiceRecord, work: Workload, flow_run: str, *, force: bool
         ):
             get_run_logger().info("%s@%d: unchanged, nothing to do", record.name, active.number)
             return record.endpoint.model_copy(update={"changed": False})
-    return put_on_air(record, revision, work, flow_run)
+    return put_on_air(record, revision, work, turn)
 
 
 def put_on_air(
-    record: ServiceRecord, revision: Revision, work: Workload, flow_run: str, *, at_once: bool = False
+    record: ServiceRecord, revision: Revision, work: Workload, turn: Turn, *, at_once: bool = False
 ) -> Endpoint:
     """Make a revision the one that serves; what served before serves on if it fails.
 
@@ -175,7 +175,7 @@ def put_on_air(
         record: Of the service; its limit is held.
         revision: The revision, new or an earlier one.
         work: What it is made of.
-        flow_run: The id of the flow run.
+        turn: What this flow run holds.
         at_once: Whether a canary is left out.
 
     Returns:
@@ -187,7 +187,7 @@ def put_on_air(
     logger = get_run_logger()
     active = record.active_revision
     gateway = gateway_places.choose(work.configuration, record.gateway if active else None)
-    goal = goal_for(record, revision, work, gateway, flow_run)
+    goal = goal_for(record, revision, work, gateway, turn.flow_run)
     if active is None or (goal.limits.max_surge and active.replicas_of != revision.replicas_of):
         goal.offers = find_offers(work.configuration)
 
@@ -198,7 +198,8 @@ def put_on_air(
         for name, value in work.environment.secret.items()
         if work.configuration.env.get(name) is None
     }
-    record = record.begun(revision, deploying(revision.number, flow_run), work.configuration.retain)
+    mine = deploying(revision.number, turn.flow_run, turn.lease)
+    record = record.begun(revision, mine, work.configuration.retain)
     if active is None:
         record = record.model_copy(update={"gateway": gateway})
     save_record(record, environment)
@@ -207,7 +208,7 @@ def put_on_air(
     try:
         create_gateway(gateway)
         if rollout.strategy == "canary" and not at_once and _replaces_beside(record, revision, gateway):
-            try_canary(goal, bring_back(record, flow_run), rollout.canary or Canary())
+            try_canary(goal, bring_back(record, turn.flow_run), rollout.canary or Canary())
         sight = converge(goal)
         register_route(gateway, goal.route)
         ensure_certificates(gateway, [goal.route])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from prefect import get_run_logger
@@ -16,7 +17,7 @@ from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.records import find_record
 
-__all__ = ["asked_at", "goal_for", "held", "run_id", "runtimes_of"]
+__all__ = ["Turn", "asked_at", "goal_for", "held", "run_id", "runtimes_of"]
 
 
 def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway: str, flow_run: str) -> Goal:
@@ -82,15 +83,28 @@ def run_id() -> str:
     return "" if context is None or context.flow_run is None else str(context.flow_run.id)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a flow run has while it holds the limit of a service.
+
+    Attributes:
+        flow_run: Its id.
+        lease: The id of its lease.
+    """
+
+    flow_run: str
+    lease: str
+
+
 @contextlib.contextmanager
-def held(service: str) -> Iterator[str]:
+def held(service: str) -> Iterator[Turn]:
     """Hold the limit of a service: nobody else deploys, stops or repairs it meanwhile.
 
     Args:
         service: The service.
 
     Yields:
-        The id of the flow run that holds it: this one.
+        The turn of this flow run.
     """
     flow_run = run_id()
 
@@ -98,5 +112,5 @@ def held(service: str) -> Iterator[str]:
         record = find_record(service)
         return None if record is None else record.deploying
 
-    with lock(f"service-{service}", flow_run, holder, get_run_logger().info):
-        yield flow_run
+    with lock(f"service-{service}", flow_run, holder, get_run_logger().info) as lease:
+        yield Turn(flow_run, lease)

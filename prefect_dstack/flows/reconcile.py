@@ -113,13 +113,13 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
         lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
     if dry_run:
         return lines
-    with held(record.name) as mine:
+    with held(record.name) as turn:
         fresh = find_record(record.name)
         if fresh is None:
             return []
         if fresh.deploying is not None and fresh.deploying.revision is not None:
             fresh = fresh.failed(fresh.deploying.revision, LOST)
-        restore(fresh, mine)
+        restore(fresh, turn.flow_run)
     return lines
 
 

@@ -144,7 +144,7 @@ def restore_service(name: str, flow_run: str | None = None) -> None:
         flow_run: Only if this flow run was the one that deployed it; None: whichever it was.
     """
     logger = get_run_logger()
-    with held(name) as mine:
+    with held(name) as turn:
         record = find_record(name)
         if record is None or record.deploying is None:
             return
@@ -153,7 +153,7 @@ def restore_service(name: str, flow_run: str | None = None) -> None:
             return
         if dead.revision is not None:
             record = record.failed(dead.revision, LOST)
-        restore(record, mine)
+        restore(record, turn.flow_run)
         logger.info("%s: %s", name, f"{name}@{record.active} serves" if record.active else "is off the air")
 
 

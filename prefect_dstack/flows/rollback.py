@@ -38,12 +38,12 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         NotFoundError: If there is no such service or revision.
     """
     load_record(name)
-    with held(name) as mine:
+    with held(name) as turn:
         record = load_record(name)
         if (newer := superseded(record)) is not None:
             return newer
         revision = record.revision(to) if to is not None else previous_revision(record)
-        return put_on_air(record, revision, recorded_workload(record, revision), mine, at_once=True)
+        return put_on_air(record, revision, recorded_workload(record, revision), turn, at_once=True)
 
 
 async def arollback_service(name: str, to: int | None = None) -> Endpoint:

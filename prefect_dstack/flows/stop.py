@@ -38,12 +38,12 @@ def stop_service(name: str, force: bool = False) -> None:
     """
     load_record(name)
     logger = get_run_logger()
-    with held(name) as mine:
+    with held(name) as turn:
         # Wanted from now on is that nothing serves: a stop that dies is completed, not undone.
         stopped = load_record(name).stopped().model_copy(update={"asked_at": asked_at()})
-        record = stopped.model_copy(update={"deploying": deploying(None, mine)})
+        record = stopped.model_copy(update={"deploying": deploying(None, turn.flow_run, turn.lease)})
         save_record(record)
-        take_off(record, mine, force=force)
+        take_off(record, turn.flow_run, force=force)
         save_record(stopped)
         publish_removed(name)
         logger.info("%s: stopped", name)

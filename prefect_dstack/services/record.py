@@ -70,6 +70,7 @@ class Deploying(BaseModel):
 
     revision: int | None = Field(description="The revision that is being put on the air; None: a stop.")
     flow_run: str = Field(description="The id of the flow run that does it.")
+    lease: str = Field(default="", description="The id of the lease with which it holds the service's lock.")
     machine: str = Field(default="", description="The machine that the flow run's process runs on.")
     process: int | None = Field(default=None, description="The process id there.")
     process_started: float | None = Field(default=None, description="When it started; ids are given again.")

@@ -60,12 +60,13 @@ def is_over(flow_run: str) -> bool:
         return not heartbeats.json()["events"]
 
 
-def deploying(revision: int | None, flow_run: str) -> Deploying:
+def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
     """Describe the deployment that this process does.
 
     Args:
         revision: The revision that is put on the air; None: a stop.
         flow_run: The id of the flow run.
+        lease: The id of the lease with which it holds the service's lock.
 
     Returns:
         Enough to tell later, from anywhere, whether it is still at work.
@@ -74,6 +75,7 @@ def deploying(revision: int | None, flow_run: str) -> Deploying:
     return Deploying(
         revision=revision,
         flow_run=flow_run,
+        lease=lease,
         machine=platform.node(),
         process=me.pid,
         process_started=me.create_time(),
