@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-__all__ = ["confirm", "connected", "console_error", "progress", "show_table"]
+__all__ = ["can_ask", "confirm", "connected", "console_error", "progress", "show_table"]
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -50,6 +50,15 @@ def show_table(title: list[str], rows: list[list[str]]) -> None:
     out.print(table)
 
 
+def can_ask() -> bool:
+    """Tell whether there is somebody to ask.
+
+    Returns:
+        Whether standard input is a terminal.
+    """
+    return sys.stdin.isatty()
+
+
 def confirm(question: str, yes: bool) -> bool:
     """Ask before something is done.
 
@@ -62,7 +71,7 @@ def confirm(question: str, yes: bool) -> bool:
     """
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not can_ask():
         console_error(f"{question} There is no terminal to ask on: add -y")
         return False
     return out.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

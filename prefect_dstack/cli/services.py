@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
+from prefect_dstack.cli.output import can_ask, confirm, connected, out, progress, show_table
 from prefect_dstack.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -79,11 +79,10 @@ def apply(
 
 
 def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) -> None:
-    name = configuration.name
-    what = configuration.image or "a process"
-    if not confirm(
-        f"Deploy {name}: {configuration.replica_count} x {what} on port {configuration.port}?", yes
-    ):
+    if not yes and can_ask():
+        connected()
+        _show_plan(configuration)
+    if not confirm(f"Deploy {configuration.name}?", yes):
         raise typer.Exit(2)
     connected()
     from prefect_dstack.flows.deploy import deploy_service
@@ -114,7 +113,6 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) ->
 
 
 def _show_plan(configuration: Any) -> None:
-    connected()
     from prefect_dstack.flows.preparation import find_offers
 
     offers = find_offers(configuration)
@@ -273,6 +271,8 @@ def history(name: Name, json: Json = False) -> None:
         )
         if revision.reason:
             out.print(f"    {revision.reason}", markup=False, style="red")
+        for rollback in revision.rollbacks:
+            out.print(f"    rolled back to {rollback.at:%Y-%m-%d %H:%M:%S} UTC by {rollback.by}")
         for line in changes_of(record, revision).splitlines()[2:]:
             style = {"+": "green", "-": "red"}.get(line[:1], "dim")
             out.print(f"    {line}", markup=False, style=style)

@@ -28,7 +28,15 @@ from prefect_dstack.tasks import connections
 from prefect_dstack.tasks.records import load_environment
 from prefect_dstack.tasks.secrets import lookup
 
-__all__ = ["Workload", "find_offers", "load_service", "next_revision", "recorded_workload", "workload"]
+__all__ = [
+    "Workload",
+    "find_offers",
+    "load_service",
+    "next_revision",
+    "recorded_workload",
+    "this_user",
+    "workload",
+]
 
 
 @dataclass(frozen=True)
@@ -138,10 +146,19 @@ def next_revision(record: ServiceRecord, work: Workload, flow_run: str) -> Revis
         ),
         settings=settings_digest(configuration, record.salt),
         created_at=now(),
-        created_by=f"{getpass.getuser()}@{platform.node()}",
+        created_by=this_user(),
         flow_run=flow_run,
         replicas_of=number,
     )
+
+
+def this_user() -> str:
+    """Tell who runs this, for the history of a service.
+
+    Returns:
+        User and machine.
+    """
+    return f"{getpass.getuser()}@{platform.node()}"
 
 
 def find_offers(configuration: ServiceConfiguration) -> list[Offer]:

@@ -8,10 +8,10 @@ import difflib
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.flows.deploy import put_on_air, superseded
 from prefect_dstack.flows.goals import held
-from prefect_dstack.flows.preparation import recorded_workload
+from prefect_dstack.flows.preparation import recorded_workload, this_user
 from prefect_dstack.flows.restoring import restore_hook
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord, readable
+from prefect_dstack.services.record import Endpoint, Revision, Rollback, ServiceRecord, now, readable
 from prefect_dstack.tasks.records import load_record
 
 __all__ = ["arollback_service", "changes_of", "rollback_service"]
@@ -43,6 +43,7 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         if (newer := superseded(record)) is not None:
             return newer
         revision = record.revision(to) if to is not None else previous_revision(record)
+        revision = revision.returned_to(Rollback(at=now(), by=this_user(), flow_run=turn.flow_run))
         return put_on_air(record, revision, recorded_workload(record, revision), turn, at_once=True)
 
 

@@ -6,8 +6,6 @@ These are no Prefect flows: what a flow returns may be kept by Prefect, and a to
 from __future__ import annotations
 
 import asyncio
-import getpass
-import platform
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from prefect.context import FlowRunContext
 from prefect_dstack.api import connect
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
+from prefect_dstack.flows.preparation import this_user
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.services.record import now
 from prefect_dstack.services.tokens import NewToken, Token, expiry, new_token, token_id
@@ -83,7 +82,7 @@ def create_token(
         service=service,
         gateway=gateway,
         expires_at=ends,
-        created_by=f"{getpass.getuser()}@{platform.node()}",
+        created_by=this_user(),
     )
     tasks.save_token(token)
     problems = _tell_gateways(token, tasks.with_tokens)

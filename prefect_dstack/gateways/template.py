@@ -20,7 +20,7 @@ from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import GatewayState, Route, Token
 
-__all__ = ["CONFIGURATION", "loaded_maps", "maps", "render"]
+__all__ = ["CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
 
 CONFIGURATION = "haproxy.cfg"
 ROUTES = "routes.map"
@@ -58,12 +58,13 @@ class ErrorAnswer:
         return json.dumps({"error": {"message": self.message, "type": self.code, "code": self.status}})
 
 
+NO_SERVICE = ErrorAnswer(404, "not_found", "No service answers to this host and path.")
 TOO_LARGE = ErrorAnswer(413, "content_too_large", "The request body is too large.")
 ERRORS = (
     ErrorAnswer(400, "bad_request", "The request is malformed."),
     ErrorAnswer(401, "unauthorized", "A valid token is needed.", {"WWW-Authenticate": "Bearer"}),
     ErrorAnswer(403, "forbidden", "The request is not allowed."),
-    ErrorAnswer(404, "not_found", "No service answers to this host and path."),
+    NO_SERVICE,
     ErrorAnswer(405, "method_not_allowed", "This method is not allowed."),
     ErrorAnswer(408, "request_timeout", "The request was not complete in time."),
     TOO_LARGE,

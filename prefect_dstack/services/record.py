@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.errors import NotFoundError
 
-__all__ = ["Deploying", "Endpoint", "Outcome", "Revision", "ServiceRecord"]
+__all__ = ["Deploying", "Endpoint", "Outcome", "Revision", "Rollback", "ServiceRecord"]
 
 Outcome = Literal["deploying", "active", "superseded", "failed", "stopped"]
 
@@ -43,6 +43,16 @@ class Endpoint(BaseModel):
         return self.url
 
 
+class Rollback(BaseModel):
+    """One return to an earlier revision."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime = Field(description="When it began.")
+    by: str = Field(default="", description="Who did it: user and machine.")
+    flow_run: str = Field(default="", description="The id of the flow run that did it.")
+
+
 class Revision(BaseModel):
     """One immutable version of a service."""
 
@@ -61,6 +71,20 @@ class Revision(BaseModel):
     )
     outcome: Outcome = Field(default="deploying", description="How its deployment ended.")
     reason: str = Field(default="", description="Why it failed, in one line.")
+    rollbacks: list[Rollback] = Field(
+        default_factory=list, description="The returns to it from later revisions, the oldest first."
+    )
+
+    def returned_to(self, rollback: Rollback) -> Revision:
+        """Note that a rollback puts it on the air again.
+
+        Args:
+            rollback: Who does it, and when.
+
+        Returns:
+            The new revision.
+        """
+        return self.model_copy(update={"rollbacks": [*self.rollbacks, rollback]})
 
 
 class Deploying(BaseModel):

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
+from prefect_dstack.gateways.template import NO_SERVICE
 from prefect_dstack.runtimes.base import Replica
 from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import gateway_places
@@ -40,6 +41,8 @@ POLL = 0.1
 # The weight of every replica, but for those of a canary and beside it.
 EVEN_WEIGHT = 100
 REPORT_INTERVAL = 10.0
+# An answer of the gateway itself is shorter.
+BODY_READ = 1000
 VERIFY_TIMEOUT = 30.0
 
 
@@ -267,14 +270,14 @@ def verify_endpoint(url: str, address: str, path: str = "/") -> int:
     detail = ""
     while time.monotonic() < deadline:
         try:
-            status = _status(url, address, path)
+            status, body = _ask(url, address, path)
         except TimeoutError:
             get_run_logger().warning("%s: took the request, but has not answered it within 10 s", url)
             return 0
         except (OSError, http.client.HTTPException) as error:
             detail = str(error) or type(error).__name__
         else:
-            if status not in (502, 503, 504):
+            if status not in (502, 503, 504) and (status, body) != (NO_SERVICE.status, NO_SERVICE.body):
                 get_run_logger().info("%s answers: %d", url, status)
                 return status
             detail = f"the gateway answers {status}"
@@ -282,7 +285,7 @@ def verify_endpoint(url: str, address: str, path: str = "/") -> int:
     raise GatewayError(f"{url}: does not answer: {detail}")
 
 
-def _status(url: str, address: str, path: str) -> int:
+def _ask(url: str, address: str, path: str) -> tuple[int, str]:
     parts = urlsplit(url)
     host = parts.hostname or address
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -299,7 +302,9 @@ def _status(url: str, address: str, path: str) -> int:
             stream = context.wrap_socket(stream, server_hostname=host)
         connection.sock = stream
         connection.request("GET", parts.path.rstrip("/") + path, headers={"User-Agent": "prefect-dstack"})
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        told = answer.read(BODY_READ) if answer.status == NO_SERVICE.status else b""
+        return answer.status, told.decode(errors="replace")
     finally:
         connection.close()
 

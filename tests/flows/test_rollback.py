@@ -37,7 +37,9 @@ def test_the_revision_before_gets_the_traffic_within_five_seconds(
     assert asking.failures == []
     assert min(took) < 5
     assert get(endpoint.url)["greeting"] == "two"
-    outcomes = {it["number"]: it["outcome"] for it in cli.ok("history", name, "--json").json}
-    assert outcomes == {1: "superseded", 2: "active"}
+    history = {it["number"]: it for it in cli.ok("history", name, "--json").json}
+    assert {number: it["outcome"] for number, it in history.items()} == {1: "superseded", 2: "active"}
+    assert [len(history[number]["rollbacks"]) for number in (1, 2)] == [1, 1]
+    assert cli.ok("history", name).out.count("rolled back to ") == 2
     with pytest.raises(NotFoundError, match="there is no revision 7; kept are: 1, 2"):
         rollback_service(name, to=7)
