@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from httpx import HTTPStatusError
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 __all__ = ["create", "data_of_all", "delete", "load", "names", "names_of_slug", "read", "replace", "save"]
+
+SOON = (0.02, 0.05, 0.1, 0.2)
 
 BlockT = TypeVar("BlockT", bound=Block)
 
@@ -59,8 +65,21 @@ def replace(identifier: UUID, data: dict[str, Any]) -> None:
         identifier: Its id.
         data: Its fields, as JSON, with secrets in clear.
     """
+    update = BlockDocumentUpdate(data=data, merge_existing_data=False)
     with get_client(sync_client=True) as client:
-        client.update_block_document(identifier, BlockDocumentUpdate(data=data, merge_existing_data=False))
+        # SQLite refuses a change at once if another one came in between, and Prefect's client would wait for
+        # two seconds before it tries again.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            for pause in SOON:
+                try:
+                    client.update_block_document(identifier, update)
+                except HTTPStatusError as error:
+                    if error.response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+                        raise
+                    time.sleep(pause)
+                else:
+                    return
+        client.update_block_document(identifier, update)
 
 
 def save(block: Block, name: str) -> None:

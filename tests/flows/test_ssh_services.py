@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,15 @@ from typing import Any
 import pytest
 import yaml
 from prefect.blocks.system import Secret
+from typing_extensions import Self
 
-from prefect_dstack import create_gateway, delete_gateway, deploy_service, stop_service
+from prefect_dstack import (
+    create_gateway,
+    delete_gateway,
+    deploy_service,
+    reconcile_services,
+    stop_service,
+)
 from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
 from prefect_dstack.errors import CapacityError, GatewayError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
@@ -26,12 +34,13 @@ from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.runtimes.base import Launch
 from prefect_dstack.runtimes.docker import DockerRuntime
 from prefect_dstack.services.stamp import Stamp
-from prefect_dstack.tasks import documents
+from prefect_dstack.tasks import documents, gateway_places
 from tests.command_line import CommandLine
 from tests.flows.lab import FLEET, GATEWAY, Lab, Requests, answer
 from tests.gateways.hosts import machine
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
+from tests.testbed.host import Host
 from tests.testbed.images import load_image
 
 pytestmark = pytest.mark.testbed
@@ -131,6 +140,69 @@ def test_a_host_that_loses_power_costs_no_request_and_serves_again_when_it_is_ba
     for _ in range(20):
         answers.add((answer(edge) or {}).get("hostname"))
     assert {f"{name}-1-{number}" for number in range(3)} <= answers
+    stop_service(name)
+
+
+class Sampling:
+    """Counts again and again how many replicas of a service its gateway can use; a context manager.
+
+    Attributes:
+        fewest: The smallest number seen.
+    """
+
+    def __init__(self, service: str) -> None:
+        self.service, self.fewest, self.looks = service, 99, 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        with shared_connections():
+            gateway = gateway_places.gateway(GATEWAY)
+            while not self._done.wait(0.1):
+                health = gateway.replica_health(self.service).values()
+                self.fewest = min(self.fewest, sum(it.status == "UP" for it in health))
+                self.looks += 1
+
+
+def test_a_host_that_loses_power_in_the_middle_of_a_rollout(lab: Lab, edge: str, name: str) -> None:
+    deploy_service(lab.service(name))
+
+    def started() -> list[Host]:
+        new = ["docker", "ps", "-q", "--filter", f"name=prefect-dstack-{name}-2-"]
+        return [host for host in lab.hosts if host.exec(new).stdout]
+
+    with Requests(edge) as requests, Sampling(name) as sampling, ThreadPoolExecutor(1) as pool:
+        requests.wait_for_more()
+        rollout = pool.submit(deploy_service, lab.service(name, env={"START_DELAY": "3"}))
+        (lost, *_) = wait_until(started, 60, "the first new replica is started")
+        lost.power_off()
+        failure = rollout.exception(180)
+        if failure is not None:
+            assert "\n" not in str(failure)
+            assert lost.address in str(failure)
+            assert str(failure).endswith(f"; {name}@1 serves on")
+        serves = 2 if failure is None else 1
+        requests.wait_for_more(100)
+        requests.replicas.clear()
+        requests.wait_for_more(60)
+    assert not requests.failures, requests.failures[:9]
+    assert {replica.rsplit("-", 1)[0] for replica in requests.replicas} == {f"{name}-{serves}"}
+    assert len(requests.replicas) == 3, "at full strength on the hosts that are left"
+    assert sampling.looks > 50
+    # One old replica was on the host; the gateway lost no other.
+    assert sampling.fewest == 2
+    lost.start()
+    reconcile_services()
+    (service,) = overview()
+    assert (service.serving, service.wanted, service.problems) == (3, 3, [])
     stop_service(name)
 
 
