@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,12 +50,10 @@ class PrefectDstack:
 
     name = "prefect-dstack"
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, program: list[str]) -> None:
         self.version = 0
         self.service = f"benchmark-{runtime}"
-        self.what = (
-            {"image": IMAGE} if runtime == "docker" else {"commands": [f"exec {sys.executable} {APP}"]}
-        )
+        self.what = {"image": IMAGE} if runtime == "docker" else {"commands": [f"exec {shlex.join(program)}"]}
         self.redeploy()
 
     def redeploy(self) -> None:
@@ -86,14 +85,16 @@ class Nginx:
     Args:
         runtime: `process` or `docker`.
         directory: For its configuration.
+        program: The command of a replica that is a process.
         engine: For containers.
     """
 
     name = "script over nginx"
 
-    def __init__(self, runtime: str, directory: Path, engine: LocalEngine | None) -> None:
+    def __init__(self, runtime: str, directory: Path, program: list[str], engine: LocalEngine | None) -> None:
         self.version = 0
         self.directory = directory
+        self.program = program
         self.port = free_port()
         self._launch = self._container if runtime == "docker" else self._process
         self._engine = engine
@@ -128,7 +129,7 @@ class Nginx:
 
     def _process(self, port: int) -> tuple[int, Callable[[], None]]:
         process = subprocess.Popen(
-            [sys.executable, str(APP)],
+            self.program,
             env={**os.environ, "PORT": str(port), "VERSION": str(self.version)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -206,11 +207,24 @@ def _wait_until_ready(port: int) -> None:
 
 
 @contextlib.contextmanager
-def contenders(runtime: str, directory: Path, engine: LocalEngine | None) -> Iterator[list[Contender]]:
-    """Start both, and take them down at the end."""
+def contenders(
+    runtime: str, directory: Path, cpus: set[int], engine: LocalEngine | None
+) -> Iterator[list[Contender]]:
+    """Start both, and take them down at the end.
+
+    Args:
+        runtime: `process` or `docker`.
+        directory: For their files.
+        cpus: Where replicas that are processes run.
+        engine: For containers.
+    """
+    program = ["taskset", "-c", ",".join(map(str, sorted(cpus))), sys.executable, str(APP)]
     with contextlib.ExitStack() as stack:
         started: list[Contender] = []
-        for make in (lambda: PrefectDstack(runtime), lambda: Nginx(runtime, directory, engine)):
+        for make in (
+            lambda: PrefectDstack(runtime, program),
+            lambda: Nginx(runtime, directory, program, engine),
+        ):
             contender: Contender = make()
             stack.callback(contender.stop)
             started.append(contender)

@@ -53,13 +53,14 @@ class Load:
     Args:
         port: Where the service answers, on 127.0.0.1.
         rate: Requests per second, of all clients together.
+        cpus: Where they run.
         clients: How many clients of each kind.
     """
 
-    def __init__(self, port: int, rate: float, clients: int = 4) -> None:
+    def __init__(self, port: int, rate: float, cpus: set[int], clients: int = 4) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, port, rate, clients), daemon=True)
+        self._process = context.Process(target=_run, args=(theirs, port, rate, cpus, clients), daemon=True)
         self._process.start()
         self._pipe.recv()
 
@@ -92,7 +93,8 @@ def quantile(requests: Sequence[Request], share: float) -> float:
     return 1000 * times[min(int(share * len(times)), len(times) - 1)] if times else float("nan")
 
 
-def _run(pipe: Connection, port: int, rate: float, clients: int) -> None:
+def _run(pipe: Connection, port: int, rate: float, cpus: set[int], clients: int) -> None:
+    os.sched_setaffinity(0, cpus)
     asyncio.run(_serve(pipe, port, rate, clients))
 
 

@@ -21,6 +21,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from benchmarks.contenders import IMAGE, Contender, contenders
 from benchmarks.load import Load, Request, quantile
 from tests.prefect_server import PrefectServer
@@ -59,7 +61,7 @@ class Result:
 
 def run_round(contender: Contender, result: Result, arguments: argparse.Namespace, count: int) -> None:
     """Measure quiet time, then so many redeploys; streams are open during the first of them."""
-    load = Load(contender.port, arguments.rate)
+    load = Load(contender.port, arguments.rate, arguments.cpus)
     time.sleep(1)  # until its clients have connected
     load.report()
     time.sleep(arguments.quiet)
@@ -107,6 +109,23 @@ def table(results: dict[str, Result]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def keep_apart(directory: Path, cpus: set[int]) -> None:
+    """Give this process and the Prefect server the CPUs that are left; gateways and replicas get theirs."""
+    deploying = os.sched_getaffinity(0) - cpus
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = [process.cwd(), *process.cmdline()]
+            prefect = "prefect.server" in " ".join(words) or "prefect" in words
+            if process.pid == os.getpid() or prefect:
+                wanted = deploying
+            elif any(word.startswith(str(directory)) for word in words):
+                wanted = cpus
+            else:
+                continue
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, wanted)
+
+
 def measure(runtime: str, arguments: argparse.Namespace, directory: Path) -> dict[str, Result]:
     """Let both contenders take turns."""
     with contextlib.ExitStack() as stack:
@@ -115,7 +134,9 @@ def measure(runtime: str, arguments: argparse.Namespace, directory: Path) -> dic
             engine = stack.enter_context(local_engine())
             os.environ["DOCKER_HOST"] = engine.url
             assert load_image(engine, "app") == IMAGE
-        both = stack.enter_context(contenders(runtime, directory, engine))
+        both = stack.enter_context(contenders(runtime, directory, arguments.cpus, engine))
+        if arguments.apart:
+            keep_apart(directory.parent, arguments.cpus)
         results = {contender.name: Result() for contender in both}
         left = arguments.redeploys
         while left > 0:
@@ -142,7 +163,16 @@ def main() -> None:
     parser.add_argument("--quiet", type=float, default=10, help="seconds of quiet before each turn")
     parser.add_argument("--stream-seconds", type=float, default=60, help="how long streams last")
     parser.add_argument("--runtime", choices=["process", "docker", "both"], default="both")
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="leave one CPU to what deploys, as if that were another machine; for processes",
+    )
     arguments = parser.parse_args()
+    arguments.cpus = os.sched_getaffinity(0)
+    if arguments.apart:
+        arguments.cpus -= {min(arguments.cpus)}
+        arguments.runtime = "process"
     with tempfile.TemporaryDirectory(prefix="prefect-dstack-benchmark-") as name:
         directory = Path(name)
         server = PrefectServer(directory / "server")
