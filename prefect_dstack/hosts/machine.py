@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from docker import DockerClient
+if TYPE_CHECKING:
+    # The Docker SDK takes its time to import, which services of processes need not pay.
+    from docker import DockerClient
 
 __all__ = ["CommandResult", "Machine"]
 
