@@ -22,7 +22,7 @@ from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.observation import Found, Sight
-from prefect_dstack.tasks.reaching import jump_hosts, keys_on, revoke_key, tunnels_of, unreach
+from prefect_dstack.tasks.reaching import key_hosts, keys_on, revoke_key, tunnels_of, unreach
 from prefect_dstack.tasks.records import all_records, find_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died, is_over
@@ -94,10 +94,8 @@ def _cleaning(sight: Sight, *, dry_run: bool) -> Iterator[Callable[[], list[str]
         for instance in observation.instances_of(None, ["docker"])
         if instance.backend != "local" and instance.name not in sight.unreachable | sight.unlisted
     ]
-    for instance in machines:
-        yield partial(_revoke_keys, instance, busy, held, dry_run)
-    for jump in jump_hosts(machines):
-        yield partial(_revoke_keys_on, jump, None, busy, held, dry_run)
+    for host, reached in key_hosts(machines):
+        yield partial(_revoke_keys, host, reached, busy, held, dry_run)
     yield lambda: _clean_up(dry_run)
 
 
@@ -192,19 +190,14 @@ def _end_tunnels(
     return lines
 
 
-def _revoke_keys(instance: Instance, busy: set[str], held: dict[str, set[str]], dry_run: bool) -> list[str]:
-    here = {found.replica.name for found in observation.look(None, [instance], ["docker"]).found}
-    return _revoke_keys_on(connections.machine(instance), here, busy, held, dry_run)
-
-
-def _revoke_keys_on(
-    host: Commander, here: set[str] | None, busy: set[str], held: dict[str, set[str]], dry_run: bool
+def _revoke_keys(
+    host: Commander, reached: list[Instance], busy: set[str], held: dict[str, set[str]], dry_run: bool
 ) -> list[str]:
     """Take back the keys of tunnels that their gateways do not hold, or that lead to another machine now.
 
     Args:
         host: The host that they may log in to.
-        here: The replicas that are on it; None: on hosts behind it.
+        reached: The machines that it is, or that are reached through it.
         busy: The services that are being deployed.
         held: The tunnels of each gateway, by their replicas.
         dry_run: Only say what would be done.
@@ -212,11 +205,13 @@ def _revoke_keys_on(
     Returns:
         What was done, a line each.
     """
+    sight = observation.look(None, reached, ["docker"])
+    there = {found.replica.name for found in sight.found}
     lines = []
     for gateway, replica in keys_on(host):
         if gateway not in held or replica.rsplit("-", 2)[0] in busy:
             continue
-        if replica in held[gateway] and (here is None or replica in here):
+        if replica in held[gateway] and (replica in there or sight.unreachable):
             continue
         lines.append(f"took the key of gateway {gateway} to {replica} from {host.name}")
         if not dry_run:

@@ -25,6 +25,7 @@ __all__ = [
     "Hop",
     "TunnelHolder",
     "TunnelTarget",
+    "address_of",
     "close_tunnel",
     "direct_address",
     "jump_hosts",
@@ -235,17 +236,25 @@ def _jumps_between(gateway: Connection | None, replica: Connection) -> list[Conn
     """Leave out of the way to a replica's host what leads to the gateway too: it is there already."""
     way = jump_hosts(replica)
     passed = [] if gateway is None else [*jump_hosts(gateway), gateway]
-    while way and passed and _address(way[0]) == _address(passed[0]):
+    while way and passed and address_of(way[0]) == address_of(passed[0]):
         way, passed = way[1:], passed[1:]
     return way
 
 
-def _address(connection: Connection) -> tuple[str, int]:
+def address_of(connection: Connection) -> tuple[str, int]:
+    """Tell two connections to one SSH server from those to two.
+
+    Args:
+        connection: To a host.
+
+    Returns:
+        The server's host name and port, as the hop before it knows them.
+    """
     return connection.resolved.hostname, connection.resolved.port
 
 
 def _hop(connection: Connection) -> Hop:
-    hostname, port = _address(connection)
+    hostname, port = address_of(connection)
     return Hop(hostname, port, connection.resolved.user, connection.host_key().line)
 
 

@@ -19,9 +19,10 @@ from prefect_dstack.tasks.inventory import inventory
 if TYPE_CHECKING:
     from prefect_dstack.gateways.tunnels import Attachment, TunnelHolder
     from prefect_dstack.hosts.files import Commander
+    from prefect_dstack.hosts.ssh import Connection
     from prefect_dstack.hosts.ssh_machine import SshMachine
 
-__all__ = ["holder", "jump_hosts", "keys_on", "reach", "revoke_key", "tunnels_of", "unreach"]
+__all__ = ["holder", "key_hosts", "keys_on", "reach", "revoke_key", "tunnels_of", "unreach"]
 
 
 def reach(gateway: str, instance: Instance, replica: Replica) -> tuple[str, int]:
@@ -97,21 +98,24 @@ def tunnels_of(gateway: str) -> list[Stamp]:
     return [held.stamp for held in holder(gateway).held()] if _may_hold(gateway) else []
 
 
-def jump_hosts(instances: Iterable[Instance]) -> list[Commander]:
-    """List the hosts through which machines are reached, on which keys of tunnels may be too.
+def key_hosts(instances: Iterable[Instance]) -> list[tuple[Commander, list[Instance]]]:
+    """List the hosts on which keys of tunnels may be.
 
     Args:
-        instances: The machines.
+        instances: The machines of replicas.
 
     Returns:
-        The hosts, each once.
+        Each host once, with those of the machines that it is, or that are reached through it.
     """
     from prefect_dstack.gateways import tunnels
 
-    found: dict[str, Commander] = {}
+    found: dict[tuple[str, int], tuple[Commander, list[Instance]]] = {}
     for instance in instances:
         machine = cast("SshMachine", connections.machine(instance))
-        found |= {jump.place: jump for jump in tunnels.jump_hosts(machine.connection)}
+        way: list[tuple[Connection, Commander]] = [(machine.connection, machine)]
+        way += [(jump, jump) for jump in tunnels.jump_hosts(machine.connection)]
+        for connection, host in way:
+            found.setdefault(tunnels.address_of(connection), (host, []))[1].append(instance)
     return list(found.values())
 
 

@@ -20,6 +20,7 @@ from prefect_dstack.flows.overview import overview
 from prefect_dstack.tasks.records import delete_record
 from tests.flows.killing import FIRST_TASKS, deploy_and_die_at_each_boundary
 from tests.flows.lab import GATEWAY, Lab, answer
+from tests.polling import wait_until
 
 pytestmark = pytest.mark.testbed
 
@@ -75,6 +76,24 @@ def test_a_lost_host_holds_up_nobody_and_its_replica_moves_and_is_no_twin_later(
     assert "prefect-dstack-tunnel" not in lost.read_file("/root/.ssh/authorized_keys")
     assert reconcile_services(dry_run=True) == []
     stop_service(name)
+
+
+def test_keys_on_the_way_to_a_replica_behind_a_host_with_replicas_are_left_alone(lab: Lab, name: str) -> None:
+    door, inner = lab.hosts[0], lab.hosts[1]
+    apply_fleet(lab.fleet(door, network=False))
+    deep = lab.fleet(inner, network=False, name="deep")
+    jump = {**lab.member(door)}
+    deep["ssh_config"]["hosts"] = [lab.member(inner, proxy_jump=jump)]
+    apply_fleet(deep)
+    create_gateway(lab.gateway(network=False))
+    deploy_service(lab.service(name, 1, fleets=["deep"]))
+    assert "prefect-dstack-tunnel" in door.read_file("/root/.ssh/authorized_keys")
+    assert reconcile_services() == []
+    inner.reboot()
+    wait_until(lambda: answer(lab.edge.address), 60, "it answers after the reboot")
+    stop_service(name)
+    assert "prefect-dstack-tunnel" not in door.read_file("/root/.ssh/authorized_keys")
+    delete_gateway(GATEWAY)
 
 
 def test_what_no_record_owns_is_removed_even_while_a_host_is_away(tunnels: Lab, name: str) -> None:
