@@ -87,6 +87,7 @@ def apply_fleet(
     Raises:
         ConfigurationError: If the configuration cannot be accepted.
         HostNotReadyError: If not one host can be used; then nothing is kept.
+        ConflictError: If replicas run on a host that the fleet would lose.
     """
     loaded = load_fleet(configuration, name)
     fleet = fleet_of(loaded, lookup)
@@ -94,6 +95,7 @@ def apply_fleet(
     if not any(report.usable for report in reports):
         refusals = "; ".join(report.refusal for report in reports)
         raise HostNotReadyError(f"{fleet.name}: no host can be used: {refusals}")
+    _refuse_to_drop_hosts_in_use(fleet)
     placed = with_internal_addresses(fleet, reports)
     block = DstackSshFleet(
         configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "fleet"},
@@ -103,6 +105,24 @@ def apply_fleet(
     documents.save(block, fleet.name)
     inventory.forget()
     return reports
+
+
+def _refuse_to_drop_hosts_in_use(fleet: Fleet) -> None:
+    """See that no replica is on a host that the fleet had and has no more: nobody would find it again."""
+    before = inventory.inventory().fleets.get(fleet.name)
+    kept = {host.name for host in fleet.hosts}
+    dropped = {host.name for host in before.hosts} - kept if before is not None else set()
+    if not dropped:
+        return
+    there = [one for one in observation.instances_of(None, ["docker"]) if one.name in dropped]
+    sight = observation.look(None, there, ["docker"])
+    for found in sight.found:
+        raise ConflictError(
+            f"{fleet.name}: {found.replica.name} runs on {found.instance.name}, which the file has no more: "
+            f"stop {found.replica.stamp.service} first, and deploy it again without that host"
+        )
+    for host, reason in sight.unreachable.items():
+        get_run_logger().warning("%s: forgotten, with what may run there: %s", host, reason)
 
 
 @served_flow(name="delete-fleet", flow_run_name="delete fleet {name}")

@@ -42,7 +42,7 @@ class ServiceOverview(BaseModel):
 
     name: str = Field(description="The name of the service.")
     revision: int | None = Field(description="The revision that shall serve.")
-    state: Literal["serving", "degraded", "down", "deploying", "stopped", "failed"] = Field(
+    state: Literal["serving", "degraded", "down", "deploying", "stopped", "failed", "unfinished"] = Field(
         description="How the service is."
     )
     wanted: int = Field(description="How many replicas there shall be.")
@@ -95,6 +95,12 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
         failed = bool(record.revisions) and record.revisions[-1].outcome == "failed"
         condition = "failed" if failed and not record.taken_off else "stopped"
         problems += [record.revisions[-1].reason] if condition == "failed" else []
+        # Whatever was to end and has not may cost money, and may answer.
+        left = [replica.name for replica in replicas] + [stamp.name for _, stamp in sight.empty]
+        if left or record.deploying is not None:
+            condition = "unfinished"
+            problems += [f"{replica} is left" for replica in left]
+            problems += ["stop it again, or run prefect-dstack reconcile"]
     else:
         condition = "serving" if serving >= wanted else "degraded" if serving else "down"
     return ServiceOverview.model_validate(

@@ -13,10 +13,10 @@ from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE
 from prefect_dstack.flows.goals import goal_for, held
 from prefect_dstack.flows.preparation import recorded_workload
-from prefect_dstack.flows.restoring import LOST, restore
+from prefect_dstack.flows.restoring import restore
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.hosts.files import Commander
-from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.services.record import LOST, ServiceRecord
 from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route

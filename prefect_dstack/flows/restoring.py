@@ -12,7 +12,7 @@ from prefect_dstack.flows.goals import goal_for, held, runtimes_of
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.routing import route_of
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.services.record import LOST, ServiceRecord
 from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route
@@ -22,8 +22,6 @@ from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died
 
 __all__ = ["bring_back", "restore", "restore_hook", "restore_service"]
-
-LOST = "its flow run ended before it was done"
 
 
 def restore(record: ServiceRecord, flow_run: str) -> ServiceRecord:

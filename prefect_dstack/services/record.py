@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.errors import NotFoundError
 
-__all__ = ["Deploying", "Endpoint", "Outcome", "Revision", "Rollback", "ServiceRecord"]
+__all__ = ["LOST", "Deploying", "Endpoint", "Outcome", "Revision", "Rollback", "ServiceRecord"]
+
+# The reason of a deployment that was found unfinished by whoever came next.
+LOST = "its flow run ended before it was done"
 
 Outcome = Literal["deploying", "active", "superseded", "failed", "stopped"]
 
@@ -154,7 +157,10 @@ class ServiceRecord(BaseModel):
         Returns:
             The new record.
         """
-        others = [known for known in self.revisions if known.number != revision.number]
+        before = self
+        if self.deploying is not None and self.deploying.revision is not None:
+            before = self.failed(self.deploying.revision, LOST)
+        others = [known for known in before.revisions if known.number != revision.number]
         recent = {known.number for known in others[max(len(others) - retain + 1, 0) :]} | {self.active}
         revisions = [known for known in others if known.number in recent]
         revisions = sorted([*revisions, revision], key=lambda known: known.number)

@@ -309,6 +309,20 @@ def test_what_a_deployment_killed_while_its_machine_boots_leaves_is_gone_after_o
     assert reconcile_services() == []
 
 
+def test_a_stop_that_aws_refuses_is_told_until_it_is_done(account: Account, name: str) -> None:
+    deploy_service(service(name))
+    account.fault("TerminateInstances", code="UnauthorizedOperation", status=403)
+    with pytest.raises(PrefectDstackError, match="TerminateInstances"):
+        stop_service(name)
+    (seen,) = overview()
+    assert seen.state == "unfinished"
+    assert f"{name}-1-0 is left" in seen.problems
+    account.lift_faults()
+    stop_service(name)
+    (seen,) = overview()
+    assert (seen.state, seen.problems) == ("stopped", [])
+
+
 @pytest.mark.timeout(900)
 def test_ten_replicas_take_less_than_twice_as_long_as_one(account: Account, name: str) -> None:
     # On this machine a host boots in no time but takes a core for it; EC2's boot elsewhere, and slowly.

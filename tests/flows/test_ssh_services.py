@@ -26,7 +26,13 @@ from prefect_dstack import (
     stop_service,
 )
 from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
-from prefect_dstack.errors import CapacityError, GatewayError, HostUnreachableError, PrefectDstackError
+from prefect_dstack.errors import (
+    CapacityError,
+    ConflictError,
+    GatewayError,
+    HostUnreachableError,
+    PrefectDstackError,
+)
 from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
 from prefect_dstack.flows.gateway_overview import gateway_overview
 from prefect_dstack.flows.overview import overview, read_logs
@@ -281,6 +287,16 @@ def test_a_gateway_follows_its_file(lab: Lab, edge: str, name: str) -> None:
     assert answer(edge, 8088)
     assert answer(edge, 80) is None
     stop_service(name)
+
+
+def test_a_fleet_keeps_the_hosts_on_which_replicas_run(lab: Lab, edge: str, name: str) -> None:
+    deploy_service(lab.service(name))
+    with pytest.raises(
+        ConflictError, match=rf"{name}-1-\d runs on {lab.hosts[2].address}.*stop {name} first"
+    ):
+        apply_fleet(lab.fleet(*lab.hosts[:2]))
+    stop_service(name)
+    apply_fleet(lab.fleet(*lab.hosts[:2]))
 
 
 def test_what_is_gone_for_good_can_be_forgotten(lab: Lab, name: str) -> None:

@@ -85,6 +85,12 @@ class TestDeployment:
         assert outcomes(record) == {1: "active", 2: "failed"}
         assert record.revision(2).reason == "it exited"
 
+    def test_notes_that_the_one_before_it_was_killed(self) -> None:
+        record = serve(begin(serve(NEW, 1), 2), 3)
+
+        assert outcomes(record) == {1: "superseded", 2: "failed", 3: "active"}
+        assert record.revision(2).reason == "its flow run ended before it was done"
+
     def test_fails_the_first_time_and_nothing_serves(self) -> None:
         record = begin(NEW, 1).failed(1, "it exited")
 
