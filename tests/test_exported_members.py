@@ -45,11 +45,6 @@ class TestPackage:
 
         assert not imported_by(code) & {"prefect", "docker", "paramiko", "boto3"}
 
-    def test_deploys_processes_without_importing_what_hosts_and_clouds_need(self) -> None:
-        code = "import prefect_dstack.flows.deploy, prefect_dstack.flows.rollback, prefect_dstack.flows.stop"
-
-        assert not imported_by(code) & {"docker", "paramiko", "boto3", "prefect_aws"}
-
     @pytest.mark.parametrize("name", prefect_dstack.__all__)
     def test_has_what_it_says(self, name: str) -> None:
         member = getattr(prefect_dstack, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from typing_extensions import Self
@@ -12,9 +12,7 @@ from typing_extensions import Self
 from prefect_dstack.configurations import FleetConfiguration, SshConfig, SshHost, SshProxy, resolve_text
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts.access import SshAccess
-
-if TYPE_CHECKING:
-    from prefect_dstack.hosts.ssh_machine import SshMachine
+from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = ["Fleet", "FleetHost", "fleet_of", "host_of"]
 
@@ -51,9 +49,6 @@ class FleetHost(SshAccess):
 
     def machine(self) -> SshMachine:
         """Reach it; replicas publish their ports on its private address, if it has one."""
-        # paramiko takes its time to import, which services without hosts need not pay.
-        from prefect_dstack.hosts.ssh_machine import SshMachine
-
         return SshMachine(self.access, name=self.name, publish_address=self.internal_ip or "127.0.0.1")
 
 

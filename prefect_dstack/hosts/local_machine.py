@@ -8,14 +8,14 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import docker
+from docker import DockerClient
+from docker.errors import DockerException
 
 from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
 from prefect_dstack.hosts import ports
 from prefect_dstack.hosts.machine import CommandResult
-
-if TYPE_CHECKING:
-    from docker import DockerClient
 
 __all__ = ["LocalMachine"]
 
@@ -60,10 +60,6 @@ class LocalMachine:
 
 @functools.cache
 def _engine(host: str | None) -> DockerClient:
-    # The Docker SDK takes its time to import, which services of processes need not pay.
-    import docker
-    from docker.errors import DockerException
-
     try:
         _try_socket((host or USUAL_ENGINE).removeprefix("unix://"))
         client = docker.from_env(timeout=60)

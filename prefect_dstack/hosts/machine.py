@@ -5,11 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    # The Docker SDK takes its time to import, which services of processes need not pay.
-    from docker import DockerClient
+from docker import DockerClient
 
 __all__ = ["CommandResult", "Machine"]
 
