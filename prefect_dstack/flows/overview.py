@@ -78,6 +78,9 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     problems += [f"{twin.replica.name} has a twin on {twin.instance.name}" for twin in twins]
     route = None if state is None else state.routes.get(record.name)
     routed = set() if route is None else {r.name for r in route.replicas.values() if r.state == "ready"}
+    for name, check in _out_of_use(record, routed).items():
+        routed.discard(name)
+        problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
     active = record.active_revision
     wanted = 0 if active is None else _replica_count(record, active.configuration)
     replicas = [_replica(found, routed) for found in sight.found]
@@ -116,6 +119,17 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
             "problems": problems,
         }
     )
+
+
+def _out_of_use(record: ServiceRecord, routed: set[str]) -> dict[str, str]:
+    """Find the replicas that a gateway has in its route and cannot use, with what its checks say."""
+    if not routed:
+        return {}
+    try:
+        health = gateway_places.gateway(record.gateway).replica_health(record.name)
+    except PrefectDstackError:
+        return {}
+    return {name: it.check for name, it in health.items() if name in routed and it.status == "DOWN"}
 
 
 def _replica_count(record: ServiceRecord, configuration: dict[str, object]) -> int:
