@@ -96,7 +96,7 @@ def _show(reports: list[HostReport]) -> None:
                 gpus,
                 f"{has.free_disk_gb:.0f}/{has.disk_gb:.0f}GB" if has else "",
                 has.docker_version if has else "",
-                str(len(report.claims)),
+                str(len(report.claims)) if has else "",
                 "; ".join(f"{p.summary}: {p.remedy}" for p in report.problems) or "none",
             ]
         )

@@ -74,7 +74,7 @@ def confirm(question: str, yes: bool) -> bool:
     if not can_ask():
         console_error(f"{question} There is no terminal to ask on: add -y")
         return False
-    return out.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return out.input(f"{question} [y/N] ", markup=False).strip().lower() in ("y", "yes")
 
 
 class _Lines(logging.Handler):

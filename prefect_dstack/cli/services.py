@@ -286,7 +286,4 @@ def reconcile(
     from prefect_dstack.flows.reconcile import reconcile_services
 
     with progress():
-        lines = reconcile_services(dry_run=dry_run)
-    if dry_run:
-        for line in lines:
-            out.print(line, markup=False)
+        reconcile_services(dry_run=dry_run)

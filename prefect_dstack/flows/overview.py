@@ -67,7 +67,6 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     problems: list[str] = []
     runtimes = runtimes_of(record)
     seen = observation.look(record.name, observation.instances_of(record.name, runtimes), runtimes)
-    problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
     problems += [f"{name} cannot be asked: {reason}" for name, reason in seen.unlisted.items()]
     try:
         state = gateway_places.state(record.gateway)
@@ -78,9 +77,10 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     problems += [f"{twin.replica.name} has a twin on {twin.instance.name}" for twin in twins]
     route = None if state is None else state.routes.get(record.name)
     routed = set() if route is None else {r.name for r in route.replicas.values() if r.state == "ready"}
-    for name, check in _out_of_use(record, routed).items():
-        routed.discard(name)
-        problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
+    if routed:
+        for name, check in gateway_places.unusable(record.gateway, record.name).items():
+            routed.discard(name)
+            problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
     active = record.active_revision
     wanted = 0 if active is None else _replica_count(record, active.configuration)
     replicas = [_replica(found, routed) for found in sight.found]
@@ -90,7 +90,10 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
         else set()
     )
     serving = sum(r.name in expected and r.state == "running" and r.routed for r in replicas)
-    problems += [f"{name} is missing" for name in sorted(expected - {r.name for r in replicas})]
+    missing = sorted(expected - {replica.name for replica in replicas})
+    if missing:  # Otherwise nothing of this service can have been on a machine that is gone.
+        problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
+    problems += [f"{name} is missing" for name in missing]
     problems += [f"{r.name} is {r.state}" for r in replicas if r.state != "running"]
     if record.deploying is not None and not has_died(record.deploying):
         condition = "deploying"
@@ -119,17 +122,6 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
             "problems": problems,
         }
     )
-
-
-def _out_of_use(record: ServiceRecord, routed: set[str]) -> dict[str, str]:
-    """Find the replicas that a gateway has in its route and cannot use, with what its checks say."""
-    if not routed:
-        return {}
-    try:
-        health = gateway_places.gateway(record.gateway).replica_health(record.name)
-    except PrefectDstackError:
-        return {}
-    return {name: it.check for name, it in health.items() if name in routed and it.status == "DOWN"}
 
 
 def _replica_count(record: ServiceRecord, configuration: dict[str, object]) -> int:

@@ -22,7 +22,7 @@ from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.observation import Found, Sight
-from prefect_dstack.tasks.reaching import key_hosts, keys_on, revoke_key, tunnels_of, unreach
+from prefect_dstack.tasks.reaching import key_hosts, keys_on, reach, revoke_key, tunnels_of, unreach
 from prefect_dstack.tasks.records import all_records, find_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 from prefect_dstack.tasks.runs import has_died, is_over
@@ -70,7 +70,7 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
         except PrefectDstackError as error:
             problems.append(str(error))
     for line in done:
-        logger.info("%s", line)
+        logger.info("%s%s", "dry run: " if dry_run else "", line)
     if not done and not problems:
         logger.info("all is as it should be")
     if problems:
@@ -101,11 +101,16 @@ def _cleaning(sight: Sight, *, dry_run: bool) -> Iterator[Callable[[], list[str]
 
 def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
     steps, twins = _steps(record, sight)
-    if not steps and not twins and record.deploying is None:
+    cut_off = [found for found in _cut_off(record, sight) if found not in twins]
+    if not steps and not twins and not cut_off and record.deploying is None:
         return []
     lines = [f"{record.name}: {step.action} {record.name}-{step.revision}-{step.replica}" for step in steps]
     lines += [
         f"{record.name}: remove the twin of {twin.replica.name} on {twin.instance.name}" for twin in twins
+    ]
+    lines += [
+        f"{record.name}: open the tunnel of gateway {record.gateway} to {found.replica.name} again"
+        for found in cut_off
     ]
     if not lines and record.deploying is not None:
         lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
@@ -117,8 +122,23 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
             return []
         if fresh.deploying is not None and fresh.deploying.revision is not None:
             fresh = fresh.failed(fresh.deploying.revision, LOST)
+        for found in cut_off if fresh == record else []:
+            reach(record.gateway, found.instance, found.replica)
         restore(fresh, turn.flow_run)
     return lines
+
+
+def _cut_off(record: ServiceRecord, sight: Sight) -> list[Found]:
+    """Find the replicas that run, and that their gateway does not reach through their tunnels."""
+    unusable = gateway_places.unusable(record.gateway, record.name)
+    if not unusable:
+        return []
+    tunnels = {stamp.name for stamp in tunnels_of(record.gateway)}
+    return [
+        found
+        for found in sight.found
+        if found.replica.name in tunnels & set(unusable) and found.status.state == "running"
+    ]
 
 
 def _steps(record: ServiceRecord, sight: Sight) -> tuple[list[Step], list[Found]]:
@@ -143,14 +163,14 @@ def _remove_ownerless(records: dict[str, ServiceRecord], sight: Sight, dry_run: 
     for found in sight.found:
         stamp = found.replica.stamp
         if stamp.service not in records and is_over(stamp.flow_run):
-            lines.append(f"removed {stamp.name} from {found.instance.name}: no record owns it")
+            lines.append(f"remove {stamp.name} from {found.instance.name}: no record owns it")
             if not dry_run:
                 remove_replica(found.instance, found.replica, DEFAULT_GRACE)
                 if connections.backends()[found.instance.backend].stamp(found.instance) is not None:
                     terminate_instance(found.instance)
     for instance, stamp in sight.empty:
         if stamp.service not in records and is_over(stamp.flow_run):
-            lines.append(f"terminated {instance.name}: no record owns {stamp.name}")
+            lines.append(f"terminate {instance.name}: no record owns {stamp.name}")
             if not dry_run:
                 terminate_instance(instance)
     return lines
@@ -164,7 +184,7 @@ def _remove_routes(gateway: str, records: dict[str, ServiceRecord], dry_run: boo
         serves = record is not None and record.active is not None and record.gateway == gateway
         if record is not None and (serves or record.deploying is not None):
             continue
-        lines.append(f"removed the route of {service} from gateway {gateway}: no record owns it")
+        lines.append(f"remove the route of {service} from gateway {gateway}: no record owns it")
         if not dry_run:
             remove_route(gateway, service)
     return lines
@@ -182,7 +202,7 @@ def _end_tunnels(
         if stamp.name in used or stamp.service in busy:
             kept.add(stamp.name)
             continue
-        lines.append(f"ended the tunnel of gateway {gateway} to {stamp.name}: no route uses it")
+        lines.append(f"end the tunnel of gateway {gateway} to {stamp.name}: no route uses it")
         if not dry_run:
             found = sight.of(stamp.name)
             unreach(gateway, stamp, None if found is None else found.instance)
@@ -213,7 +233,7 @@ def _revoke_keys(
             continue
         if replica in held[gateway] and (replica in there or sight.unreachable):
             continue
-        lines.append(f"took the key of gateway {gateway} to {replica} from {host.name}")
+        lines.append(f"take the key of gateway {gateway} to {replica} from {host.name}")
         if not dry_run:
             revoke_key(host, gateway, replica)
     return lines

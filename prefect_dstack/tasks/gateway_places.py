@@ -9,7 +9,7 @@ from prefect_dstack.configurations import (
     ServiceConfiguration,
     resolve_gateway,
 )
-from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError
+from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.gateways.state import GatewayState
@@ -31,6 +31,7 @@ __all__ = [
     "machine",
     "open_ports",
     "state",
+    "unusable",
 ]
 
 LOCAL = "local"
@@ -235,6 +236,23 @@ def state(name: str) -> GatewayState | None:
         return gateway(name).state()
     except NotFoundError:
         return None
+
+
+def unusable(name: str, service: str) -> dict[str, str]:
+    """Find the replicas that a gateway has in a route and cannot use.
+
+    Args:
+        name: The gateway.
+        service: The service.
+
+    Returns:
+        What its checks of them say, by their names; none if the gateway does not answer.
+    """
+    try:
+        health = gateway(name).replica_health(service)
+    except PrefectDstackError:
+        return {}
+    return {replica: it.check for replica, it in health.items() if it.status == "DOWN"}
 
 
 def address(name: str) -> str:

@@ -198,7 +198,7 @@ def test_the_gateway_of_this_machine_in_front_of_a_spot_machine_that_is_taken_aw
 
     # Whatever the record says: what carries our tags and has no owner goes.
     documents.delete(DstackService, name)
-    assert f"removed {name}-1-0 from {name}-1-0: no record owns it" in reconcile_services()
+    assert f"remove {name}-1-0 from {name}-1-0: no record owns it" in reconcile_services()
     assert machines(account) == []
 
 

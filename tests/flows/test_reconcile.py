@@ -96,6 +96,18 @@ def test_keys_on_the_way_to_a_replica_behind_a_host_with_replicas_are_left_alone
     delete_gateway(GATEWAY)
 
 
+def test_a_tunnel_whose_key_was_lost_is_opened_again(tunnels: Lab, name: str) -> None:
+    deploy_service(tunnels.service(name, 1))
+    for host in tunnels.hosts[:2]:
+        host.check(["sed", "-i", "/prefect-dstack-tunnel:/d", "/root/.ssh/authorized_keys"])
+    tunnels.edge.check(["sh", "-c", "docker restart -t 1 $(docker ps -qf label=prefect-dstack.tunnel.port)"])
+    wait_until(lambda: overview()[0].state == "down", 60, "the gateway notices")
+    assert reconcile_services() == [f"{name}: open the tunnel of gateway {GATEWAY} to {name}-1-0 again"]
+    wait_until(lambda: answer(tunnels.edge.address), 30, "it answers again")
+    assert reconcile_services(dry_run=True) == []
+    stop_service(name)
+
+
 def test_what_no_record_owns_is_removed_even_while_a_host_is_away(tunnels: Lab, name: str) -> None:
     before = tunnels.traces()
     deploy_service(tunnels.service(name, 2))
