@@ -97,14 +97,17 @@ def fleet_of(configuration: FleetConfiguration, lookup: SecretLookup) -> Fleet:
     hosts = tuple(
         host_of(host, configuration.directory, lookup, common=common, blocks=whole) for host in common.hosts
     )
-    try:
-        return Fleet(name=configuration.name, hosts=hosts)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"names a host twice: {', '.join(host.name for host in hosts)}",
-            source=configuration.source_name,
-            key="ssh_config.hosts",
-        ) from error
+    names = [host.name for host in hosts]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            key = f"ssh_config.hosts.{number}"
+            raise ConfigurationError(
+                f"the host {name} is there twice; keep one",
+                source=configuration.source_name,
+                line=configuration.line_of(key),
+                key=key,
+            )
+    return Fleet(name=configuration.name, hosts=hosts)
 
 
 def host_of(

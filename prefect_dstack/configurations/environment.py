@@ -11,7 +11,7 @@ from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
 from prefect_dstack.configurations.interpolation import InterpolationError, parse, resolve_text, secrets_of
 from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.names import EnvironmentName, Text
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.errors import ConfigurationError, NotFoundError
 
 
 def parse_environment(value: Any) -> Any:
@@ -86,7 +86,8 @@ def resolve_environment(
         The environment, plain and secret values apart.
 
     Raises:
-        ConfigurationError: A bare name that is not in the deployer's environment.
+        ConfigurationError: A bare name that is not in the deployer's environment, or a secret that does not
+            exist.
     """
     plain: dict[str, str] = {}
     secret: dict[str, SecretStr] = {}
@@ -102,7 +103,7 @@ def resolve_environment(
                 )
             secret[name] = SecretStr(environ[name])
         elif secrets_of(written):
-            secret[name] = SecretStr(_checked(configuration, f"env.{name}", resolve_text(written, lookup)))
+            secret[name] = SecretStr(_checked(configuration, f"env.{name}", written, lookup))
         else:
             plain[name] = "".join(str(part) for part in parse(written))
     return Environment(plain=plain, secret=secret)
@@ -116,17 +117,48 @@ def resolve_registry_auth(
     Args:
         configuration: A service, task or development environment.
         lookup: Gives the value of a secret by its name, or raises.
+
+    Raises:
+        ConfigurationError: A secret that does not exist.
     """
     auth: RegistryAuth | None = getattr(configuration, "registry_auth", None)
     if auth is None:
         return None
     return RegistryCredentials(
-        username=resolve_text(auth.username or "", lookup),
-        password=SecretStr(resolve_text(auth.password, lookup)),
+        username=fill_in(configuration, "registry_auth.username", auth.username or "", lookup),
+        password=SecretStr(fill_in(configuration, "registry_auth.password", auth.password, lookup)),
     )
 
 
-def _checked(configuration: ConfigurationModel, key: str, value: str) -> str:
+def fill_in(
+    configuration: ConfigurationModel, key: str, written: str, lookup: Callable[[str], str]
+) -> str:
+    """Fill in the secrets of one key of a configuration.
+
+    Args:
+        configuration: What the key is in.
+        key: Its dotted path.
+        written: What is written there.
+        lookup: Gives the value of a secret by its name, or raises.
+
+    Returns:
+        The text with the secrets in it.
+
+    Raises:
+        ConfigurationError: A secret that does not exist; says where it is asked for.
+    """
+    try:
+        return resolve_text(written, lookup)
+    except NotFoundError as error:
+        raise ConfigurationError(
+            str(error), source=configuration.source_name, line=configuration.line_of(key), key=key
+        ) from error
+
+
+def _checked(
+    configuration: ConfigurationModel, key: str, written: str, lookup: Callable[[str], str]
+) -> str:
+    value = fill_in(configuration, key, written, lookup)
     if "\0" in value:
         raise ConfigurationError(
             "its secret has a NUL character, which no environment can hold",

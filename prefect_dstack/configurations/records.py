@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from prefect_dstack.configurations.base import ConfigurationModel
-from prefect_dstack.configurations.interpolation import is_place, resolve_text, secrets_of, texts
+from prefect_dstack.configurations.environment import fill_in
+from prefect_dstack.configurations.interpolation import is_place, secrets_of, texts
 from prefect_dstack.configurations.service import ServiceConfiguration, check_gateway
 from prefect_dstack.errors import ConfigurationError
 
@@ -59,11 +60,11 @@ def resolve_gateway(configuration: ServiceConfiguration, lookup: Callable[[str],
         The name or address of the gateway, true for the default one, false for none, None if nothing is said.
 
     Raises:
-        ConfigurationError: The secret holds no name or address.
+        ConfigurationError: The secret does not exist, or holds no name or address.
     """
     if not isinstance(configuration.gateway, str):
         return configuration.gateway
-    resolved = resolve_text(configuration.gateway, lookup).strip()
+    resolved = fill_in(configuration, "gateway", configuration.gateway, lookup).strip()
     try:
         return check_gateway(resolved)
     except ValueError:

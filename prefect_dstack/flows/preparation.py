@@ -97,8 +97,7 @@ def workload(configuration: ServiceConfiguration, environ: Mapping[str, str] | N
         All that its replicas need.
 
     Raises:
-        NotFoundError: If a secret does not exist.
-        ConfigurationError: If the environment lacks a value.
+        ConfigurationError: If a secret does not exist, or the environment lacks a value.
     """
     return Workload(
         configuration=configuration,

@@ -86,9 +86,11 @@ def test_a_bare_name_that_is_not_set_says_what_to_do() -> None:
     )
 
 
-def test_an_unknown_secret_is_the_lookups_error() -> None:
-    with pytest.raises(NotFoundError):
-        resolve_environment(service(env={"A": "${{ secrets.NONE }}"}), lookup, {})
+def test_an_unknown_secret_is_told_with_the_place_that_asks_for_it() -> None:
+    loaded = load_configuration("type: task\nimage: a\nenv:\n  A: ${{ secrets.NONE }}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_environment(loaded, lookup, {})
+    assert str(caught.value) == "<text>:4: env.A: no secret NONE"
 
 
 def test_a_secret_that_no_environment_can_hold_is_refused_without_showing_it() -> None:

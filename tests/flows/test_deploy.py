@@ -16,6 +16,7 @@ import pytest
 
 from prefect_dstack import Endpoint
 from prefect_dstack.errors import (
+    ConfigurationError,
     ConflictError,
     NoOfferError,
     NotFoundError,
@@ -311,8 +312,8 @@ class TestFailure:
         [
             (
                 {"env": {"TOKEN": "${{ secrets.no_such_secret }}"}},
-                NotFoundError,
-                "secrets.no_such_secret: there is no Prefect Secret block 'no-such-secret'",
+                ConfigurationError,
+                "env.TOKEN: secrets.no_such_secret: there is no Prefect Secret block 'no-such-secret'",
             ),
             ({"env": ["NOT_IN_THE_ENVIRONMENT"]}, Exception, "export NOT_IN_THE_ENVIRONMENT="),
             ({"resources": {"memory": "900TB"}}, NoOfferError, "no machine has what it asks for"),

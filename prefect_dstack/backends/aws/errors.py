@@ -150,7 +150,7 @@ def translate(error: Exception, doing: str) -> PrefectDstackError:
         )
     if code_of(error) in PERMISSIONS:
         return ProvisioningError(
-            f"{message.rstrip('.')}; `prefect-dstack doctor` prints the policy that suffices"
+            f"{message.rstrip('.')}; `prefect-dstack doctor --iam-policy` prints the policy that suffices"
         )
     if isinstance(error, AwsError):
         return ProvisioningError(message)

@@ -52,6 +52,10 @@ DNS = (
 )
 
 
+# What is answered to those who are allowed to do what cannot be done.
+ABSENT = ("DryRunOperation", "ParameterNotFound", "NoSuchHostedZone", "NoSuchChange")
+
+
 class PermissionCheck(BaseModel):
     """Whether the credentials allow one action."""
 
@@ -207,6 +211,7 @@ def _probes(settings: AwsSettings) -> Sequence[Probe]:
         "DescribeInstanceTypes": "describe_instance_types",
         "DescribeInstances": "describe_instances",
         "DescribeNetworkInterfaces": "describe_network_interfaces",
+        "DescribeRegions": "describe_regions",
         "DescribeRouteTables": "describe_route_tables",
         "DescribeSecurityGroups": "describe_security_groups",
         "DescribeSpotPriceHistory": "describe_spot_price_history",
@@ -214,7 +219,16 @@ def _probes(settings: AwsSettings) -> Sequence[Probe]:
         "DescribeVolumes": "describe_volumes",
         "DescribeVpcs": "describe_vpcs",
     }
-    # A dry run says whether it would be allowed before it looks at what it is about.
+    record = {
+        "Action": "UPSERT",
+        "ResourceRecordSet": {
+            "Name": "prefect-dstack.example.com",
+            "Type": "TXT",
+            "TTL": 60,
+            "ResourceRecords": [{"Value": '"a dry run"'}],
+        },
+    }
+    # Whether it would be allowed is said before anybody looks at what it is about, which does not exist.
     return [
         ("sts:GetCallerIdentity", "sts", "get_caller_identity", {}),
         *((f"ec2:{action}", "ec2", operation, dry) for action, operation in reads.items()),
@@ -239,6 +253,13 @@ def _probes(settings: AwsSettings) -> Sequence[Probe]:
             },
         ),
         ("ec2:TerminateInstances", "ec2", "terminate_instances", {"InstanceIds": [f"i-{nothing}"], **dry}),
+        (
+            "ec2:DeleteNetworkInterface",
+            "ec2",
+            "delete_network_interface",
+            {"NetworkInterfaceId": f"eni-{nothing}", **dry},
+        ),
+        ("ec2:DeleteVolume", "ec2", "delete_volume", {"VolumeId": f"vol-{nothing}", **dry}),
         ("ec2:GetConsoleOutput", "ec2", "get_console_output", {"InstanceId": f"i-{nothing}", **dry}),
         (
             "ec2:CreateSecurityGroup",
@@ -271,8 +292,27 @@ def _probes(settings: AwsSettings) -> Sequence[Probe]:
             "associate_address",
             {"AllocationId": f"eipalloc-{nothing}", "InstanceId": f"i-{nothing}", **dry},
         ),
+        (
+            "ec2:DisassociateAddress",
+            "ec2",
+            "disassociate_address",
+            {"AssociationId": f"eipassoc-{nothing}", **dry},
+        ),
         ("ec2:ReleaseAddress", "ec2", "release_address", {"AllocationId": f"eipalloc-{nothing}", **dry}),
         ("route53:ListHostedZones", "route53", "list_hosted_zones", {"MaxItems": "1"}),
+        (
+            "route53:ListResourceRecordSets",
+            "route53",
+            "list_resource_record_sets",
+            {"HostedZoneId": f"Z{nothing}", "MaxItems": "1"},
+        ),
+        (
+            "route53:ChangeResourceRecordSets",
+            "route53",
+            "change_resource_record_sets",
+            {"HostedZoneId": f"Z{nothing}", "ChangeBatch": {"Changes": [record]}},
+        ),
+        ("route53:GetChange", "route53", "get_change", {"Id": f"C{nothing}"}),
     ]
 
 
@@ -284,7 +324,7 @@ def _probe(
         aws.once(where, service, operation, **parameters)
     except AwsError as error:
         code = code_of(error)
-        if code in ("DryRunOperation", "ParameterNotFound") or code.endswith((".NotFound", ".Malformed")):
+        if code in ABSENT or code.endswith((".NotFound", ".Malformed")):
             return PermissionCheck(action=action, region=where, outcome="allowed")
         denied = code in PERMISSIONS or code in CREDENTIALS or not isinstance(error, ClientError)
         return PermissionCheck(

@@ -16,11 +16,9 @@ def test_all_actions_are_tried_and_nothing_is_done(aws: Account, home: Path) -> 
     # moto has no dry run of some, and does not say whether it would do what it was asked for.
     denied = [result for result in results if result.outcome == "denied"]
     assert denied == []
-    assert {result.action for result in results} >= {
-        "ec2:RunInstances",
-        "ec2:TerminateInstances",
-        "pricing:GetProducts",
-    }
+    # AWS tells only those who truly create them whether these are allowed.
+    untried = {"ec2:CreateTags", "iam:CreateServiceLinkedRole"}
+    assert {result.action for result in results} == _allowed() - untried
     assert aws.leftovers() == {}
 
 
@@ -55,10 +53,6 @@ def test_the_policy_fits_into_iam_and_guards_what_is_not_ours() -> None:
 
 
 def test_the_policy_allows_every_action_that_is_called(aws: Account) -> None:
-    allowed: set[str] = set()
-    for statement in least_policy(AwsSettings(regions=("eu-west-1",)))["Statement"]:
-        actions = statement["Action"]
-        allowed |= {actions} if isinstance(actions, str) else set(actions)
     sources = Path(__file__).parents[3] / "prefect_dstack" / "backends" / "aws"
     text = "".join(path.read_text() for path in sources.glob("*.py"))
     called = {
@@ -68,4 +62,12 @@ def test_the_policy_allows_every_action_that_is_called(aws: Account) -> None:
         if f'"{name}"' in text
     }
     assert called >= {"ec2:RunInstances", "route53:GetChange", "ssm:GetParameter"}
-    assert called <= allowed
+    assert called <= _allowed()
+
+
+def _allowed() -> set[str]:
+    allowed: set[str] = set()
+    for statement in least_policy(AwsSettings(regions=("eu-west-1",)))["Statement"]:
+        actions = statement["Action"]
+        allowed |= {actions} if isinstance(actions, str) else set(actions)
+    return allowed
