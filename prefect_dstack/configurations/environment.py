@@ -130,9 +130,7 @@ def resolve_registry_auth(
     )
 
 
-def fill_in(
-    configuration: ConfigurationModel, key: str, written: str, lookup: Callable[[str], str]
-) -> str:
+def fill_in(configuration: ConfigurationModel, key: str, written: str, lookup: Callable[[str], str]) -> str:
     """Fill in the secrets of one key of a configuration.
 
     Args:
@@ -155,9 +153,7 @@ def fill_in(
         ) from error
 
 
-def _checked(
-    configuration: ConfigurationModel, key: str, written: str, lookup: Callable[[str], str]
-) -> str:
+def _checked(configuration: ConfigurationModel, key: str, written: str, lookup: Callable[[str], str]) -> str:
     value = fill_in(configuration, key, written, lookup)
     if "\0" in value:
         raise ConfigurationError(

@@ -76,7 +76,9 @@ def test_blocks_are_only_set_when_they_are_written() -> None:
 def test_a_fleet_without_hosts_or_with_twins_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="ssh_config"):
         fleet_of(configuration(nodes=2), secret)
-    with pytest.raises(ConfigurationError, match=r"ssh_config\.hosts\.1: the host a is there twice; keep one"):
+    with pytest.raises(
+        ConfigurationError, match=r"ssh_config\.hosts\.1: the host a is there twice; keep one"
+    ):
         fleet_of(configuration(ssh_config={"hosts": ["a", "a"]}), secret)
 
 
