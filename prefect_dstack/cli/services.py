@@ -280,10 +280,16 @@ def history(name: Name, json: Json = False) -> None:
 
 def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    foreign: Annotated[
+        bool,
+        typer.Option(
+            "--foreign", help="Remove also what flow runs have created that this API does not know."
+        ),
+    ] = False,
 ) -> None:
     """Make what truly runs what is wanted: replace what is gone, remove what nobody owns."""
     connected()
     from prefect_dstack.flows.reconcile import reconcile_services
 
     with progress():
-        reconcile_services(dry_run=dry_run)
+        reconcile_services(dry_run=dry_run, foreign=foreign)

@@ -18,6 +18,7 @@ from prefect_dstack.flows.served import served_flow
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.services.record import LOST, ServiceRecord
 from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
+from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory
@@ -25,7 +26,7 @@ from prefect_dstack.tasks.observation import Found, Sight
 from prefect_dstack.tasks.reaching import key_hosts, keys_on, reach, revoke_key, tunnels_of, unreach
 from prefect_dstack.tasks.records import all_records, find_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
-from prefect_dstack.tasks.runs import has_died, is_over
+from prefect_dstack.tasks.runs import has_died, is_known, is_over
 
 __all__ = ["reconcile_services"]
 
@@ -33,14 +34,17 @@ RUNTIMES = ("docker", "process")
 
 
 @served_flow(name="reconcile-services")
-def reconcile_services(dry_run: bool = False) -> list[str]:
+def reconcile_services(dry_run: bool = False, foreign: bool = False) -> list[str]:
     """Compare the records with what truly runs, and repair the difference.
 
-    Replicas that are gone are replaced, missing routes restored, and what neither a record nor a live flow
-    run owns is removed. A machine or service that cannot be repaired now does not hold up the others.
+    Replicas that are gone are replaced and missing routes restored. What neither a record nor a live flow run
+    owns is removed, if this Prefect API knows the flow run that created it. A machine or service that cannot
+    be repaired now does not hold up the others.
 
     Args:
         dry_run: Only say what would be done.
+        foreign: Remove also what flow runs have created that this Prefect API does not know: those of a
+            database that was reset, or of another Prefect API, whose services this would end.
 
     Returns:
         What was done, or would be, a line each; empty if all was as wanted.
@@ -64,7 +68,7 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
             done += _repair(record, sight, dry_run=dry_run)
         except PrefectDstackError as error:
             problems.append(f"{record.name}: {error}")
-    for clean in _cleaning(sight, dry_run=dry_run):
+    for clean in _cleaning(sight, dry_run=dry_run, foreign=foreign):
         try:
             done += clean()
         except PrefectDstackError as error:
@@ -78,17 +82,19 @@ def reconcile_services(dry_run: bool = False) -> list[str]:
     return done
 
 
-def _cleaning(sight: Sight, *, dry_run: bool) -> Iterator[Callable[[], list[str]]]:
+def _cleaning(sight: Sight, *, dry_run: bool, foreign: bool) -> Iterator[Callable[[], list[str]]]:
     """List what is to be cleaned, place by place: one that cannot be reached does not hold up the others."""
     records = {record.name: record for record in all_records()}
     busy = {name for name, record in records.items() if record.deploying is not None}
+    if not foreign:
+        busy |= _foreign(records, sight)
     gateways = [gateway_places.LOCAL, *inventory().gateways]
     held: dict[str, set[str]] = {}
     for gateway in gateways:
-        yield partial(_remove_routes, gateway, records, dry_run)
+        yield partial(_remove_routes, gateway, records, busy, dry_run)
         yield partial(_end_tunnels, gateway, busy, held, sight, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
-    yield lambda: _remove_ownerless(records, sight, dry_run)
+    yield lambda: _remove_ownerless(records, busy, sight, dry_run)
     machines = [
         instance
         for instance in observation.instances_of(None, ["docker"])
@@ -158,31 +164,52 @@ def _steps(record: ServiceRecord, sight: Sight) -> tuple[list[Step], list[Found]
     return next_steps(running, wanted, goal.limits), twins
 
 
-def _remove_ownerless(records: dict[str, ServiceRecord], sight: Sight, dry_run: bool) -> list[str]:
+def _foreign(records: dict[str, ServiceRecord], sight: Sight) -> set[str]:
+    """Find the services that seem to be another Prefect API's."""
+    stamps = [found.replica.stamp for found in sight.found] + [stamp for _, stamp in sight.empty]
+    unknown = {stamp for stamp in stamps if stamp.service not in records and not is_known(stamp.flow_run)}
+    for stamp in sorted(unknown, key=lambda stamp: stamp.name):
+        get_run_logger().warning(
+            "%s is left alone: this Prefect API does not know the flow run that created it; if no other one "
+            "deploys there: prefect-dstack reconcile --foreign",
+            stamp.name,
+        )
+    return {stamp.service for stamp in unknown}
+
+
+def _remove_ownerless(
+    records: dict[str, ServiceRecord], busy: set[str], sight: Sight, dry_run: bool
+) -> list[str]:
     lines = []
+
+    def is_ownerless(stamp: Stamp) -> bool:
+        return stamp.service not in {*records, *busy} and is_over(stamp.flow_run)
+
     for found in sight.found:
         stamp = found.replica.stamp
-        if stamp.service not in records and is_over(stamp.flow_run):
+        if is_ownerless(stamp):
             lines.append(f"remove {stamp.name} from {found.instance.name}: no record owns it")
             if not dry_run:
                 remove_replica(found.instance, found.replica, DEFAULT_GRACE)
                 if connections.backends()[found.instance.backend].stamp(found.instance) is not None:
                     terminate_instance(found.instance)
     for instance, stamp in sight.empty:
-        if stamp.service not in records and is_over(stamp.flow_run):
+        if is_ownerless(stamp):
             lines.append(f"terminate {instance.name}: no record owns {stamp.name}")
             if not dry_run:
                 terminate_instance(instance)
     return lines
 
 
-def _remove_routes(gateway: str, records: dict[str, ServiceRecord], dry_run: bool) -> list[str]:
+def _remove_routes(
+    gateway: str, records: dict[str, ServiceRecord], busy: set[str], dry_run: bool
+) -> list[str]:
     lines = []
     state = gateway_places.state(gateway)
     for service in [] if state is None else list(state.routes):
         record = records.get(service)
         serves = record is not None and record.active is not None and record.gateway == gateway
-        if record is not None and (serves or record.deploying is not None):
+        if serves or service in busy:
             continue
         lines.append(f"remove the route of {service} from gateway {gateway}: no record owns it")
         if not dry_run:

@@ -15,7 +15,7 @@ from prefect.settings import get_current_settings
 
 from prefect_dstack.services.record import Deploying
 
-__all__ = ["deploying", "has_died", "is_over"]
+__all__ = ["deploying", "has_died", "is_known", "is_over"]
 
 # So many heartbeats may be missing before a run counts as lost.
 MISSED_HEARTBEATS = 3
@@ -58,6 +58,23 @@ def is_over(flow_run: str) -> bool:
             },
         )
         return not heartbeats.json()["events"]
+
+
+def is_known(flow_run: str) -> bool:
+    """Tell whether the Prefect API has ever had a flow run, and has it still.
+
+    Args:
+        flow_run: The id of the flow run.
+
+    Returns:
+        Whether it is there; if not, it may be that of another Prefect API.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_flow_run(UUID(flow_run))
+        except (ObjectNotFound, ValueError):
+            return False
+    return True
 
 
 def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:

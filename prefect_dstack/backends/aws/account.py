@@ -173,6 +173,7 @@ class Account:
                 },
                 token=token,
                 public=self.settings.public_ips if public is None else public,
+                instance_profile=self.settings.instance_profile if role == "replica" else None,
                 max_price=max_price,
             )
             try:

@@ -42,6 +42,7 @@ def launch_parameters(
     tags: Mapping[str, str],
     token: str,
     public: bool = True,
+    instance_profile: str | None = None,
     max_price: float | None = None,
 ) -> dict[str, Any]:
     """Write a request for one machine.
@@ -56,6 +57,7 @@ def launch_parameters(
         tags: Put on the machine, its disk and its network interface in this same call.
         token: By which EC2 recognises the request.
         public: Whether it gets a public address.
+        instance_profile: The name or ARN of an IAM instance profile for what runs on it.
         max_price: US dollars an hour, the most to pay for a spot machine; None: the on-demand price.
 
     Returns:
@@ -72,7 +74,8 @@ def launch_parameters(
         "MetadataOptions": {
             "HttpEndpoint": "enabled",
             "HttpTokens": "required",
-            "HttpPutResponseHopLimit": 1,
+            # A container is one hop further away than its machine.
+            "HttpPutResponseHopLimit": 1 if instance_profile is None else 2,
         },
         "BlockDeviceMappings": [
             {
@@ -95,9 +98,9 @@ def launch_parameters(
             }
         ],
     }
-    if settings.instance_profile:
-        key = "Arn" if settings.instance_profile.startswith("arn:") else "Name"
-        parameters["IamInstanceProfile"] = {key: settings.instance_profile}
+    if instance_profile is not None:
+        key = "Arn" if instance_profile.startswith("arn:") else "Name"
+        parameters["IamInstanceProfile"] = {key: instance_profile}
     if offer.spot:
         kinds.append("spot-instances-request")
         spot = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}

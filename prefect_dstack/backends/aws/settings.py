@@ -58,7 +58,8 @@ class AwsSettings(BaseModel):
         default=None,
         max_length=600,
         pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:instance-profile/)?[A-Za-z0-9_+=,.@/-]+$",
-        description="The name or ARN of an IAM instance profile, for workloads that call AWS themselves.",
+        description="The name or ARN of an IAM instance profile for replicas that call AWS themselves; "
+        "with it, containers reach the metadata of their instance.",
     )
     tags: dict[str, str] = Field(
         default_factory=dict, description="More tags for everything that is created."

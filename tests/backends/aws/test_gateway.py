@@ -9,6 +9,7 @@ import pytest
 
 from prefect_dstack.backends.aws import AwsBackend, AwsGateways
 from prefect_dstack.backends.aws.dns import zone_of
+from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration
 from prefect_dstack.errors import (
     CapacityError,
@@ -176,6 +177,27 @@ def test_a_replica_that_is_provisioned_leaves_the_gateways_ports_open(
     assert replicas.instances() == [instance]
     replicas.terminate(instance)
     assert open_to_everybody(aws) == {80, 443, 8080}
+
+
+def test_an_instance_profile_is_for_replicas_alone_and_within_reach_of_their_containers(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    aws.client("iam").create_instance_profile(InstanceProfileName="reads-models")
+    made = backend(instance_profile="reads-models")
+    service = ServiceConfiguration(port=8000, image="app", instance_types=["t3.small"])
+    stamp = Stamp(service="s", revision=1, replica=0)
+    replica = made.provision(made.offers(service), stamp, service, told.append)
+    front = AwsGateways(made).create("front", gateway(), told.append).instance
+
+    def described(instance: Instance) -> dict[str, Any]:
+        found = aws.client("ec2").describe_instances(InstanceIds=[instance.id])
+        entry: dict[str, Any] = found["Reservations"][0]["Instances"][0]
+        return entry
+
+    assert described(replica)["IamInstanceProfile"]["Arn"].endswith("/reads-models")
+    assert described(replica)["MetadataOptions"]["HttpPutResponseHopLimit"] == 2
+    assert "IamInstanceProfile" not in described(front)
+    assert described(front)["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
 
 
 def test_a_private_gateway_gets_no_public_address(aws: Account, backend: Make, told: list[str]) -> None:
