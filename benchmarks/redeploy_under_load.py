@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.contenders import IMAGE, Contender, contenders
 from benchmarks.load import Load, Request, quantile
-from tests.prefect_server import PrefectServer
+from prefect_dstack.api import connect, stop_local_server
 from tests.testbed.engine import local_engine
 from tests.testbed.images import load_image
 
@@ -175,17 +175,16 @@ def main() -> None:
         arguments.runtime = "process"
     with tempfile.TemporaryDirectory(prefix="prefect-dstack-benchmark-") as name:
         directory = Path(name)
-        server = PrefectServer(directory / "server")
-        server.start()
         os.environ |= {
             "HOME": name,
-            "PREFECT_API_URL": server.url,
+            "PREFECT_HOME": str(directory / "prefect"),
             "PREFECT_DSTACK_HOME": str(directory / "home"),
             "PREFECT_DSTACK_LOCAL_GATEWAY_PORT": "18600",
             "PREFECT_LOGGING_LEVEL": "ERROR",
         }
         logging.disable(logging.WARNING)
         try:
+            connect(print)
             for runtime in ["process", "docker"] if arguments.runtime == "both" else [arguments.runtime]:
                 place = directory / runtime
                 place.mkdir()
@@ -196,7 +195,7 @@ def main() -> None:
                         if failure != "whole":
                             print(f"{contender}: {times} x {failure}", flush=True)
         finally:
-            server.stop()
+            stop_local_server()
 
 
 if __name__ == "__main__":
