@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from prefect_dstack.backends.aws.catalog import InstanceType
 from prefect_dstack.backends.base import Gpu, Offer
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.configurations.messages import nearest, one_of
 from prefect_dstack.configurations.resources import Gpu as WantedGpu
 from prefect_dstack.configurations.resources import Resources
 
@@ -17,6 +18,9 @@ BACKEND = "aws"
 
 # A Docker Engine and a small server do not fit in less.
 LEAST_MEMORY_GB = 1.0
+
+# The most that EBS has: https://docs.aws.amazon.com/ebs/latest/userguide/volume_constraints.html
+MOST_DISK_GB = 65_536
 
 # GPUs that the driver in the Deep Learning base image serves, with their CUDA compute capability.
 COMPUTE_CAPABILITY = {
@@ -125,14 +129,27 @@ def explain(markets: Sequence[Market], wanted: ServiceConfiguration, *, any_gpu:
             f"backend ({', '.join(market.region for market in markets)})"
         )
     where = ", ".join(regions)
-    known = {kind.name for market in markets if market.region in regions for kind in market.types}
+    kinds = [kind for market in markets if market.region in regions for kind in market.types]
+    known = {kind.name for kind in kinds}
     if wanted.instance_types and not known & set(wanted.instance_types):
-        return f"{where}: there is no usable instance type {' or '.join(wanted.instance_types)}"
+        hint = next(filter(None, (nearest(name, sorted(known)) for name in wanted.instance_types)), None)
+        return f"{where}: there is no usable instance type {one_of(wanted.instance_types)}" + (
+            f"; did you mean {hint}?" if hint else ""
+        )
+    zones = sorted({zone for kind in kinds for zone in kind.zones})
+    if wanted.availability_zones and not set(zones) & set(wanted.availability_zones):
+        return (
+            f"{where}: there is no availability zone {one_of(wanted.availability_zones)}; "
+            f"there are: {', '.join(zones)}"
+        )
+    if _disk(wanted, 0) > MOST_DISK_GB:
+        return f"a disk of {_disk(wanted, 0):,.0f} GB is more than EBS has, which is {MOST_DISK_GB:,} GB"
+    anywhere = wanted.model_copy(update={"availability_zones": None})
     candidates = rank(
         [
             offer
             for market in markets
-            for offer in _of_market(market, wanted, zones=(), any_gpu=any_gpu, disk_gb=0)
+            for offer in _of_market(market, anywhere, zones=(), any_gpu=any_gpu, disk_gb=0)
         ],
         regions,
     )
@@ -157,6 +174,8 @@ def _of_market(
     market: Market, wanted: ServiceConfiguration, *, zones: Sequence[str], any_gpu: bool, disk_gb: float
 ) -> Iterator[Offer]:
     if wanted.regions and market.region not in wanted.regions:
+        return
+    if _disk(wanted, disk_gb) > MOST_DISK_GB:
         return
     policy = wanted.spot_policy or "on-demand"
     for kind in market.types:

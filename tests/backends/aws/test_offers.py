@@ -179,6 +179,8 @@ def test_the_disk_is_as_large_as_asked(disk: str | None, expected: float) -> Non
     [
         ({"regions": ["us-east-1"]}, "none of the regions asked for (us-east-1)"),
         ({"instance_types": ["z9.huge"]}, "there is no usable instance type z9.huge"),
+        ({"instance_types": ["m5.larg"]}, "no usable instance type m5.larg; did you mean m5.large?"),
+        ({"resources": {"disk": "70TB"}}, "a disk of 71,680 GB is more than EBS has, which is 65,536 GB"),
         ({"resources": {"cpu": 1000}}, "none of 8 instance types has the resources"),
         (
             {"max_price": 0.01},
@@ -188,7 +190,10 @@ def test_the_disk_is_as_large_as_asked(disk: str | None, expected: float) -> Non
             {"instance_types": ["c9.xlarge"], "max_price": 1},
             "the prices of all 1 matching offers are unknown",
         ),
-        ({"availability_zones": ["eu-west-1z"]}, "none of 8 instance types has the resources"),
+        (
+            {"availability_zones": ["eu-west-1z"]},
+            "there is no availability zone eu-west-1z; there are: eu-west-1a",
+        ),
     ],
 )
 def test_no_offer_is_explained(keys: dict[str, Any], expected: str) -> None:
