@@ -26,9 +26,9 @@ def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
         configuration: The gateway.
         yes: Whether not to ask.
     """
-    if not confirm(f"Create gateway {configuration.name} ({configuration.backend})?", yes):
-        raise typer.Exit(2)
     connected()
+    if not yes and not confirm(_question(configuration), yes):
+        raise typer.Exit(2)
     from prefect_dstack.flows.gateways import create_gateway, missing_records
 
     with progress():
@@ -36,6 +36,18 @@ def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
     out.print(f"gateway {name} is ready")
     for record in missing_records(name):
         out.print(f"create this DNS record: {record}", highlight=False)
+
+
+def _question(configuration: GatewayConfiguration) -> str:
+    """Ask for a gateway, and where it costs money, say how much."""
+    what = f"Create gateway {configuration.name}, or bring it up to date"
+    if configuration.backend != "aws":
+        return f"{what} ({configuration.backend})?"
+    from prefect_dstack.tasks.gateway_places import cloud
+
+    offer = cloud(configuration.name or "").offer(configuration)
+    price = "price unknown" if offer.price is None else f"${offer.price:.4g} an hour"
+    return f"{what}: {offer.instance_type} in {offer.region}, {price}?"
 
 
 @application.command()

@@ -55,6 +55,43 @@ class AwsGateways:
         self._aws = backend.account.aws
         self._settings = backend.settings
 
+    def offer(self, configuration: GatewayConfiguration, report: Report = quiet) -> Offer:
+        """Say what a gateway's machine would be, and cost.
+
+        Args:
+            configuration: Its region and instance type.
+            report: Told of prices that cannot be had.
+
+        Returns:
+            The machine.
+
+        Raises:
+            ConfigurationError: If there is no such region or instance type.
+            ProvisioningError: If AWS cannot be asked.
+        """
+        region = configuration.region or self._settings.regions[0]
+        if region not in self._settings.regions:
+            raise ConfigurationError(
+                f"{region!r} is not one of the AWS backend's regions: {', '.join(self._settings.regions)}",
+                key="region",
+            )
+        wanted = configuration.instance_type or self._settings.gateway_instance_type
+        for kind in instance_types(self._aws, self._account.cache, region):
+            if kind.name == wanted:
+                allowed = self._settings.availability_zones
+                price = on_demand_prices(self._aws, self._account.cache, region, report).get(kind.name)
+                return Offer(
+                    backend=BACKEND,
+                    instance_type=kind.name,
+                    region=region,
+                    zones=tuple(zone for zone in kind.zones if not allowed or zone in allowed),
+                    cpus=kind.cpus,
+                    memory_gb=kind.memory_gb,
+                    disk_gb=DISK_GB,
+                    price=price,
+                )
+        raise ConfigurationError(f"{region} has no usable instance type {wanted!r}", key="instance_type")
+
     def create(
         self, name: str, configuration: GatewayConfiguration, report: Report = quiet
     ) -> CreatedGateway:
@@ -73,17 +110,13 @@ class AwsGateways:
             ConflictError: If its domain leads elsewhere.
             ProvisioningError: If anything else fails; then nothing is left of the attempt.
         """
-        region = configuration.region or self._settings.regions[0]
-        if region not in self._settings.regions:
-            raise ConfigurationError(
-                f"{region!r} is not one of the AWS backend's regions: {', '.join(self._settings.regions)}",
-                key="region",
-            )
+        offer = self.offer(configuration, report)
+        region = offer.region
         public = configuration.public_ip and self._settings.public_ips
         existing = self._find(name)
         try:
             if existing is None:
-                identifier = self._launch(name, region, configuration, report)
+                identifier = self._launch(name, offer, configuration, report)
             else:
                 region, identifier = existing.region, existing.id
                 report(f"aws: gateway {name}: found {identifier}")
@@ -182,9 +215,8 @@ class AwsGateways:
                 return ec2.to_instance(self._aws, region, entry)
         return None
 
-    def _launch(self, name: str, region: str, configuration: GatewayConfiguration, report: Report) -> str:
-        offer = self._offer(region, configuration.instance_type, report)
-        network = self._account.network(region)
+    def _launch(self, name: str, offer: Offer, configuration: GatewayConfiguration, report: Report) -> str:
+        network = self._account.network(offer.region)
         # One attempt at a gateway's machine has nothing in common with the next: it is found by its tag.
         stamp = Stamp(service=f"gateway/{name}", revision=1, replica=0, flow_run=str(uuid.uuid4()))
         tags = {
@@ -231,24 +263,6 @@ class AwsGateways:
             delete_records(self._aws, before, address)
         tags = tagging.to_list({tagging.DOMAIN: domain or ""})
         self._aws.call(machine.region, "ec2", "create_tags", Resources=[machine.id], Tags=tags)
-
-    def _offer(self, region: str, instance_type: str | None, report: Report) -> Offer:
-        wanted = instance_type or self._settings.gateway_instance_type
-        for kind in instance_types(self._aws, self._account.cache, region):
-            if kind.name == wanted:
-                allowed = self._settings.availability_zones
-                price = on_demand_prices(self._aws, self._account.cache, region, report).get(kind.name)
-                return Offer(
-                    backend=BACKEND,
-                    instance_type=kind.name,
-                    region=region,
-                    zones=tuple(zone for zone in kind.zones if not allowed or zone in allowed),
-                    cpus=kind.cpus,
-                    memory_gb=kind.memory_gb,
-                    disk_gb=DISK_GB,
-                    price=price,
-                )
-        raise ConfigurationError(f"{region} has no usable instance type {wanted!r}", key="instance_type")
 
     def _addresses(self, region: str, name: str) -> list[dict[str, Any]]:
         by = [tagging.tagged(tagging.GATEWAY, name)]
