@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import typer
 
 from prefect_dstack.cli import fleets, gateways, server, services, tokens
 from prefect_dstack.cli.diagnostics import doctor
-from prefect_dstack.cli.output import console_error
+from prefect_dstack.cli.output import INTERRUPTED, console_error
 from prefect_dstack.errors import PrefectDstackError
 
 __all__ = ["main"]
@@ -46,16 +48,34 @@ def schema() -> None:
     print(json.dumps(configuration_schema(), indent=2))  # noqa: T201
 
 
+def _terminate(*_: object) -> None:
+    """End on SIGTERM; while a flow runs, Prefect gets the signal, and sends it on once all is undone."""
+    console_error(INTERRUPTED)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _hang_up(*_: object) -> None:
+    """End as on SIGTERM when the terminal is gone; nobody reads what is written from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> None:
     """Run the command line: exit code 0 if all went well, 1 if not, 2 for the user's mistake."""
+    signal.signal(signal.SIGTERM, _terminate)
+    # Under `nohup` it is ignored, and stays so.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _hang_up)
     try:
         application()
     except PrefectDstackError as error:
         console_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        console_error("interrupted")
-        sys.exit(130)
+        console_error(INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001 - what is not ours is told in one line too
         console_error(f"{type(error).__name__}: {error}")
         sys.exit(1)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-__all__ = ["can_ask", "confirm", "connected", "console_error", "progress", "show_table"]
+__all__ = ["INTERRUPTED", "can_ask", "confirm", "connected", "console_error", "progress", "show_table"]
+
+INTERRUPTED = "interrupted; prefect-dstack ps shows what serves"
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -109,6 +113,9 @@ def progress() -> Iterator[None]:
     with status if status is not None else contextlib.nullcontext():
         try:
             yield
+        except KeyboardInterrupt:
+            console_error(INTERRUPTED)
+            raise typer.Exit(128 + signal.SIGINT) from None
         finally:
             for logger in loggers:
                 logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""`apply`, `offer`, `ps`, `logs`, `stop`, `rollback`, `history` and `reconcile`."""
+"""`apply`, `offer`, `ps`, `logs`, `stop`, `rollback`, `promote`, `history` and `reconcile`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def register(application: typer.Typer) -> None:
     Args:
         application: The command line.
     """
-    for command in (apply, offer, ps, logs, stop, rollback, history, reconcile):
+    for command in (apply, offer, ps, logs, stop, rollback, promote, history, reconcile):
         application.command()(command)
 
 
@@ -102,11 +102,15 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) ->
                     },
                     "replicas": endpoint.replicas,
                     "changed": endpoint.changed,
+                    "superseded": endpoint.superseded,
                 }
             )
         )
         return
-    verb = "serves" if endpoint.changed else "is unchanged (--force replaces it), and serves"
+    if endpoint.superseded:
+        out.print(f"{configuration.name}: this file was not deployed, a later request came first")
+    unchanged = not endpoint.changed and not endpoint.superseded
+    verb = "is unchanged (--force replaces it), and serves" if unchanged else "serves"
     out.print(f"[bold]{endpoint.service}@{endpoint.revision}[/bold] {verb} at [bold]{endpoint.url}[/bold]")
     if endpoint.openai_base_url:
         out.print(f"OpenAI base URL: {endpoint.openai_base_url} (model {endpoint.model})")
@@ -244,6 +248,14 @@ def rollback(
     with progress():
         endpoint = rollback_service(name, revision.number)
     out.print(f"[bold]{name}@{endpoint.revision}[/bold] serves at [bold]{endpoint.url}[/bold]")
+
+
+def promote(name: Name) -> None:
+    """Let a canary that waits for a person take over."""
+    connected()
+    from prefect_dstack.flows.promotion import promote_service
+
+    out.print(f"{name}@{promote_service(name)} takes over; prefect-dstack ps shows how it goes")
 
 
 def history(name: Name, json: Json = False) -> None:

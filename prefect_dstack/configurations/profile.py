@@ -203,7 +203,9 @@ class ProfileKeys(ProvisioningKeys):
         default=None, description="How long a run may run, such as 2h; off for no limit."
     )
     stop_duration: OffableDuration = Field(
-        default=None, description="How long a run may take to stop before it is killed, such as 5m."
+        default=None,
+        description="How long a run may take to stop before it is killed, such as 5m; of a service, the open "
+        "requests of a replica; off for no limit. Default: 5m.",
     )
     creation_policy: Literal["reuse", "reuse-or-create"] | None = Field(
         default=None, description="Whether new machines may be created, or only existing ones reused."

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Paused
+from prefect.utilities.urls import url_for
 
 from prefect_dstack.configurations import Canary
 from prefect_dstack.errors import DeploymentError
@@ -61,6 +62,10 @@ def try_canary(goal: Goal, old: Goal, terms: Canary) -> None:
     get_run_logger().info("%s@%d: promoted", goal.service, goal.revision)
 
 
+def _page_of(flow_run: UUID) -> str:
+    return url_for("flow-run", obj_id=flow_run) or "the Prefect UI"
+
+
 def _wait_for_a_person(goal: Goal, old: Goal, terms: Canary) -> None:
     """Pause the flow run until a person resumes or cancels it; a canary that fails meanwhile is rejected.
 
@@ -75,8 +80,9 @@ def _wait_for_a_person(goal: Goal, old: Goal, terms: Canary) -> None:
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run, Paused(message=f"{goal.service}@{goal.revision}: promote it?"))
         logger.info(
-            "%s@%d: resume flow run %s in the Prefect UI to promote it, or cancel it to go back to %s@%d",
-            *(goal.service, goal.revision, flow_run, goal.service, old.revision),
+            "%s@%d: waits for somebody to resume its flow run, or to cancel it: prefect-dstack promote %s, "
+            "or prefect flow-run cancel %s, or %s",
+            *(goal.service, goal.revision, goal.service, flow_run, _page_of(flow_run)),
         )
         while True:
             verdict = comparison.judge(terms, over=False)

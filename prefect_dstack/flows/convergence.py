@@ -56,7 +56,7 @@ class Goal:
         route: The route to register them in; None where none shall run.
         flow_run: Stamped on what is created.
         runtimes: What its revisions, old and new, use.
-        stop_duration: Seconds that open requests get to finish.
+        stop_duration: Seconds that open requests get to finish; None: as long as they take.
         offers: Where the first replicas may run, if that is known already; asked for anew in each round.
         weight: The share of the requests that each new replica gets, relative to others.
         untouched: A revision whose replicas stay as they are.
@@ -71,7 +71,7 @@ class Goal:
     runtimes: frozenset[str]
     work: Workload | None = None
     route: Route | None = None
-    stop_duration: float = DEFAULT_STOP_DURATION
+    stop_duration: float | None = DEFAULT_STOP_DURATION
     offers: Sequence[Offer] | None = None
     weight: int = EVEN_WEIGHT
     untouched: int | None = None

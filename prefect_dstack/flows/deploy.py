@@ -146,7 +146,7 @@ def superseded(record: ServiceRecord) -> Endpoint | None:
         "%s: superseded by %s@%d, which was asked for later; nothing was done",
         *(record.name, record.name, record.active),
     )
-    return record.endpoint.model_copy(update={"changed": False})
+    return record.endpoint.model_copy(update={"changed": False, "superseded": True})
 
 
 def _deploy(record: ServiceRecord, work: Workload, turn: Turn, *, force: bool) -> Endpoint:
@@ -203,7 +203,10 @@ def put_on_air(
     if active is None:
         record = record.model_copy(update={"gateway": gateway})
     save_record(record, environment)
-    logger.info("%s@%d: deploying %d replicas", record.name, revision.number, goal.replicas)
+    logger.info(
+        "%s@%d: deploying %d %s",
+        *(record.name, revision.number, goal.replicas, "replica" if goal.replicas == 1 else "replicas"),
+    )
     rollout = work.configuration.rollout
     try:
         create_gateway(gateway)
@@ -256,7 +259,7 @@ def _is_routed(record: ServiceRecord, work: Workload) -> bool:
     """Tell whether the route is what its gateway's own settings make of it today."""
     state = gateway_places.state(record.gateway)
     known = None if state is None else state.routes.get(record.name)
-    if state is None or known is None:
+    if state is None or known is None or not gateway_places.runs(record.gateway):
         return False
     wanted = route_of(work.configuration, gateway_places.gateway(record.gateway), state)
     return wanted == known.model_copy(update={"tokens": {}, "replicas": {}})

@@ -10,14 +10,16 @@ from datetime import datetime, timezone
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
+from prefect_dstack.configurations import ServiceConfiguration
 from prefect_dstack.flows.convergence import DEFAULT_STOP_DURATION, Goal
 from prefect_dstack.flows.preparation import Workload
 from prefect_dstack.services.record import Deploying, Revision, ServiceRecord
 from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.records import find_record
+from prefect_dstack.tasks.runs import close_run, has_died
 
-__all__ = ["Turn", "asked_at", "goal_for", "held", "run_id", "runtimes_of"]
+__all__ = ["Turn", "asked_at", "drain_time", "goal_for", "held", "run_id", "runtimes_of"]
 
 
 def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway: str, flow_run: str) -> Goal:
@@ -35,7 +37,6 @@ def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway:
     """
     configuration = work.configuration
     replicas = configuration.replica_count
-    stop_duration = configuration.stop_duration
     return Goal(
         service=record.name,
         gateway=gateway,
@@ -45,8 +46,23 @@ def goal_for(record: ServiceRecord, revision: Revision, work: Workload, gateway:
         work=work,
         flow_run=flow_run,
         runtimes=runtimes_of(record) | {"docker" if configuration.image else "process"},
-        stop_duration=float(stop_duration) if isinstance(stop_duration, int) else DEFAULT_STOP_DURATION,
+        stop_duration=drain_time(configuration),
     )
+
+
+def drain_time(configuration: ServiceConfiguration) -> float | None:
+    """Tell how long the open requests of a replica get to finish.
+
+    Args:
+        configuration: The service.
+
+    Returns:
+        Seconds; None: as long as they take.
+    """
+    written = configuration.stop_duration
+    if written == "off":
+        return None
+    return DEFAULT_STOP_DURATION if written is None else float(written)
 
 
 def runtimes_of(record: ServiceRecord) -> frozenset[str]:
@@ -113,4 +129,7 @@ def held(service: str) -> Iterator[Turn]:
         return None if record is None else record.deploying
 
     with lock(f"service-{service}", flow_run, holder, get_run_logger().info) as lease:
+        left = holder()
+        if left is not None and left.flow_run != flow_run and has_died(left):
+            close_run(left.flow_run)
         yield Turn(flow_run, lease)

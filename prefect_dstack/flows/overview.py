@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.flows.goals import runtimes_of
+from prefect_dstack.flows.promotion import how_to_decide
+from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.pool import shared_connections
-from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.services.record import Deploying, ServiceRecord
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.observation import Found
 from prefect_dstack.tasks.records import all_records, load_record
-from prefect_dstack.tasks.runs import has_died
+from prefect_dstack.tasks.runs import has_died, is_paused
 
 __all__ = ["ReplicaOverview", "ServiceOverview", "overview", "read_logs"]
 
@@ -42,9 +44,17 @@ class ServiceOverview(BaseModel):
 
     name: str = Field(description="The name of the service.")
     revision: int | None = Field(description="The revision that shall serve.")
-    state: Literal["serving", "degraded", "down", "deploying", "stopped", "failed", "unfinished"] = Field(
-        description="How the service is."
-    )
+    state: Literal[
+        "serving",
+        "degraded",
+        "down",
+        "deploying",
+        "waiting",
+        "stopping",
+        "stopped",
+        "failed",
+        "unfinished",
+    ] = Field(description="How the service is; `waiting`: for a person to promote a canary.")
     wanted: int = Field(description="How many replicas there shall be.")
     serving: int = Field(description="How many there are that get requests.")
     url: str | None = Field(description="Where it answers.")
@@ -68,53 +78,33 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     runtimes = runtimes_of(record)
     seen = observation.look(record.name, observation.instances_of(record.name, runtimes), runtimes)
     problems += [f"{name} cannot be asked: {reason}" for name, reason in seen.unlisted.items()]
-    try:
-        state = gateway_places.state(record.gateway)
-    except PrefectDstackError as error:
-        state = None
-        problems.append(str(error))
+    state, routed = _at_gateway(record, problems)
     sight, twins = seen.without_twins(state)
     problems += [f"{twin.replica.name} has a twin on {twin.instance.name}" for twin in twins]
-    route = None if state is None else state.routes.get(record.name)
-    routed = set() if route is None else {r.name for r in route.replicas.values() if r.state == "ready"}
-    if routed:
-        for name, check in gateway_places.unusable(record.gateway, record.name).items():
-            routed.discard(name)
-            problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
-    active = record.active_revision
-    wanted = 0 if active is None else _replica_count(record, active.configuration)
     replicas = [_replica(found, routed) for found in sight.found]
-    expected = (
-        {f"{record.name}-{active.replicas_of}-{number}" for number in range(wanted)}
-        if active is not None
-        else set()
-    )
+    expected = _expected(record)
     serving = sum(r.name in expected and r.state == "running" and r.routed for r in replicas)
     missing = sorted(expected - {replica.name for replica in replicas})
     if missing:  # Otherwise nothing of this service can have been on a machine that is gone.
         problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
     problems += [f"{name} is missing" for name in missing]
     problems += [f"{r.name} is {r.state}" for r in replicas if r.state != "running"]
+    left = [r.name for r in replicas if r.name not in expected] + [stamp.name for _, stamp in sight.empty]
     if record.deploying is not None and not has_died(record.deploying):
-        condition = "deploying"
-    elif active is None:
-        failed = bool(record.revisions) and record.revisions[-1].outcome == "failed"
-        condition = "failed" if failed and not record.taken_off else "stopped"
-        problems += [record.revisions[-1].reason] if condition == "failed" else []
-        # Whatever was to end and has not may cost money, and may answer.
-        left = [replica.name for replica in replicas] + [stamp.name for _, stamp in sight.empty]
-        if left or record.deploying is not None:
-            condition = "unfinished"
-            problems += [f"{replica} is left" for replica in left]
-            problems += ["stop it again, or run prefect-dstack reconcile"]
+        condition = _under_way(record, record.deploying, problems)
+    elif record.active is None:
+        condition = _off_the_air(record, left, problems)
     else:
-        condition = "serving" if serving >= wanted else "degraded" if serving else "down"
+        condition = "serving" if serving >= len(expected) else "degraded" if serving else "down"
+        if left or record.deploying is not None:
+            problems += [f"{name} is left of a deployment that ended before it was done" for name in left]
+            problems += ["prefect-dstack reconcile, or the next apply, undoes that deployment"]
     return ServiceOverview.model_validate(
         {
             "name": record.name,
             "revision": record.active,
             "state": condition,
-            "wanted": wanted,
+            "wanted": len(expected),
             "serving": serving,
             "url": None if record.endpoint is None else record.endpoint.url,
             "gateway": record.gateway,
@@ -124,9 +114,52 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
     )
 
 
-def _replica_count(record: ServiceRecord, configuration: dict[str, object]) -> int:
-    loaded = load_configuration(configuration, name=record.name)
-    return loaded.replica_count if isinstance(loaded, ServiceConfiguration) else 0
+def _at_gateway(record: ServiceRecord, problems: list[str]) -> tuple[GatewayState | None, set[str]]:
+    """Read what the gateway of a service routes, and to which of its replicas requests get through."""
+    try:
+        state = gateway_places.state(record.gateway)
+        running = gateway_places.runs(record.gateway)
+    except PrefectDstackError as error:
+        problems.append(str(error))
+        return None, set()
+    if not running:
+        if record.active is not None:
+            problems.append(f"gateway {record.gateway} does not run: prefect-dstack reconcile starts it")
+        return state, set()
+    route = None if state is None else state.routes.get(record.name)
+    routed = set() if route is None else {r.name for r in route.replicas.values() if r.state == "ready"}
+    for name, check in gateway_places.unusable(record.gateway, record.name).items() if routed else ():
+        if name in routed:
+            routed.discard(name)
+            problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
+    return state, routed
+
+
+def _expected(record: ServiceRecord) -> set[str]:
+    active = record.active_revision
+    loaded = None if active is None else load_configuration(active.configuration, name=record.name)
+    if active is None or not isinstance(loaded, ServiceConfiguration):
+        return set()
+    return {f"{record.name}-{active.replicas_of}-{number}" for number in range(loaded.replica_count)}
+
+
+def _under_way(record: ServiceRecord, deploying: Deploying, problems: list[str]) -> str:
+    if is_paused(deploying.flow_run):
+        problems.append(f"{record.name}@{deploying.revision} waits: {how_to_decide(record)}")
+        return "waiting"
+    return "deploying" if deploying.revision is not None else "stopping"
+
+
+def _off_the_air(record: ServiceRecord, left: list[str], problems: list[str]) -> str:
+    failed = bool(record.revisions) and record.revisions[-1].outcome == "failed"
+    condition = "failed" if failed and not record.taken_off else "stopped"
+    problems += [record.revisions[-1].reason] if condition == "failed" else []
+    # Whatever was to end and has not may cost money, and may answer.
+    if left or record.deploying is not None:
+        condition = "unfinished"
+        problems += [f"{name} is left" for name in left]
+        problems += ["stop it again, or run prefect-dstack reconcile"]
+    return condition
 
 
 def _replica(found: Found, routed: set[str]) -> ReplicaOverview:

@@ -17,7 +17,7 @@ from prefect_dstack.flows.restoring import restore
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.services.record import LOST, ServiceRecord
-from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
+from prefect_dstack.services.rollout import Limits, Step, Wanted, all_steps
 from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
@@ -108,9 +108,10 @@ def _cleaning(sight: Sight, *, dry_run: bool, foreign: bool) -> Iterator[Callabl
 def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
     steps, twins = _steps(record, sight)
     cut_off = [found for found in _cut_off(record, sight) if found not in twins]
-    if not steps and not twins and not cut_off and record.deploying is None:
+    gateway_down = [f"start gateway {record.gateway}"] if _is_gateway_down(record) else []
+    if not (steps or twins or cut_off or gateway_down) and record.deploying is None:
         return []
-    lines = [f"{record.name}: {step.action} {record.name}-{step.revision}-{step.replica}" for step in steps]
+    lines = [f"{record.name}: {line}" for line in [*gateway_down, *_words(record.name, steps)]]
     lines += [
         f"{record.name}: remove the twin of {twin.replica.name} on {twin.instance.name}" for twin in twins
     ]
@@ -132,6 +133,22 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
             reach(record.gateway, found.instance, found.replica)
         restore(fresh, turn.flow_run)
     return lines
+
+
+def _is_gateway_down(record: ServiceRecord) -> bool:
+    return record.active is not None and not gateway_places.runs(record.gateway)
+
+
+def _words(service: str, steps: list[Step]) -> Iterator[str]:
+    """Say what becomes of each replica."""
+    actions: dict[str, list[str]] = {}
+    for step in steps:
+        actions.setdefault(f"{service}-{step.revision}-{step.replica}", []).append(step.action)
+    for replica, done in actions.items():
+        if "launch" in done:
+            yield f"start {replica}{' again' if 'remove' in done else ''}"
+        else:
+            yield f"{'remove' if 'remove' in done else 'route'} {replica}"
 
 
 def _cut_off(record: ServiceRecord, sight: Sight) -> list[Found]:
@@ -158,10 +175,10 @@ def _steps(record: ServiceRecord, sight: Sight) -> tuple[list[Step], list[Found]
     running = observation.running(mine, record.name, state)
     active = record.active_revision
     if active is None:
-        return next_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0)), twins
+        return all_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0)), twins
     goal = goal_for(record, active, recorded_workload(record, active), record.gateway, "")
     wanted = Wanted(revision=goal.revision, replicas=goal.replicas)
-    return next_steps(running, wanted, goal.limits), twins
+    return all_steps(running, wanted, goal.limits), twins
 
 
 def _foreign(records: dict[str, ServiceRecord], sight: Sight) -> set[str]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from prefect import get_run_logger
 
+from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.errors import GatewayError, HostError, NotFoundError
-from prefect_dstack.flows.convergence import DEFAULT_GRACE, Goal, converge
-from prefect_dstack.flows.goals import goal_for, held, runtimes_of
+from prefect_dstack.flows.convergence import DEFAULT_GRACE, DEFAULT_STOP_DURATION, Goal, converge
+from prefect_dstack.flows.goals import drain_time, goal_for, held, runtimes_of
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.routing import route_of
 from prefect_dstack.flows.served import served_flow
@@ -19,7 +20,7 @@ from prefect_dstack.tasks.gateways import create_gateway, register_route, remove
 from prefect_dstack.tasks.observation import Sight
 from prefect_dstack.tasks.records import all_records, find_record, save_record
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
-from prefect_dstack.tasks.runs import has_died
+from prefect_dstack.tasks.runs import has_died, is_this_process
 
 __all__ = ["bring_back", "restore", "restore_hook", "restore_service"]
 
@@ -87,8 +88,6 @@ def take_off(record: ServiceRecord, flow_run: str, *, force: bool = False) -> No
             ) from error
         _take_off_without_gateway(record, error)
         return
-    active = record.active_revision
-    stop_duration = None if active is None else active.configuration.get("stop_duration")
     goal = Goal(
         service=record.name,
         gateway=record.gateway,
@@ -97,15 +96,23 @@ def take_off(record: ServiceRecord, flow_run: str, *, force: bool = False) -> No
         limits=Limits(max_surge=0, max_unavailable=0),
         flow_run=flow_run,
         runtimes=runtimes_of(record),
+        stop_duration=_stop_duration(record),
     )
-    if active is not None and stop_duration is not None:
-        goal.stop_duration = goal_for(
-            record, active, recorded_workload(record, active), record.gateway, flow_run
-        ).stop_duration
     sight = converge(goal)
     if gateway_places.state(record.gateway) is not None:
         remove_route(record.gateway, record.name)
     _warn_of_leftovers(record, sight)
+
+
+def _stop_duration(record: ServiceRecord) -> float | None:
+    """Tell how long the requests of a service that is taken off the air get to finish."""
+    # Of a stop, the revision that served is the one that was stopped; of a failed deployment, the last one.
+    stopped = [revision for revision in record.revisions if revision.outcome == "stopped"]
+    for revision in reversed(stopped or record.revisions):
+        configuration = load_configuration(revision.configuration, name=record.name)
+        if isinstance(configuration, ServiceConfiguration):
+            return drain_time(configuration)
+    return DEFAULT_STOP_DURATION
 
 
 def _take_off_without_gateway(record: ServiceRecord, error: Exception) -> None:
@@ -134,12 +141,13 @@ def _warn_of_leftovers(record: ServiceRecord, sight: Sight) -> None:
 
 
 @served_flow(name="restore-service", flow_run_name="restore {name}")
-def restore_service(name: str, flow_run: str | None = None) -> None:
+def restore_service(name: str, flow_run: str | None = None, reason: str = LOST) -> None:
     """Undo what a deployment that died has left of a service; what served before serves again.
 
     Args:
         name: The service.
         flow_run: Only if this flow run was the one that deployed it; None: whichever it was.
+        reason: Why the deployment did not make it, for the history.
     """
     logger = get_run_logger()
     with held(name) as turn:
@@ -150,7 +158,7 @@ def restore_service(name: str, flow_run: str | None = None) -> None:
         if dead.flow_run != flow_run and not has_died(dead):
             return
         if dead.revision is not None:
-            record = record.failed(dead.revision, LOST)
+            record = record.failed(dead.revision, reason)
         restore(record, turn.flow_run)
         logger.info("%s: %s", name, f"{name}@{record.active} serves" if record.active else "is off the air")
 
@@ -165,4 +173,9 @@ def restore_hook(flow: Any, flow_run: Any, state: Any) -> None:
     """
     for record in all_records():
         if record.deploying is not None and record.deploying.flow_run == str(flow_run.id):
-            restore_service(record.name, str(flow_run.id))
+            reason = LOST
+            if state.is_cancelling() or state.is_cancelled():
+                reason = "it was cancelled"
+            elif state.is_crashed() and is_this_process(record.deploying):
+                reason = "it was interrupted"
+            restore_service(record.name, str(flow_run.id), reason)

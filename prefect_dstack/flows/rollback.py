@@ -75,7 +75,9 @@ def previous_revision(record: ServiceRecord) -> Revision:
     for revision in reversed(record.revisions):
         if revision.number != record.active and revision.outcome in ("superseded", "stopped"):
             return revision
-    raise NotFoundError(f"{record.name}: no earlier revision has served")
+    raise NotFoundError(
+        f"{record.name}: no earlier revision that has served is kept ('retain' says how many are)"
+    )
 
 
 def changes_of(record: ServiceRecord, revision: Revision) -> str:

@@ -41,6 +41,10 @@ class Endpoint(BaseModel):
     revision: int = Field(description="The revision that serves.")
     replicas: list[str] = Field(description="The names of the replicas that serve.")
     changed: bool = Field(default=True, description="Whether the deployment changed anything.")
+    superseded: bool = Field(
+        default=False,
+        description="Whether nothing was done, as a later request was served while this one waited.",
+    )
 
     def __str__(self) -> str:
         return self.url
@@ -152,7 +156,8 @@ class ServiceRecord(BaseModel):
         Args:
             revision: The revision that is put on the air.
             deploying: Who does it.
-            retain: How many revisions are kept, this one among them; the active one always is.
+            retain: How many revisions are kept beside this one that have served, and as many that failed; the
+                active one always is.
 
         Returns:
             The new record.
@@ -161,7 +166,11 @@ class ServiceRecord(BaseModel):
         if self.deploying is not None and self.deploying.revision is not None:
             before = self.failed(self.deploying.revision, LOST)
         others = [known for known in before.revisions if known.number != revision.number]
-        recent = {known.number for known in others[max(len(others) - retain + 1, 0) :]} | {self.active}
+        failed = [known for known in others if known.outcome == "failed"]
+        served = [known for known in others if known.outcome != "failed"]
+        recent = {self.active}
+        for kind in (failed, served):
+            recent |= {known.number for known in kind[-retain:]}
         revisions = [known for known in others if known.number in recent]
         revisions = sorted([*revisions, revision], key=lambda known: known.number)
         return self.model_copy(

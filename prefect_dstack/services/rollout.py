@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import Rollout, amount_of
 
-__all__ = ["Limits", "Running", "Step", "Wanted", "next_steps"]
+__all__ = ["Limits", "Running", "Step", "Wanted", "after", "all_steps", "next_steps"]
 
 
 class Running(BaseModel):
@@ -115,6 +115,44 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
     if wanted.revision is not None:
         free = [number for number in missing if (wanted.revision, number) not in existing]
         steps += [Step(action="launch", revision=wanted.revision, replica=number) for number in free[:room]]
+    return steps
+
+
+def after(running: Sequence[Running], step: Step) -> list[Running]:
+    """Say what a step makes of the replicas, if it succeeds.
+
+    Args:
+        running: Every replica that exists before it.
+        step: The step.
+
+    Returns:
+        Every replica that exists after it.
+    """
+    others = [r for r in running if (r.revision, r.replica) != (step.revision, step.replica)]
+    if step.action == "remove":
+        return others
+    phase: Literal["launched", "serving", "draining"] = (
+        "launched" if step.action == "launch" else "serving" if step.action == "route" else "draining"
+    )
+    return [*others, Running(revision=step.revision, replica=step.replica, phase=phase)]
+
+
+def all_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> list[Step]:
+    """Decide everything that is to be done, as far as it can be told before it is begun.
+
+    Args:
+        running: As for `next_steps`.
+        wanted: As for `next_steps`.
+        limits: As for `next_steps`.
+
+    Returns:
+        The steps of all rounds, in their order.
+    """
+    steps: list[Step] = []
+    while round_of_steps := next_steps(running, wanted, limits):
+        for step in round_of_steps:
+            running = after(running, step)
+        steps += round_of_steps
     return steps
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "is_implicit",
     "machine",
     "open_ports",
+    "runs",
     "state",
     "unusable",
 ]
@@ -236,6 +237,22 @@ def state(name: str) -> GatewayState | None:
         return gateway(name).state()
     except NotFoundError:
         return None
+
+
+def runs(name: str) -> bool:
+    """Tell whether a gateway runs.
+
+    Args:
+        name: The gateway.
+
+    Returns:
+        Whether its HAProxy is there, or about to be back.
+
+    Raises:
+        GatewayError: If it cannot be found out.
+        HostError: If its host cannot be reached.
+    """
+    return state(name) is not None and gateway(name).place.running()
 
 
 def unusable(name: str, service: str) -> dict[str, str]:

@@ -126,14 +126,15 @@ def register_route(
     retry_delay_seconds=[0.5, 2],
     retry_condition_fn=may_help,
 )
-def drain_replica(gateway_name: str, service: str, replica_name: str, timeout: float) -> None:
+def drain_replica(gateway_name: str, service: str, replica_name: str, timeout: float | None) -> None:
     """Give a replica no new requests, and wait for those that are open.
 
     Args:
         gateway_name: The gateway.
         service: The service.
         replica_name: The replica.
-        timeout: Seconds to wait at most; what is still open then is cut when the replica is removed.
+        timeout: Seconds to wait at most; what is still open then is cut when the replica is removed. None: no
+            limit.
     """
     logger = get_run_logger()
     gateway = gateway_places.gateway(gateway_name)
@@ -141,7 +142,7 @@ def drain_replica(gateway_name: str, service: str, replica_name: str, timeout: f
     start = told = time.monotonic()
     while (still_open := gateway.open_requests(service, replica_name)) > 0:
         now = time.monotonic()
-        if now - start >= timeout:
+        if timeout is not None and now - start >= timeout:
             logger.warning("%s: %d requests are still open after %.0f s", replica_name, still_open, timeout)
             return
         if now - told >= REPORT_INTERVAL:

@@ -12,10 +12,11 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
+from prefect.states import Crashed
 
-from prefect_dstack.services.record import Deploying
+from prefect_dstack.services.record import LOST, Deploying
 
-__all__ = ["deploying", "has_died", "is_known", "is_over"]
+__all__ = ["close_run", "deploying", "has_died", "is_known", "is_over", "is_paused", "is_this_process"]
 
 # So many heartbeats may be missing before a run counts as lost.
 MISSED_HEARTBEATS = 3
@@ -77,6 +78,35 @@ def is_known(flow_run: str) -> bool:
     return True
 
 
+def is_paused(flow_run: str) -> bool:
+    """Tell whether a flow run waits for a person.
+
+    Args:
+        flow_run: The id of the flow run.
+
+    Returns:
+        Whether it is paused.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(UUID(flow_run)).state
+        except (ObjectNotFound, ValueError):
+            return False
+        return state is not None and state.is_paused()
+
+
+def close_run(flow_run: str) -> None:
+    """Say in the Prefect API that a flow run which was found dead has crashed; nobody else would.
+
+    Args:
+        flow_run: The id of the flow run.
+    """
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound, ValueError):
+        state = client.read_flow_run(UUID(flow_run)).state
+        if state is None or not (state.is_final() or state.is_cancelling()):
+            client.set_flow_run_state(UUID(flow_run), Crashed(message=f"Found dead: {LOST}."), force=True)
+
+
 def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
     """Describe the deployment that this process does.
 
@@ -97,6 +127,18 @@ def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
         process=me.pid,
         process_started=me.create_time(),
     )
+
+
+def is_this_process(deployment: Deploying) -> bool:
+    """Tell whether a deployment is done by this very process.
+
+    Args:
+        deployment: As `deploying` described it.
+
+    Returns:
+        Whether it is.
+    """
+    return deployment.machine == platform.node() and deployment.process == os.getpid()
 
 
 def has_died(deployment: Deploying) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.command_line import CommandLine
 from tests.flows.conftest import get, hello
@@ -17,18 +16,6 @@ from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def write(tmp_path: Path, name: str) -> Callable[..., Path]:
-    """Writes the file of a service that says hello."""
-
-    def write(**keys: object) -> Path:
-        file = tmp_path / "serve.dstack.yml"
-        file.write_text(yaml.safe_dump(hello(name, **keys)))
-        return file
-
-    return write
 
 
 def test_the_life_of_a_service(

@@ -191,7 +191,7 @@ def test_the_gateway_of_this_machine_in_front_of_a_spot_machine_that_is_taken_aw
     assert machines(account) == []
     account.lift_faults()
 
-    assert f"{name}: remove {name}-1-0" in reconcile_services()
+    assert f"{name}: start {name}-1-0 again" in reconcile_services()
     (other,) = machines(account)
     assert other["InstanceId"] != machine["InstanceId"]
     assert wait_until(lambda: answer("127.0.0.1", home.port), 30, "it answers again")

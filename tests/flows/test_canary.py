@@ -12,6 +12,7 @@ import pytest
 from prefect_dstack import Endpoint
 from prefect_dstack.errors import DeploymentError
 from prefect_dstack.services import canary
+from tests.command_line import CommandLine
 from tests.flows.asking import Asking
 from tests.home import Home
 from tests.polling import wait_until
@@ -96,8 +97,8 @@ def test_a_good_canary_is_promoted_and_a_bad_one_goes(
     }
 
 
-def test_a_person_decides_in_the_prefect_ui(
-    deploy: Deploy, home: Home, name: str, prefect_server: PrefectServer
+def test_a_person_decides_in_the_prefect_ui_or_with_a_command(
+    deploy: Deploy, home: Home, name: str, prefect_server: PrefectServer, cli: CommandLine
 ) -> None:
     deploy(**keys("one"))
     terms = {"duration": "0s", "promote": "manual"}
@@ -115,3 +116,13 @@ def test_a_person_decides_in_the_prefect_ui(
         with pytest.raises(DeploymentError, match="the canary was cancelled instead of promoted"):
             done.result()
         assert weights(home, name) == {f"{name}-2-0": 100}
+        assert "no canary waits to be promoted" in cli("promote", name).err
+
+        done = pool.submit(deploy, **keys("four", **terms))
+        wait_until(lambda: paused(prefect_server, name), 60)
+        (service,) = (it for it in cli.ok("ps", "--json").json if it["name"] == name)
+        assert service["state"] == "waiting"
+        assert f"prefect-dstack promote {name}" in service["problems"][0]
+        cli.ok("promote", name)
+        assert done.result().revision == 4
+        assert weights(home, name) == {f"{name}-4-0": 100}

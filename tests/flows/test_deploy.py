@@ -443,6 +443,32 @@ class TestStop:
 
         assert (endpoint.revision, endpoint.url) == (2, f"http://127.0.0.1:{home.port}")
 
+    def test_waits_for_open_requests_no_longer_than_the_file_says(
+        self, deploy: Deploy, stop: Callable[[], None], tmp_path: Path
+    ) -> None:
+        (tmp_path / "slow.py").write_text(SLOW.replace("sleep(2)", "sleep(60)"))
+        endpoint = deploy(
+            commands=[f"exec python3 {tmp_path}/slow.py"],
+            probes=[{"type": "http", "url": "/"}],
+            stop_duration="1s",
+        )
+        ended: list[str] = []
+
+        def ask() -> None:
+            try:
+                get(f"{endpoint.url}/slow", timeout=60)
+            except OSError as error:
+                ended.append(str(error))
+
+        request = threading.Thread(target=ask)
+        request.start()
+        wait_until((tmp_path / "begun").exists, 10, "the request has begun")
+
+        stop()
+        request.join(10)
+
+        assert ended, "the request was waited for"
+
 
 SLOW = """
 import http.server, os, pathlib, time

@@ -154,14 +154,31 @@ class TestRetention:
 
             assert kept == sorted(set(kept))
             assert kept[-1] == number == record.last_revision
-            assert len(kept) <= retain + 1
-            assert set(range(number - retain + 1, number + 1)) & set(range(1, number + 1)) <= set(kept)
+            assert len(kept) <= 2 * retain + 2
+            ended = dict(enumerate(ends[:number], start=1))
+            assert set(list(ended)[-retain:]) <= set(kept)
+            assert set([number for number, end in ended.items() if end == "served"][-retain:]) <= set(kept)
             assert record.active is None or record.active in kept
 
-    def test_of_a_forgotten_revision_says_which_are_kept(self) -> None:
-        record = serve(serve(serve(NEW, 1, 2), 2, 2), 3, 2)
+    def test_failures_do_not_push_out_what_one_can_go_back_to(self) -> None:
+        record = serve(serve(NEW, 1, 2), 2, 2)
+        for number in range(3, 9):
+            record = begin(record, number, 2).failed(number, "because")
 
-        with pytest.raises(NotFoundError, match="hello: there is no revision 1; kept are: 2, 3"):
+        assert outcomes(record) == {
+            1: "superseded",
+            2: "active",
+            6: "failed",
+            7: "failed",
+            8: "failed",
+        }
+
+    def test_of_a_forgotten_revision_says_which_are_kept(self) -> None:
+        record = NEW
+        for number in range(1, 5):
+            record = serve(record, number, 2)
+
+        with pytest.raises(NotFoundError, match="hello: there is no revision 1; kept are: 2, 3, 4"):
             record.revision(1)
         with pytest.raises(NotFoundError, match="kept are: none"):
             NEW.revision(1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.configurations import Rollout
-from prefect_dstack.services.rollout import Limits, Running, Step, Wanted, next_steps
+from prefect_dstack.services.rollout import Limits, Running, Wanted, after, all_steps, next_steps
 
 phases = st.sampled_from(["launched", "serving", "draining", "dead"])
 
@@ -26,15 +26,6 @@ limits = st.builds(Limits, max_surge=st.integers(0, 3), max_unavailable=st.integ
 )
 
 
-def done(running: list[Running], step: Step) -> list[Running]:
-    """What one successful step makes of the world."""
-    others = [r for r in running if (r.revision, r.replica) != (step.revision, step.replica)]
-    after = {"launch": "launched", "route": "serving", "drain": "draining"}
-    if step.action == "remove":
-        return others
-    return [*others, Running(revision=step.revision, replica=step.replica, phase=after[step.action])]
-
-
 def serving(running: list[Running]) -> int:
     return sum(r.phase == "serving" for r in running)
 
@@ -50,7 +41,7 @@ def test_every_rollout_ends_and_keeps_its_limits_in_whatever_order_steps_finish(
         if not steps:
             break
         for step in data.draw(st.permutations(steps)):
-            running = done(running, step)
+            running = after(running, step)
             assert serving(running) >= floor
             assert len(running) <= ceiling
     assert not next_steps(running, wanted, limits)
@@ -69,7 +60,7 @@ def test_a_rollout_that_is_interrupted_anywhere_is_completed_by_the_next(
             break
         survived = data.draw(st.lists(st.sampled_from(steps), unique=True, max_size=len(steps)))
         for step in survived or steps[:1]:
-            running = done(running, step)
+            running = after(running, step)
     assert {(r.revision, r.replica) for r in running if r.phase == "serving"} == {
         (wanted.revision, number) for number in range(wanted.replicas)
     }
@@ -82,8 +73,14 @@ def test_the_old_replica_is_drained_only_when_the_new_one_serves() -> None:
     while steps := next_steps(running, wanted, Limits()):
         actions.append([f"{step.action} {step.revision}" for step in steps])
         for step in steps:
-            running = done(running, step)
+            running = after(running, step)
     assert actions == [["launch 2"], ["route 2"], ["drain 1"], ["remove 1"]]
+
+
+def test_all_steps_are_those_of_every_round() -> None:
+    running = [Running(revision=1, replica=0, phase="dead"), Running(revision=1, replica=1, phase="serving")]
+    steps = all_steps(running, Wanted(revision=1, replicas=2), Limits())
+    assert [f"{step.action} {step.replica}" for step in steps] == ["remove 0", "launch 0", "route 0"]
 
 
 def test_a_draining_replica_that_is_wanted_again_gets_requests_again() -> None:

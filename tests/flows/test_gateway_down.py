@@ -1,0 +1,41 @@
+"""A gateway that is gone while its replicas run: told, and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from prefect_dstack import Endpoint, reconcile_services
+from prefect_dstack.flows.overview import overview
+from prefect_dstack.gateways.local import LocalPlace
+from tests.flows.conftest import get
+from tests.home import Home
+from tests.polling import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_gateway_that_was_killed_for_good_is_started_by_reconcile_and_by_apply(
+    deploy: Callable[..., Endpoint], home: Home, name: str
+) -> None:
+    def kill_the_gateway() -> None:
+        for process in home.processes():
+            if "haproxy" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: not LocalPlace("local").running(), 10, "the gateway is gone")
+
+    endpoint = deploy()
+    for repair in (reconcile_services, deploy):
+        kill_the_gateway()
+        (service,) = (it for it in overview() if it.name == name)
+        assert (service.state, service.serving) == ("down", 0)
+        assert "gateway local does not run" in service.problems[0]
+        if repair is reconcile_services:
+            assert reconcile_services(dry_run=True) == [f"{name}: start gateway local"]
+        repair()
+        assert get(endpoint.url)["revision"] == "1"
+        (service,) = (it for it in overview() if it.name == name)
+        assert (service.state, service.problems) == ("serving", [])
