@@ -151,18 +151,22 @@ def refuse_conflict(route: Route, other: Route) -> None:
     """
     if route.port != other.port:
         return
+    elsewhere = f"another port of the gateway, as in 'port: {route.port + 1}:8000'"
     if bool(route.hosts) != bool(other.hosts):
         raise ConflictError(
             f"port {route.port} of the gateway is shared by host name with service '{other.service}': "
-            f"give '{route.service}' a host name too, or another port"
+            f"give '{route.service}' a 'domain' too, or {elsewhere}"
             if other.hosts
-            else f"port {route.port} of the gateway belongs to service '{other.service}', choose another port"
+            else f"port {route.port} of the gateway belongs to service '{other.service}', which answers "
+            f"there for every host name: give '{other.service}' a 'domain' too, or '{route.service}' "
+            f"{elsewhere}"
         )
     if route.path_prefix != other.path_prefix:
         return
     if not route.hosts:
         raise ConflictError(
-            f"port {route.port} of the gateway belongs to service '{other.service}', choose another port"
+            f"port {route.port} of the gateway belongs to service '{other.service}': give '{route.service}' "
+            f"{elsewhere}, or both a 'domain'"
         )
     for host in sorted(set(route.hosts) & set(other.hosts)):
         raise ConflictError(
