@@ -107,11 +107,12 @@ def _cleaning(sight: Sight, *, dry_run: bool, foreign: bool) -> Iterator[Callabl
 
 def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
     steps, twins = _steps(record, sight)
-    cut_off = [found for found in _cut_off(record, sight) if found not in twins]
-    gateway_down = [f"start gateway {record.gateway}"] if _is_gateway_down(record) else []
-    if not (steps or twins or cut_off or gateway_down) and record.deploying is None:
+    runs = record.active is None or gateway_places.runs(record.gateway)
+    cut_off = [found for found in _cut_off(record, sight) if found not in twins] if runs else []
+    if runs and not (steps or twins or cut_off or record.deploying):
         return []
-    lines = [f"{record.name}: {line}" for line in [*gateway_down, *_words(record.name, steps)]]
+    lines = [] if runs else [f"{record.name}: start gateway {record.gateway}"]
+    lines += [f"{record.name}: {line}" for line in _words(record.name, steps)]
     lines += [
         f"{record.name}: remove the twin of {twin.replica.name} on {twin.instance.name}" for twin in twins
     ]
@@ -135,10 +136,6 @@ def _repair(record: ServiceRecord, sight: Sight, *, dry_run: bool) -> list[str]:
     return lines
 
 
-def _is_gateway_down(record: ServiceRecord) -> bool:
-    return record.active is not None and not gateway_places.runs(record.gateway)
-
-
 def _words(service: str, steps: list[Step]) -> Iterator[str]:
     """Say what becomes of each replica."""
     actions: dict[str, list[str]] = {}
@@ -153,6 +150,8 @@ def _words(service: str, steps: list[Step]) -> Iterator[str]:
 
 def _cut_off(record: ServiceRecord, sight: Sight) -> list[Found]:
     """Find the replicas that run, and that their gateway does not reach through their tunnels."""
+    if record.active is None:
+        return []
     unusable = gateway_places.unusable(record.gateway, record.name)
     if not unusable:
         return []

@@ -67,7 +67,8 @@ def create_gateway(name: str) -> GatewayState:
     initial = gateway_places.initial_state(name)
     gateway.ensure_running(initial)
     state = gateway.change(lambda state: with_tokens(_configured(state, initial)))
-    get_run_logger().info("gateway %s: running, %d routes", name, len(state.routes))
+    count = len(state.routes)
+    get_run_logger().info("gateway %s: running, %d %s", *(name, count, "route" if count == 1 else "routes"))
     return state
 
 

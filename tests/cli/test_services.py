@@ -32,6 +32,7 @@ def test_the_life_of_a_service(
         "endpoint": {"url": url, "openai_base_url": None, "model": None},
         "replicas": [f"{name}-1-0", f"{name}-1-1"],
         "changed": True,
+        "superseded": False,
     }
     assert f"{name}@1: serves at {url}" in applied.err.splitlines()
     assert "\x1b" not in applied.err

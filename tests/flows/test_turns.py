@@ -76,7 +76,7 @@ def test_a_deployment_that_was_overtaken_while_it_waited_does_nothing(
         later = datetime.now(timezone.utc) + timedelta(seconds=1)
         save_record(load_record(name).model_copy(update={"asked_at": later}))
     waiting.join()
-    assert results == [endpoint.model_copy(update={"changed": False})]
+    assert results == [endpoint.model_copy(update={"changed": False, "superseded": True})]
     record = find_record(name)
     assert record is not None
     assert record.last_revision == 1
