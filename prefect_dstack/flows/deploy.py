@@ -203,10 +203,13 @@ def put_on_air(
     if active is None:
         record = record.model_copy(update={"gateway": gateway})
     save_record(record, environment)
-    logger.info(
-        "%s@%d: deploying %d %s",
-        *(record.name, revision.number, goal.replicas, "replica" if goal.replicas == 1 else "replicas"),
-    )
+    if active is not None and active.replicas_of == revision.replicas_of:
+        logger.info(
+            "%s@%d: keeps the replicas of %s@%d", record.name, revision.number, record.name, active.number
+        )
+    else:
+        noun = "replica" if goal.replicas == 1 else "replicas"
+        logger.info("%s@%d: deploying %d %s", record.name, revision.number, goal.replicas, noun)
     rollout = work.configuration.rollout
     try:
         create_gateway(gateway)

@@ -43,7 +43,8 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         if (newer := superseded(record)) is not None:
             return newer
         revision = record.revision(to) if to is not None else previous_revision(record)
-        revision = revision.returned_to(Rollback(at=now(), by=this_user(), flow_run=turn.flow_run))
+        if revision.number != record.active:
+            revision = revision.returned_to(Rollback(at=now(), by=this_user(), flow_run=turn.flow_run))
         return put_on_air(record, revision, recorded_workload(record, revision), turn, at_once=True)
 
 
