@@ -22,8 +22,6 @@ from prefect_dstack.settings import settings
 
 __all__ = ["answers", "connect", "local_server_url", "start_local_server", "stop_local_server"]
 
-# Prefect's own default port; the next free one is taken when something else listens there.
-FIRST_PORT = 4200
 START_TIMEOUT = 180.0
 HEALTH_TIMEOUT = 5.0
 ATTEMPTS = 3
@@ -153,7 +151,10 @@ def _is_ours(url: str) -> bool:
 
 
 def _start() -> str:
-    port = next(port for port in range(FIRST_PORT, 65536) if port_is_free(port))
+    from prefect.settings import get_current_settings
+
+    first = get_current_settings().server.api.port
+    port = next(port for port in range(first, 65536) if port_is_free(port))
     url = f"http://127.0.0.1:{port}/api"
     (_directory() / "url").write_text(url)
     supervisor.start(_directory() / "process", _program(port, _directory()))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_SERVER_API_PORT, temporary_settings
 
 from prefect_dstack import api
 from prefect_dstack.errors import OrchestratorError
@@ -42,10 +43,10 @@ def stand_in(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
         monkeypatch.setattr(api, "_program", program)
 
-    monkeypatch.setattr(api, "FIRST_PORT", home.port)
     use(STAND_IN)
-    yield use
-    api.stop_local_server()
+    with temporary_settings({PREFECT_SERVER_API_PORT: home.port}):
+        yield use
+        api.stop_local_server()
 
 
 @pytest.fixture

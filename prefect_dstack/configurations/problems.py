@@ -19,6 +19,8 @@ Path = tuple[str | int, ...]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 _NOTHING = "has no value; give it one, or remove the key"
+# Of one message: more would not be read.
+LONGEST = 450
 _PRIVATE_KEYS = {"env", "registry_auth", "ssh_key"}
 _MISSING_HINTS = {
     "port": "add 'port: 8000', the port the application listens on",
@@ -75,20 +77,32 @@ def validate(model: type[AnyModel], data: Mapping[str, Any], document: Document)
 
 
 def first_problem(problems: Iterable[Problem], document: Document) -> ConfigurationError:
-    """Return the error to raise for problems: the first in the file, and how many more there are."""
+    """Return the error to raise for problems: the first in the file, and some of the others."""
     distinct = {(problem.path, problem.text): problem for problem in problems}
     meant = {(*p.path[:-1], p.instead_of) for p in distinct.values() if p.instead_of is not None}
     order = {path: number for number, path in enumerate(document.value_lines)}
     left = [problem for problem in distinct.values() if not (problem.rank and problem.path in meant)]
     left.sort(key=lambda p: (p.rank, line_of(document, p.path) or 0, order.get(p.path, len(order))))
     first = left[0]
-    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    told = [first.text]
+    for problem in left[1:]:
+        text = _in_passing(problem, document)
+        if len("; ".join([*told, text])) > LONGEST:
+            break
+        told.append(text)
+    more = [f"and {len(left) - len(told)} more"] if len(left) > len(told) else []
     return ConfigurationError(
-        first.text + more,
+        "; ".join([*told, *more]),
         source=printable_source(document.source),
         line=line_of(document, first.path),
         key=dotted(first.path) or None,
     )
+
+
+def _in_passing(problem: Problem, document: Document) -> str:
+    line = line_of(document, problem.path)
+    place = [] if line is None else [f"line {line}"]
+    return ": ".join([*place, *filter(None, [dotted(problem.path)]), problem.text])
 
 
 def line_of(document: Document, path: Path) -> int | None:

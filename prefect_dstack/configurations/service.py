@@ -226,7 +226,9 @@ class ServiceConfiguration(RunConfiguration):
         default=None, description="The host name of the service, instead of the gateway's choice."
     )
     domains: tuple[Domain, ...] = Field(
-        default=(), max_length=64, description="Further host names of the service."
+        default=(),
+        max_length=64,
+        description="Further host names of the service, beside `domain` or the gateway's choice.",
     )
     path_prefix: PathPrefix = Field(default="/", description="The path below which the service is published.")
     strip_prefix: bool = Field(
@@ -316,7 +318,15 @@ class ServiceConfiguration(RunConfiguration):
         groups = self.replicas if isinstance(self.replicas, tuple) else ()
         return [group.name or str(index) for index, group in enumerate(groups)]
 
-    @property
-    def host_names(self) -> tuple[str, ...]:
-        """`domain` and `domains`, each once."""
-        return tuple(dict.fromkeys([*([self.domain] if self.domain else []), *self.domains]))
+    def host_names(self, gateway_domain: str | None) -> tuple[str, ...]:
+        """List the names at which the service answers.
+
+        Args:
+            gateway_domain: The domain of its gateway.
+
+        Returns:
+            `domain`, or the name that the gateway gives it, and `domains`; each once.
+        """
+        given = f"{self.name}.{gateway_domain}" if gateway_domain else None
+        first = self.domain or given
+        return tuple(dict.fromkeys([*([first] if first else []), *self.domains]))

@@ -176,10 +176,11 @@ class Timeouts(Model):
         default=5, description="How long connecting to a replica may take."
     )
     request: Annotated[Duration, Field(ge=1)] | None = Field(
-        default=None, description="How long a replica may take to begin its answer."
+        default=None,
+        description="How long a replica may take to begin its answer; `idle`, where that is longer.",
     )
     idle: Annotated[Duration, Field(ge=1)] | None = Field(
-        default=None, description="How long an open connection may be silent."
+        default=None, description="How long an open connection may be silent, once the answer has begun."
     )
 
 

@@ -29,6 +29,7 @@ from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord
 from prefect_dstack.services.rollout import Wanted, next_steps
 from prefect_dstack.tasks import gateway_places, observation
+from prefect_dstack.tasks.certificates import check_files
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route, verify_endpoint
 from prefect_dstack.tasks.publication import publish_deployed
 from prefect_dstack.tasks.records import find_record, new_record, save_record
@@ -193,6 +194,7 @@ def put_on_air(
 
     state = gateway_places.state(gateway) or gateway_places.initial_state(gateway)
     goal.route = route_of(work.configuration, gateway_places.gateway(gateway), state)
+    check_files(gateway_places.configuration_of(gateway), [goal.route])
     environment = {
         name: value.get_secret_value()
         for name, value in work.environment.secret.items()

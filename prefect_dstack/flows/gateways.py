@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from prefect_dstack.errors import (
 )
 from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.served import served_flow
+from prefect_dstack.gateways.state import Route
 from prefect_dstack.tasks import documents, gateway_places, inventory
 from prefect_dstack.tasks import gateways as tasks
+from prefect_dstack.tasks.certificates import check_files
 from prefect_dstack.tasks.records import all_records
 
 __all__ = ["create_gateway", "delete_gateway", "missing_records"]
@@ -42,6 +45,7 @@ def create_gateway(
 
     Raises:
         ConfigurationError: If the configuration cannot be accepted.
+        CertificateError: If the certificate that it names cannot be used, or is not for its services.
         GatewayError: If it cannot be started.
     """
     loaded = load_configuration(configuration, name=name)
@@ -52,6 +56,7 @@ def create_gateway(
     if loaded.name is None:
         raise ConfigurationError("is missing; add 'name: my-gateway'", source=loaded.source_name, key="name")
     check_gateway_support(loaded)
+    check_files(loaded, _known_routes(loaded.name), must_exist=True)
     before = documents.load(DstackGateway, loaded.name)
     block = DstackGateway(
         configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "gateway"},
@@ -74,6 +79,14 @@ def create_gateway(
         inventory.forget()
         raise
     return loaded.name
+
+
+def _known_routes(name: str) -> list[Route]:
+    """List what a gateway routes, as far as it can be asked: it may not be there yet, or any more."""
+    with contextlib.suppress(PrefectDstackError):
+        state = gateway_places.state(name)
+        return [] if state is None else list(state.routes.values())
+    return []
 
 
 def missing_records(name: str) -> list[str]:

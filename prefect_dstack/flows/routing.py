@@ -31,7 +31,7 @@ def route_of(configuration: ServiceConfiguration, gateway: Gateway, state: Gatew
         UnsupportedKeyError: If the gateway cannot do what is asked.
     """
     name = configuration.name or ""
-    hosts = configuration.host_names or ((f"{name}.{state.domain}",) if state.domain else ())
+    hosts = configuration.host_names(state.domain)
     local = state.bind_address == "127.0.0.1"
     auth = configuration.auth.enabled if configuration.auth is not None else not local
     if configuration.https is True and state.https_port is None:

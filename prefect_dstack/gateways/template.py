@@ -71,7 +71,12 @@ ERRORS = (
     ErrorAnswer(429, "too_many_requests", "Too many requests."),
     ErrorAnswer(500, "internal_error", "The gateway failed."),
     ErrorAnswer(502, "bad_gateway", "The service did not answer properly."),
-    ErrorAnswer(503, "unavailable", "No replica of the service is ready.", {"Retry-After": "5"}),
+    ErrorAnswer(
+        503,
+        "unavailable",
+        "No replica of the service is free: none is ready, or all were busy for too long.",
+        {"Retry-After": "5"},
+    ),
     ErrorAnswer(504, "gateway_timeout", "The service did not answer in time."),
 )
 
@@ -203,10 +208,13 @@ def _limits(route: Route) -> Iterator[Limit]:
     for index, limit in enumerate(sorted(route.rate_limits, key=lambda limit: -len(limit.prefix))):
         period = max(1, math.ceil((limit.burst + 1) / limit.rps * 1000))
         unclaimed = "!{ var(txn.limit) -m found }"
-        below = f"{{ var(txn.path) -m beg {quoting.quote(limit.prefix)} }}"
+        below, decoded = (
+            f"{unclaimed} {{ var(txn.{name}) -m beg {quoting.quote(limit.prefix)} }}"
+            for name in ("path", "decoded")
+        )
         yield Limit(
             table=f"limit:{quoting.word(route.service)}:{index}",
-            condition=unclaimed if limit.prefix == "/" else f"{unclaimed} {below}",
+            condition=unclaimed if limit.prefix == "/" else f"{below} || {decoded}",
             header=limit.key.header,
             requests=limit.burst + 1,
             period=period,

@@ -17,6 +17,7 @@ from prefect_dstack.certificates.files import read_files
 from prefect_dstack.certificates.issuing import issue
 from prefect_dstack.certificates.pem import Validity, validity
 from prefect_dstack.certificates.renewal import Wanted, is_due, wanted
+from prefect_dstack.configurations import GatewayConfiguration
 from prefect_dstack.errors import CertificateError, ConfigurationError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.state import Route
@@ -25,7 +26,15 @@ from prefect_dstack.tasks import documents, gateway_places
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.retrying import may_help
 
-__all__ = ["CertificateStatus", "authority", "certificates", "issue_certificate", "lacking", "publish_failed"]
+__all__ = [
+    "CertificateStatus",
+    "authority",
+    "certificates",
+    "check_files",
+    "issue_certificate",
+    "lacking",
+    "publish_failed",
+]
 
 AUTHORITY = "default"
 
@@ -107,6 +116,42 @@ def lacking(
             )
             found.append((item, status))
     return found
+
+
+def check_files(
+    configuration: GatewayConfiguration, routes: Sequence[Route], *, must_exist: bool = False
+) -> None:
+    """See that a certificate which a person brings can be used, and is for the names of routes.
+
+    Args:
+        configuration: Of the gateway.
+        routes: The routes; only those with HTTPS and a host name count.
+        must_exist: Whether its files must be on this machine; else, where they are not, the certificate
+            that the gateway has is looked at.
+
+    Raises:
+        CertificateError: If it cannot be used, or clients would not accept it.
+    """
+    certificate, name = configuration.effective_certificate, configuration.name or ""
+    if certificate is None or certificate.type != "file":
+        return
+    try:
+        known: Validity | None = validity(read_files(certificate, configuration.directory, now())[1])
+    except CertificateError:
+        if must_exist:
+            raise
+        state = gateway_places.state(name)
+        installed = [] if state is None else list(state.certificates)
+        known = _validity(gateway_places.gateway(name), installed[0]) if installed else None
+    if known is None:
+        return
+    for route in routes:
+        missing = [host for host in route.hosts if route.https_redirect and not known.covers(host)]
+        if missing:
+            raise CertificateError(
+                f"gateway '{name}': its certificate is for {', '.join(known.hosts) or 'no host name'}, "
+                f"and clients of '{route.service}' ask for {', '.join(missing)}: bring one for that name too"
+            )
 
 
 @task(

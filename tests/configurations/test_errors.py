@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from textwrap import dedent
@@ -221,7 +222,10 @@ def message(source: object, **options: object) -> str:
         ),
         (
             HEAD + "image: ${{ env.A }}\nenv: {A: '${{ env.B }}', B: '${{ env.A }}'}\n",
-            "<text>:4: image: env.A refers to itself (and 2 more)",
+            (
+                "<text>:4: image: env.A refers to itself; line 5: env.A: env.A refers to itself; "
+                "line 5: env.B: env.B refers to itself"
+            ),
         ),
         (
             HEAD + "user: ${{ run.id }}\n",
@@ -247,7 +251,8 @@ def message(source: object, **options: object) -> str:
             HEAD + "path_prefix: /a\\nb\nenv:\n  - 1bad=x\n",
             (
                 "<text>:4: path_prefix: must be a path such as /api of letters, digits and ._~%:@+,=-, "
-                "not '/a\\\\nb' (and 1 more)"
+                "not '/a\\\\nb'; line 5: env: the name of an environment variable has letters, digits and "
+                "underscores, no digit first, not '1bad'"
             ),
         ),
         (
@@ -373,10 +378,19 @@ def test_a_problem_of_a_block_value_is_at_its_key() -> None:
     assert message(text).startswith("<text>:4: path_prefix: ")
 
 
-def test_the_first_problem_of_the_file_comes_first_and_the_rest_is_counted() -> None:
+def test_problems_come_in_the_order_of_the_file_each_with_its_line() -> None:
     text = "type: service\nport: 80\nretain: no\nnmae: x\nimage: A B\n"
-    assert message(text).startswith("<text>:3: retain: ")
-    assert message(text).endswith("(and 2 more)")
+    assert message(text).startswith(
+        "<text>:3: retain: must be a whole number, not 'no'; "
+        "line 4: nmae: unknown key, did you mean 'name'?; line 5: image: must be "
+    )
+
+
+def test_many_problems_are_counted() -> None:
+    text = HEAD + "".join(f"odd{number}: 1\n" for number in range(99))
+    assert message(text).startswith("<text>:4: odd0: unknown key")
+    assert "; line 8: odd4: unknown key" in message(text)
+    assert re.search(r"; and \d\d more$", message(text))
 
 
 def test_values_that_may_be_secret_are_not_shown() -> None:

@@ -233,9 +233,12 @@ def test_models_served() -> None:
 
 def test_hosts_and_paths() -> None:
     loaded = service(domain="A.Example.com", domains=["b.example.com", "a.example.com"], path_prefix="/x/")
-    assert loaded.host_names == ("a.example.com", "b.example.com")
+    assert loaded.host_names(None) == ("a.example.com", "b.example.com")
+    assert loaded.host_names("gate.example.com") == ("a.example.com", "b.example.com")
     assert loaded.path_prefix == "/x"
-    assert service().host_names == ()
+    assert service().host_names(None) == ()
+    more = service(name="s", domains=["b.example.com"])
+    assert more.host_names("gate.example.com") == ("s.gate.example.com", "b.example.com")
 
 
 def test_rollout_defaults() -> None:

@@ -257,6 +257,35 @@ def test_a_file_that_cannot_be_used_makes_no_gateway(gateway: Create, tmp_path: 
     assert not (gateway_places.LocalPlace(f"g{name}").directory / "state.json").exists()
 
 
+def test_files_that_do_not_fit_are_refused_while_good_ones_serve(
+    gateway: Create, name: str, tmp_path: Path
+) -> None:
+    now = datetime.now(timezone.utc)
+    ours = new_authority(now)
+    write(ours, tmp_path)
+    files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
+    made = gateway({"type": "file", **files})
+    deploy_service(hello(name, gateway=made["name"]))
+    host = f"{name}.example.org"
+    serial = peer(made["https_port"], host, ours.certificate)["serialNumber"]
+
+    with pytest.raises(CertificateError, match=r"nope\.pem: cannot be read"):
+        gateway({"type": "file", **files, "key_file": str(tmp_path / "nope.pem")})
+    with pytest.raises(CertificateError, match=r"clients of '.*' ask for elsewhere\.example\.com: bring one"):
+        deploy_service(hello(name, gateway=made["name"], domain="elsewhere.example.com"))
+    other = new_key()
+    (tmp_path / "other.pem").write_bytes(ours.issue(other, ("other.example",), now))
+    (tmp_path / "other.key").write_bytes(private_pem(other))
+    others = {"cert_file": str(tmp_path / "other.pem"), "key_file": str(tmp_path / "other.key")}
+    with pytest.raises(CertificateError, match=r"is for other\.example, and clients of"):
+        gateway({"type": "file", **others})
+
+    assert peer(made["https_port"], host, ours.certificate)["serialNumber"] == serial
+    kept = gateway_places.configuration_of(made["name"]).certificate
+    assert kept is not None
+    assert kept.cert_file == files["cert_file"]
+
+
 def test_a_service_follows_its_gateway_to_https_and_back(gateway: Create, name: str) -> None:
     made = gateway(None, https_port="left out")
     service = hello(name, gateway=made["name"], auth=False)

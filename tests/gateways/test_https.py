@@ -188,8 +188,14 @@ def test_http_2_reaches_the_same_rules(gateway: Gateway, https_port: int, applic
         assert client.post("/echo", headers=host, content=body(50_000)).json()["size"] == 50_000  # type: ignore[arg-type]
         headers = dict(client.post("/echo", headers=host, content=body(1000)).json()["headers"])  # type: ignore[arg-type]
         assert headers["x-forwarded-proto"] == "https"
-        answer = client.post("/echo", headers=host, content=body(60_000))  # type: ignore[arg-type]
-        assert (answer.status_code, answer.json()["error"]["code"]) == (413, 413)
+        before = len(app.seen)
+        for method, size in (("POST", 60_000), ("GET", 60_000), ("POST", 50_001), ("GET", 50_001)):
+            pieces = (b"x" * min(1000, size - start) for start in range(0, size, 1000))
+            answer = client.request(method, "/echo", headers=host, content=pieces)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, 413), (method, size)
+        assert client.post("/echo", headers=host, content=b"x" * 50_001).status_code == 413
+        assert len(app.seen) == before
+        assert client.request("GET", "/echo", headers=host, content=body(2000)).json()["size"] == 2000  # type: ignore[arg-type]
 
 
 def test_a_challenge_is_answered_over_http_and_its_path_is_reserved(

@@ -134,6 +134,12 @@ TABLE = [
     Hostile("admin with encoded letters", get("/%61dmin/x", OPEN), 401),
     Hostile("admin with parameters", get("/admin;x=y/z", OPEN), 401),
     Hostile("admin above the root", get("/../../admin", OPEN), 401),
+    Hostile(
+        "another host's name before the @ of an absolute target",
+        get("http://secure.test@open.test/", OPEN),
+        400,
+    ),
+    Hostile("a password in an absolute target", get("http://a:b@secure.test/"), 400),
     Hostile("admin as an absolute target", get("http://open.test/admin", OPEN), 401),
     Hostile("admin with a query", get("/admin?/../open", OPEN), 401),
     Hostile("admin with slashes and parameters", get("//;a=b/admin;c/x", OPEN), 401),
