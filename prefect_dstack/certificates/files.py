@@ -34,7 +34,8 @@ def read_files(certificate: Certificate, directory: Path, now: datetime) -> tupl
     try:
         certificates = x509.load_pem_x509_certificates(chain)
     except ValueError as error:
-        raise CertificateError(f"{chain_path}: holds no certificate in PEM: {error}") from error
+        hint = ", but a private key: are both exchanged?" if b"PRIVATE KEY-----" in chain else ""
+        raise CertificateError(f"{chain_path}: holds no certificate in PEM{hint}") from error
     try:
         private = serialization.load_pem_private_key(key, None)
     except TypeError as error:
@@ -42,7 +43,8 @@ def read_files(certificate: Certificate, directory: Path, now: datetime) -> tupl
             f"{key_path}: is encrypted; write it without a password, readable by you alone"
         ) from error
     except ValueError as error:
-        raise CertificateError(f"{key_path}: holds no private key in PEM: {error}") from error
+        hint = ", but a certificate: are both exchanged?" if b"CERTIFICATE-----" in key else ""
+        raise CertificateError(f"{key_path}: holds no private key in PEM{hint}") from error
     if private.public_key() != certificates[0].public_key():
         raise CertificateError(f"{key_path}: is not the key of the first certificate in {chain_path}")
     end = certificates[0].not_valid_after_utc

@@ -48,14 +48,14 @@ def list_(service: Service = None, gateway: Gateway = None, json: Json = False) 
     """List the tokens, without their values."""
     connected()
     from prefect_dstack.flows.tokens import list_tokens
-    from prefect_dstack.services.record import now
 
     tokens = list_tokens(service, gateway)
     if json:
         print(json_module.dumps([_fields(token) for token in tokens]))  # noqa: T201
         return
     if not tokens:
-        out.print("there is no token; prefect-dstack token create --service NAME makes one")
+        whose = f" for service {service}" if service else f" for gateway {gateway}" if gateway else ""
+        out.print(f"there is no token{whose}; prefect-dstack token create --service NAME makes one")
         return
     show_table(
         ["TOKEN", "OPENS", "CREATED", "BY", "EXPIRES", "STATE"],
@@ -66,7 +66,7 @@ def list_(service: Service = None, gateway: Gateway = None, json: Json = False) 
                 f"{token.created_at:%Y-%m-%d %H:%M}",
                 token.created_by,
                 f"{token.expires_at:%Y-%m-%d %H:%M}" if token.expires_at else "never",
-                "valid" if token.valid(now()) else "revoked" if token.revoked else "expired",
+                _state(token),
             ]
             for token in tokens
         ],
@@ -84,7 +84,13 @@ def revoke(token: Annotated[str, typer.Argument(help="The id of the token.")]) -
 
 
 def _fields(token: Token) -> dict[str, Any]:
-    return token.model_dump(mode="json", exclude={"value", "sha256"})
+    return token.model_dump(mode="json", exclude={"value", "sha256"}) | {"state": _state(token)}
+
+
+def _state(token: Token) -> str:
+    from prefect_dstack.services.record import now
+
+    return "valid" if token.valid(now()) else "revoked" if token.revoked else "expired"
 
 
 def _purpose(token: Token) -> str:

@@ -13,6 +13,8 @@ from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.names import EnvironmentName, Text
 from prefect_dstack.errors import ConfigurationError, NotFoundError
 
+SHORTEST_SECRET = 4
+
 
 def parse_environment(value: Any) -> Any:
     """Turn a list of `NAME=value` and `NAME` into a mapping; leave a mapping.
@@ -56,6 +58,24 @@ class Environment(Model):
     def reveal(self) -> dict[str, str]:
         """Return all variables in clear, for the process that gets them and nothing else."""
         return {**self.plain, **{name: value.get_secret_value() for name, value in self.secret.items()}}
+
+    def hide(self, text: str) -> str:
+        """Take the secrets out of what a program has written, before others read it.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The text with `***` for each secret, and for each longer line of one.
+        """
+        for value in self.secret.values():
+            whole = value.get_secret_value()
+            lines = [line.strip() for line in whole.splitlines()]
+            for part in sorted({whole, *lines}, key=len, reverse=True):
+                # Less is no secret, and would take words apart that have nothing to do with it.
+                if len(part) >= SHORTEST_SECRET:
+                    text = text.replace(part, "***")
+        return text
 
 
 class RegistryAuth(Model):

@@ -164,7 +164,12 @@ def _route(goal: Goal, step: Step, sight: Sight) -> list[PrefectFuture[Any]]:
         return []
     configuration = goal.work.configuration
     ready = wait_until_ready.submit(
-        found.instance, found.replica, configuration, configuration.rollout.timeout, goal.abandoned
+        found.instance,
+        found.replica,
+        configuration,
+        goal.work.environment,
+        configuration.rollout.timeout,
+        goal.abandoned,
     )
     registered = register_route.submit(
         goal.gateway,

@@ -212,6 +212,11 @@ def put_on_air(
     else:
         noun = "replica" if goal.replicas == 1 else "replicas"
         logger.info("%s@%d: deploying %d %s", record.name, revision.number, goal.replicas, noun)
+    if work.configuration.port.gateway_port is None and goal.route.port != state.base_port:
+        logger.info(
+            "%s: published on port %d, as port %d of gateway '%s' is taken",
+            *(record.name, goal.route.port, state.base_port, gateway),
+        )
     rollout = work.configuration.rollout
     try:
         create_gateway(gateway)

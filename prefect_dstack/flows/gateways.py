@@ -21,7 +21,7 @@ from prefect_dstack.errors import (
 )
 from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.gateways.state import Route
+from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.tasks import documents, gateway_places, inventory
 from prefect_dstack.tasks import gateways as tasks
 from prefect_dstack.tasks.certificates import check_files
@@ -70,6 +70,8 @@ def create_gateway(
             documents.save(block, loaded.name)
             inventory.forget()
         state = tasks.create_gateway(loaded.name)
+        if state.base_port not in state.http_ports:
+            _warn_of_taken_port(loaded.name, state)
         ensure_certificates(loaded.name, list(state.routes.values()))
     except BaseException:
         if before is None:
@@ -79,6 +81,15 @@ def create_gateway(
         inventory.forget()
         raise
     return loaded.name
+
+
+def _warn_of_taken_port(name: str, state: GatewayState) -> None:
+    place = gateway_places.gateway(name).place
+    if not place.port_is_free(state.base_port, state.bind_address):
+        get_run_logger().warning(
+            "gateway %s: its port %d is in use by another program: end that, or choose another",
+            *(name, state.base_port),
+        )
 
 
 def _known_routes(name: str) -> list[Route]:

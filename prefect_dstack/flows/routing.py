@@ -8,6 +8,7 @@ from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.state import GatewayState, Route, free_port
+from prefect_dstack.gateways.template import ACME_PATH
 from prefect_dstack.services.record import Endpoint
 
 DEFAULT_QUEUE_TIMEOUT = 60
@@ -40,6 +41,13 @@ def route_of(configuration: ServiceConfiguration, gateway: Gateway, state: Gatew
             source=configuration.source_name,
             line=configuration.line_of("https"),
             key="https",
+        )
+    if state.https_port is not None and f"{configuration.path_prefix}/".startswith(ACME_PATH):
+        raise UnsupportedKeyError(
+            "is where gateways with HTTPS prove their names; choose another",
+            source=configuration.source_name,
+            line=configuration.line_of("path_prefix"),
+            key="path_prefix",
         )
     port = _port(configuration, gateway.place, state, has_host=bool(hosts))
     route = Route(

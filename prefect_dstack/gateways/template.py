@@ -20,7 +20,7 @@ from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import GatewayState, Route, Token
 
-__all__ = ["CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
+__all__ = ["ACME_PATH", "CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
 
 CONFIGURATION = "haproxy.cfg"
 ROUTES = "routes.map"

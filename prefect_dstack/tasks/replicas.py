@@ -12,7 +12,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.backends.base import Instance, Offer
-from prefect_dstack.configurations import Probe, ServiceConfiguration
+from prefect_dstack.configurations import Environment, Probe, ServiceConfiguration
 from prefect_dstack.errors import (
     CapacityError,
     HostError,
@@ -114,6 +114,7 @@ def wait_until_ready(
     instance: Instance,
     replica: Replica,
     configuration: ServiceConfiguration,
+    environment: Environment,
     timeout: float,
     abandoned: threading.Event,
 ) -> None:
@@ -123,6 +124,7 @@ def wait_until_ready(
         instance: Where it runs.
         replica: The replica.
         configuration: Of the service.
+        environment: Its secrets are taken out of what the replica has written last.
         timeout: Seconds to wait at most.
         abandoned: Set by the flow when the answer does not matter any more.
 
@@ -140,7 +142,7 @@ def wait_until_ready(
     while (elapsed := time.monotonic() - start) < timeout and not abandoned.is_set():
         status = runtime.status(machine, replica)
         if status.state in ("exited", "gone") or status.restarts > restarts or _crashing(status):
-            raise ReplicaExitedError(_ended(machine, replica, status))
+            raise ReplicaExitedError(environment.hide(_ended(machine, replica, status)))
         answers = []
         for probe in readiness.due(elapsed):
             answers.append(ask(machine, replica, probe))
@@ -155,7 +157,7 @@ def wait_until_ready(
         abandoned.wait(min(readiness.wait(time.monotonic() - start), LOOK_INTERVAL))
     if abandoned.is_set():
         raise ReplicaNotReadyError(f"{replica.name}: given up before it was ready")
-    raise ReplicaNotReadyError(_never_ready(machine, replica, answer, timeout))
+    raise ReplicaNotReadyError(environment.hide(_never_ready(machine, replica, answer, timeout)))
 
 
 @task(

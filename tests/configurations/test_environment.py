@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from prefect_dstack.configurations import (
+    Environment,
     RegistryCredentials,
     ServiceConfiguration,
     load_configuration,
@@ -84,6 +86,12 @@ def test_a_bare_name_that_is_not_set_says_what_to_do() -> None:
         "<text>:4: env.HF_TOKEN: has no value and is not in the environment; "
         "run 'export HF_TOKEN=…', or give it one"
     )
+
+
+def test_secrets_are_taken_out_of_what_a_program_has_written() -> None:
+    secret = {"TOKEN": "s3cret-value", "KEY": "-----BEGIN\n  line of a key\n", "ON": "1"}
+    environment = Environment(secret={name: SecretStr(value) for name, value in secret.items()})
+    assert environment.hide("got s3cret-value 1 time, then line of a key") == "got *** 1 time, then ***"
 
 
 def test_an_unknown_secret_is_told_with_the_place_that_asks_for_it() -> None:

@@ -300,6 +300,14 @@ class TestFailure:
             )
         nothing_runs(home)
 
+    def test_tells_its_last_words_without_the_secrets(
+        self, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TOKEN", "hush-hush-4711")
+
+        with pytest.raises(ReplicaExitedError, match=r"its last lines: the token is \*\*\*"):
+            deploy(commands=['echo "the token is $TOKEN"', "exit 1"], env=["TOKEN"])
+
     def test_of_one_replica_of_several_takes_the_others_with_it(self, deploy: Deploy, home: Home) -> None:
         broken = 'if [ "$DSTACK_REPLICA_NUM" = 1 ]; then echo broken; exit 1; fi'
 
