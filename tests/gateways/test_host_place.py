@@ -122,7 +122,8 @@ def test_only_one_deployer_changes_it_at_a_time(
     hosts: tuple[Host, Host], gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prefect_dstack.gateways.host.LOCK_PATIENCE", 1.0)
-    with gateway.place.lock(), pytest.raises(GatewayError, match="somebody else"), gateway.place.lock():
+    conflict = pytest.raises(GatewayError, match="others here have held")
+    with gateway.place.lock(), conflict, gateway.place.lock():
         pass
     with gateway.place.lock():
         pass
