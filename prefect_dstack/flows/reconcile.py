@@ -74,7 +74,7 @@ def reconcile_services(dry_run: bool = False, foreign: bool = False) -> list[str
         except PrefectDstackError as error:
             problems.append(str(error))
     for line in done:
-        logger.info("%s%s", "dry run: " if dry_run else "", line)
+        logger.info("%s: %s", "dry run" if dry_run else "done", line)
     if not done and not problems:
         logger.info("all is as it should be")
     if problems:
