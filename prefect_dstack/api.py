@@ -176,8 +176,6 @@ def _program(port: int, directory: Path) -> supervisor.Program:
     }
     return supervisor.Program(
         arguments=[
-            # Replicas and gateways of the same machine come first.
-            *("nice", "-n", "10"),
             *(sys.executable, "-m", "prefect", "server", "start"),
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
