@@ -89,7 +89,8 @@ def _overview_of(record: ServiceRecord) -> ServiceOverview:
         problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
     problems += [f"{name} is missing" for name in missing]
     problems += [f"{r.name} is {r.state}" for r in replicas if r.state != "running"]
-    left = [r.name for r in replicas if r.name not in expected] + [stamp.name for _, stamp in sight.empty]
+    there = [replica.name for replica in replicas] + [stamp.name for _, stamp in sight.empty]
+    left = [name for name in there if name not in expected]
     if record.deploying is not None and not has_died(record.deploying):
         condition = _under_way(record, record.deploying, problems)
     elif record.active is None:
