@@ -9,7 +9,8 @@ from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
@@ -34,11 +35,8 @@ def is_over(flow_run: str) -> bool:
         Whether it has ended, was deleted, or has been silent for three heartbeats.
     """
     with get_client(sync_client=True) as client:
-        try:
-            run = client.read_flow_run(UUID(flow_run))
-        except (ObjectNotFound, ValueError):
-            return True
-        if run.state is None or run.state.is_final():
+        run = _read(client, flow_run)
+        if run is None or run.state is None or run.state.is_final():
             return True
         frequency = get_current_settings().flows.heartbeat_frequency
         if frequency is None or not (run.state.is_running() or run.state.is_cancelling()):
@@ -71,11 +69,7 @@ def is_known(flow_run: str) -> bool:
         Whether it is there; if not, it may be that of another Prefect API.
     """
     with get_client(sync_client=True) as client:
-        try:
-            client.read_flow_run(UUID(flow_run))
-        except (ObjectNotFound, ValueError):
-            return False
-    return True
+        return _read(client, flow_run) is not None
 
 
 def is_paused(flow_run: str) -> bool:
@@ -88,11 +82,8 @@ def is_paused(flow_run: str) -> bool:
         Whether it is paused.
     """
     with get_client(sync_client=True) as client:
-        try:
-            state = client.read_flow_run(UUID(flow_run)).state
-        except (ObjectNotFound, ValueError):
-            return False
-        return state is not None and state.is_paused()
+        run = _read(client, flow_run)
+        return run is not None and run.state is not None and run.state.is_paused()
 
 
 def close_run(flow_run: str) -> None:
@@ -101,10 +92,10 @@ def close_run(flow_run: str) -> None:
     Args:
         flow_run: The id of the flow run.
     """
-    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound, ValueError):
-        state = client.read_flow_run(UUID(flow_run)).state
-        if state is None or not (state.is_final() or state.is_cancelling()):
-            client.set_flow_run_state(UUID(flow_run), Crashed(message=f"Found dead: {LOST}."), force=True)
+    with get_client(sync_client=True) as client:
+        run = _read(client, flow_run)
+        if run is not None and not (run.state and (run.state.is_final() or run.state.is_cancelling())):
+            client.set_flow_run_state(run.id, Crashed(message=f"Found dead: {LOST}."), force=True)
 
 
 def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
@@ -157,3 +148,9 @@ def has_died(deployment: Deploying) -> bool:
                 return is_over(deployment.flow_run)
         return True
     return is_over(deployment.flow_run)
+
+
+def _read(client: SyncPrefectClient, flow_run: str) -> FlowRun | None:
+    with contextlib.suppress(ObjectNotFound, ValueError):
+        return client.read_flow_run(UUID(flow_run))
+    return None
