@@ -42,9 +42,7 @@ def gateway_overview() -> list[GatewayOverview]:
         known: list[CertificateStatus] = []
         try:
             state = gateway_places.state(name)
-            condition = (
-                "running" if state is not None and gateway_places.gateway(name).place.running() else "stopped"
-            )
+            condition = "running" if gateway_places.runs(name) else "stopped"
             if state is not None and state.https_port is not None:
                 known = certificates(name)
         except PrefectDstackError as error:

@@ -252,7 +252,10 @@ def runs(name: str) -> bool:
         GatewayError: If it cannot be found out.
         HostError: If its host cannot be reached.
     """
-    return state(name) is not None and gateway(name).place.running()
+    try:
+        return gateway(name).place.running()
+    except NotFoundError:
+        return False
 
 
 def unusable(name: str, service: str) -> dict[str, str]:

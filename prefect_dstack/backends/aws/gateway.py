@@ -69,12 +69,7 @@ class AwsGateways:
             ConfigurationError: If there is no such region or instance type.
             ProvisioningError: If AWS cannot be asked.
         """
-        region = configuration.region or self._settings.regions[0]
-        if region not in self._settings.regions:
-            raise ConfigurationError(
-                f"{region!r} is not one of the AWS backend's regions: {', '.join(self._settings.regions)}",
-                key="region",
-            )
+        region = self._region(configuration)
         wanted = configuration.instance_type or self._settings.gateway_instance_type
         for kind in instance_types(self._aws, self._account.cache, region):
             if kind.name == wanted:
@@ -110,13 +105,12 @@ class AwsGateways:
             ConflictError: If its domain leads elsewhere.
             ProvisioningError: If anything else fails; then nothing is left of the attempt.
         """
-        offer = self.offer(configuration, report)
-        region = offer.region
+        region = self._region(configuration)
         public = configuration.public_ip and self._settings.public_ips
         existing = self._find(name)
         try:
             if existing is None:
-                identifier = self._launch(name, offer, configuration, report)
+                identifier = self._launch(name, self.offer(configuration, report), configuration, report)
             else:
                 region, identifier = existing.region, existing.id
                 report(f"aws: gateway {name}: found {identifier}")
@@ -214,6 +208,15 @@ class AwsGateways:
             for entry in ec2.find(self._aws, region, tagging.tagged(tagging.GATEWAY, name)):
                 return ec2.to_instance(self._aws, region, entry)
         return None
+
+    def _region(self, configuration: GatewayConfiguration) -> str:
+        region = configuration.region or self._settings.regions[0]
+        if region not in self._settings.regions:
+            raise ConfigurationError(
+                f"{region!r} is not one of the AWS backend's regions: {', '.join(self._settings.regions)}",
+                key="region",
+            )
+        return region
 
     def _launch(self, name: str, offer: Offer, configuration: GatewayConfiguration, report: Report) -> str:
         network = self._account.network(offer.region)
