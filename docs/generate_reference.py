@@ -35,8 +35,8 @@ from prefect_dstack.configurations import (
     scalars,
 )
 from prefect_dstack.configurations.base import Model
+from prefect_dstack.domain import fleet_support, support
 from prefect_dstack.errors import UnsupportedKeyError
-from prefect_dstack.services import fleet_support, support
 
 DOCS = Path(__file__).resolve().parent
 PACKAGE = Path(prefect_dstack.__file__).parent

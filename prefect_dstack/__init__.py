@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefect_dstack.configurations import load_configuration
+    from prefect_dstack.domain.record import Endpoint
+    from prefect_dstack.domain.tokens import NewToken, Token
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
     from prefect_dstack.flows.reconcile import reconcile_services
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
         list_tokens,
         revoke_token,
     )
-    from prefect_dstack.services.record import Endpoint
-    from prefect_dstack.services.tokens import NewToken, Token
 
 __all__ = [
     "Endpoint",
@@ -59,9 +59,9 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Endpoint": "services.record",
-    "NewToken": "services.tokens",
-    "Token": "services.tokens",
+    "Endpoint": "domain.record",
+    "NewToken": "domain.tokens",
+    "Token": "domain.tokens",
     "acreate_token": "flows.tokens",
     "adeploy_service": "flows.deploy",
     "alist_tokens": "flows.tokens",

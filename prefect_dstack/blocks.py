@@ -8,7 +8,7 @@ from prefect.blocks.core import Block
 from prefect.types import SecretDict
 from pydantic import Field, HttpUrl, SecretStr
 
-from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.domain.record import ServiceRecord
 
 __all__ = ["DstackAuthority", "DstackGateway", "DstackService", "DstackSshFleet", "DstackToken"]
 

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from prefect_dstack.configurations import FleetConfiguration, ServiceConfiguration, load_configuration
-from prefect_dstack.services.fleet_support import check_fleet_support
-from prefect_dstack.services.support import check_support
+from prefect_dstack.domain.fleet_support import check_fleet_support
+from prefect_dstack.domain.support import check_support
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -8,8 +8,8 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.hosts.machine import Machine
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["Backend", "Gpu", "Instance", "Offer", "Report"]
 

@@ -12,8 +12,8 @@ from docker.errors import DockerException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from requests import RequestException
 
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import HostNotReadyError
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["Claim", "claims_on", "held_claims", "hold", "let_go"]
 

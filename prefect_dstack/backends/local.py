@@ -13,9 +13,9 @@ import psutil
 from prefect_dstack.backends.base import Gpu, Instance, Offer, Report
 from prefect_dstack.backends.matching import shortfalls
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import NoOfferError
 from prefect_dstack.hosts.local_machine import LocalMachine
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["LocalBackend"]
 

@@ -13,6 +13,7 @@ from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, 
 from prefect_dstack.backends.fleet import Fleet, FleetHost
 from prefect_dstack.backends.inspection import Inventory, check_hosts, inspect
 from prefect_dstack.configurations import Resources, ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import (
     CapacityError,
     HostError,
@@ -21,7 +22,6 @@ from prefect_dstack.errors import (
     ProvisioningError,
 )
 from prefect_dstack.hosts.ssh_machine import SshMachine
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["SshBackend"]
 

@@ -53,7 +53,7 @@ def apply(
         ServiceConfiguration,
         load_configuration,
     )
-    from prefect_dstack.services.support import check_support
+    from prefect_dstack.domain.support import check_support
 
     configuration = load_configuration(file, name=name, args=arguments or (), profile=profile)
     if isinstance(configuration, ServiceConfiguration):
@@ -65,7 +65,7 @@ def apply(
         apply_gateway(configuration, yes=yes)
     elif isinstance(configuration, FleetConfiguration):
         from prefect_dstack.cli import fleets
-        from prefect_dstack.services.fleet_support import check_fleet_support
+        from prefect_dstack.domain.fleet_support import check_fleet_support
 
         check_fleet_support(configuration)
         fleets.apply(configuration, yes=yes)

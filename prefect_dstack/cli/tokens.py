@@ -10,7 +10,7 @@ import typer
 from prefect_dstack.cli.output import connected, err, out, show_table
 
 if TYPE_CHECKING:
-    from prefect_dstack.services.tokens import Token
+    from prefect_dstack.domain.tokens import Token
 
 __all__ = ["application"]
 
@@ -88,7 +88,7 @@ def _fields(token: Token) -> dict[str, Any]:
 
 
 def _state(token: Token) -> str:
-    from prefect_dstack.services.record import now
+    from prefect_dstack.domain.record import now
 
     return "valid" if token.valid(now()) else "revoked" if token.revoked else "expired"
 

@@ -14,10 +14,10 @@ from prefect.states import Cancelled, Paused
 from prefect.utilities.urls import url_for
 
 from prefect_dstack.configurations import Canary
+from prefect_dstack.domain.canary import replicas_for, weights_for
+from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import DeploymentError
 from prefect_dstack.flows.convergence import Goal, converge
-from prefect_dstack.services.canary import replicas_for, weights_for
-from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks.canary import Comparison, share_traffic, watch_canary
 
 __all__ = ["try_canary"]

@@ -16,13 +16,13 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 
 from prefect_dstack.backends.base import Offer
+from prefect_dstack.domain.placement import place
+from prefect_dstack.domain.rollout import Limits, Step, Wanted, next_steps
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import DeploymentError, PrefectDstackError
 from prefect_dstack.flows.preparation import Workload, find_offers
 from prefect_dstack.gateways.state import Route
 from prefect_dstack.runtimes.base import Launch
-from prefect_dstack.services.placement import place
-from prefect_dstack.services.rollout import Limits, Step, Wanted, next_steps
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import EVEN_WEIGHT, drain_replica, register_route, unregister_replica
 from prefect_dstack.tasks.observation import Sight

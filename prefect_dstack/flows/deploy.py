@@ -11,6 +11,8 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run as current_run
 
 from prefect_dstack.configurations import Canary, ServiceConfiguration, load_configuration
+from prefect_dstack.domain.record import Endpoint, Revision, ServiceRecord
+from prefect_dstack.domain.rollout import Wanted, next_steps
 from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.flows.canary import try_canary
 from prefect_dstack.flows.convergence import Goal, converge
@@ -26,8 +28,6 @@ from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.restoring import bring_back, restore, restore_hook
 from prefect_dstack.flows.routing import endpoint_of, route_of
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.record import Endpoint, Revision, ServiceRecord
-from prefect_dstack.services.rollout import Wanted, next_steps
 from prefect_dstack.tasks import gateway_places, observation
 from prefect_dstack.tasks.certificates import check_files
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route, verify_endpoint

@@ -12,6 +12,7 @@ from prefect_dstack.backends.fleet import Fleet, fleet_of
 from prefect_dstack.backends.inspection import HostReport, check_fleet, with_internal_addresses
 from prefect_dstack.blocks import DstackSshFleet
 from prefect_dstack.configurations import FleetConfiguration, load_configuration
+from prefect_dstack.domain.fleet_support import check_fleet_support
 from prefect_dstack.errors import (
     ConfigurationError,
     ConflictError,
@@ -20,7 +21,6 @@ from prefect_dstack.errors import (
     NotFoundError,
 )
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.fleet_support import check_fleet_support
 from prefect_dstack.tasks import documents, inventory, observation
 from prefect_dstack.tasks.secrets import lookup
 

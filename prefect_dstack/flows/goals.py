@@ -11,10 +11,10 @@ from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.record import Deploying, Revision, ServiceRecord
+from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.flows.convergence import DEFAULT_STOP_DURATION, Goal
 from prefect_dstack.flows.preparation import Workload
-from prefect_dstack.services.record import Deploying, Revision, ServiceRecord
-from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks.locks import lock
 from prefect_dstack.tasks.records import find_record
 from prefect_dstack.tasks.runs import close_run, has_died

@@ -10,12 +10,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.domain.record import Deploying, ServiceRecord
 from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.flows.goals import runtimes_of
 from prefect_dstack.flows.promotion import how_to_decide
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.pool import shared_connections
-from prefect_dstack.services.record import Deploying, ServiceRecord
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.observation import Found
 from prefect_dstack.tasks.records import all_records, load_record

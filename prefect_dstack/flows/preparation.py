@@ -20,10 +20,10 @@ from prefect_dstack.configurations import (
     resolve_environment,
     resolve_registry_auth,
 )
+from prefect_dstack.domain.record import Revision, ServiceRecord, now
+from prefect_dstack.domain.revision import settings_digest, workload_digest, written
+from prefect_dstack.domain.support import check_support
 from prefect_dstack.errors import ConfigurationError, NoOfferError
-from prefect_dstack.services.record import Revision, ServiceRecord, now
-from prefect_dstack.services.revision import settings_digest, workload_digest, written
-from prefect_dstack.services.support import check_support
 from prefect_dstack.tasks import connections
 from prefect_dstack.tasks.records import load_environment
 from prefect_dstack.tasks.secrets import lookup

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 
+from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import ConflictError
-from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.tasks.records import load_record
 from prefect_dstack.tasks.runs import is_paused
 

@@ -9,6 +9,9 @@ from functools import partial
 from prefect import get_run_logger
 
 from prefect_dstack.backends.base import Instance
+from prefect_dstack.domain.record import LOST, ServiceRecord
+from prefect_dstack.domain.rollout import Limits, Step, Wanted, all_steps
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE
 from prefect_dstack.flows.goals import goal_for, held
@@ -16,9 +19,6 @@ from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.restoring import restore
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.hosts.files import Commander
-from prefect_dstack.services.record import LOST, ServiceRecord
-from prefect_dstack.services.rollout import Limits, Step, Wanted, all_steps
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.inventory import inventory

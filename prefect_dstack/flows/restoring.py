@@ -7,14 +7,14 @@ from typing import Any
 from prefect import get_run_logger
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.domain.record import LOST, ServiceRecord
+from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import GatewayError, HostError, NotFoundError
 from prefect_dstack.flows.convergence import DEFAULT_GRACE, DEFAULT_STOP_DURATION, Goal, converge
 from prefect_dstack.flows.goals import drain_time, goal_for, held, runtimes_of
 from prefect_dstack.flows.preparation import recorded_workload
 from prefect_dstack.flows.routing import route_of
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.record import LOST, ServiceRecord
-from prefect_dstack.services.rollout import Limits
 from prefect_dstack.tasks import connections, gateway_places, observation
 from prefect_dstack.tasks.gateways import create_gateway, register_route, remove_route
 from prefect_dstack.tasks.observation import Sight

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import difflib
 
+from prefect_dstack.domain.record import Endpoint, Revision, Rollback, ServiceRecord, now, readable
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.flows.deploy import put_on_air, superseded
 from prefect_dstack.flows.goals import held
 from prefect_dstack.flows.preparation import recorded_workload, this_user
 from prefect_dstack.flows.restoring import restore_hook
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.record import Endpoint, Revision, Rollback, ServiceRecord, now, readable
 from prefect_dstack.tasks.records import load_record
 
 __all__ = ["arollback_service", "changes_of", "rollback_service"]

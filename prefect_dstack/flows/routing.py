@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.errors import ConflictError, UnsupportedKeyError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.state import GatewayState, Route, free_port
 from prefect_dstack.gateways.template import ACME_PATH
-from prefect_dstack.services.record import Endpoint
 
 DEFAULT_QUEUE_TIMEOUT = 60
 

@@ -16,11 +16,11 @@ from prefect.context import FlowRunContext
 
 from prefect_dstack.api import connect
 from prefect_dstack.blocks import DstackGateway
+from prefect_dstack.domain.record import now
+from prefect_dstack.domain.tokens import NewToken, Token, expiry, new_token, token_id
 from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
 from prefect_dstack.flows.preparation import this_user
 from prefect_dstack.gateways.state import GatewayState
-from prefect_dstack.services.record import now
-from prefect_dstack.services.tokens import NewToken, Token, expiry, new_token, token_id
 from prefect_dstack.tasks import documents, gateway_places
 from prefect_dstack.tasks import tokens as tasks
 from prefect_dstack.tasks.inventory import inventory

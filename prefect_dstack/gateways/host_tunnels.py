@@ -13,13 +13,13 @@ from docker.models.containers import Container
 from docker.types import LogConfig
 from requests import RequestException
 
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.host import HAPROXY_IMAGE
 from prefect_dstack.gateways.tunnels import HeldTunnel, TunnelTarget, ssh_command, ssh_files
 from prefect_dstack.hosts import files
 from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import Root, SshMachine
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["HostTunnels", "tunnels_on"]
 

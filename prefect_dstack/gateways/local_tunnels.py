@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.tunnels import HeldTunnel, TunnelTarget, ssh_command, ssh_files
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.ports import free_port
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["LocalTunnels"]
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.hosts.authorized_keys import authorize, authorized, revoke
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import SshMachine
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = [
     "Attachment",

@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.hosts.machine import Machine
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["Launch", "Replica", "ReplicaStatus", "Report", "Runtime"]
 

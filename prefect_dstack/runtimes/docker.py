@@ -14,13 +14,13 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
 from prefect_dstack.configurations import Environment, InstanceMount, ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, HostNotReadyError, ImageError
 from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["DockerRuntime"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefect_dstack.services.stamp import Stamp
+from prefect_dstack.domain.stamp import Stamp
 
 __all__ = ["described_environment"]
 

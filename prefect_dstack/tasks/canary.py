@@ -10,11 +10,11 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.configurations import Canary
+from prefect_dstack.domain.canary import Figures, Verdict, judge
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways import latency
 from prefect_dstack.gateways.observation import ReplicaStatistics
 from prefect_dstack.gateways.state import GatewayState
-from prefect_dstack.services.canary import Figures, Verdict, judge
 from prefect_dstack.tasks import gateway_places
 from prefect_dstack.tasks.gateways import EVEN_WEIGHT
 from prefect_dstack.tasks.retrying import may_help

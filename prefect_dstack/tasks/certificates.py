@@ -18,10 +18,10 @@ from prefect_dstack.certificates.issuing import issue
 from prefect_dstack.certificates.pem import Validity, validity
 from prefect_dstack.certificates.renewal import Wanted, is_due, wanted
 from prefect_dstack.configurations import GatewayConfiguration
+from prefect_dstack.domain.record import now
 from prefect_dstack.errors import CertificateError, ConfigurationError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.state import Route
-from prefect_dstack.services.record import now
 from prefect_dstack.tasks import documents, gateway_places
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.retrying import may_help

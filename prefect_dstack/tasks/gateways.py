@@ -13,11 +13,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.backends.base import Instance
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.template import NO_SERVICE
 from prefect_dstack.runtimes.base import Replica
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import gateway_places
 from prefect_dstack.tasks.inventory import inventory
 from prefect_dstack.tasks.reaching import reach, unreach

@@ -19,7 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 
-from prefect_dstack.services.record import Deploying
+from prefect_dstack.domain.record import Deploying
 from prefect_dstack.tasks.runs import has_died
 
 __all__ = ["lock"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from prefect_dstack.backends.base import Instance
+from prefect_dstack.domain.rollout import Running
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import HostError, HostNotReadyError, ProvisioningError
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.runtimes.base import Replica, ReplicaStatus
-from prefect_dstack.services.rollout import Running
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections
 
 __all__ = ["Found", "Sight", "instances_of", "look", "running"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.events import emit_event
 
-from prefect_dstack.services.record import Endpoint
+from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.tasks.observation import Found
 
 __all__ = ["publish_deployed", "publish_removed"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 import psutil
 
 from prefect_dstack.backends.base import Instance
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import GatewayError, HostUnreachableError
 from prefect_dstack.runtimes.base import Replica
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.settings import settings
 from prefect_dstack.tasks import connections, gateway_places
 from prefect_dstack.tasks.inventory import inventory

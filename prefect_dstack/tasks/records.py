@@ -9,8 +9,8 @@ from typing import Any
 from prefect.types import SecretDict
 
 from prefect_dstack.blocks import DstackService
+from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import NotFoundError
-from prefect_dstack.services.record import ServiceRecord
 from prefect_dstack.tasks import documents
 
 __all__ = [

@@ -13,6 +13,8 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.backends.base import Instance, Offer
 from prefect_dstack.configurations import Environment, Probe, ServiceConfiguration
+from prefect_dstack.domain.readiness import Readiness
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import (
     CapacityError,
     HostError,
@@ -24,8 +26,6 @@ from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.runtimes.probes import Answer, ask
 from prefect_dstack.runtimes.process import ProcessRuntime
-from prefect_dstack.services.readiness import Readiness
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections
 from prefect_dstack.tasks.retrying import may_help, may_help_to_provision
 

@@ -15,7 +15,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from prefect_dstack.services.record import LOST, Deploying
+from prefect_dstack.domain.record import LOST, Deploying
 
 __all__ = ["close_run", "deploying", "has_died", "is_known", "is_over", "is_paused", "is_this_process"]
 

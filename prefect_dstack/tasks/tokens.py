@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from prefect_dstack.blocks import DstackToken
+from prefect_dstack.domain.record import now
+from prefect_dstack.domain.tokens import Token, of_gateway, of_service
 from prefect_dstack.gateways import state as gateway_state
 from prefect_dstack.gateways.state import GatewayState
-from prefect_dstack.services.record import now
-from prefect_dstack.services.tokens import Token, of_gateway, of_service
 from prefect_dstack.tasks import documents
 
 __all__ = [

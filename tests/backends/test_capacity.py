@@ -10,7 +10,7 @@ from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim
 from prefect_dstack.backends.inspection import GpuDevice, Inventory
 from prefect_dstack.configurations import Resources
-from prefect_dstack.services.stamp import Stamp
+from prefect_dstack.domain.stamp import Stamp
 
 
 def inventory(cpus: int = 8, memory: float = 64.0, gpus: int = 0) -> Inventory:

@@ -12,9 +12,9 @@ from prefect_dstack.backends import local
 from prefect_dstack.backends.base import Gpu
 from prefect_dstack.backends.local import LocalBackend, gpus_of
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import NoOfferError
 from prefect_dstack.hosts.local_machine import LocalMachine
-from prefect_dstack.services.stamp import Stamp
 
 STAMP = Stamp(service="hello", revision=1, replica=0)
 

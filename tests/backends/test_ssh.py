@@ -14,10 +14,10 @@ from prefect_dstack.backends.fleet import Fleet, FleetHost
 from prefect_dstack.backends.inspection import check_fleet, with_internal_addresses
 from prefect_dstack.backends.ssh import SshBackend
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.domain.placement import place
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, NoOfferError, ProvisioningError
 from prefect_dstack.hosts.pool import close_connections
-from prefect_dstack.services.placement import place
-from prefect_dstack.services.stamp import Stamp
 from tests.testbed.host import Host
 from tests.testbed.images import load_image
 from tests.testbed.testbed import Testbed

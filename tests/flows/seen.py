@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect_dstack.services.record import ServiceRecord
+from prefect_dstack.domain.record import ServiceRecord
 from tests.prefect_server import PrefectServer
 
 

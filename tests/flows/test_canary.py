@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from prefect_dstack import Endpoint
+from prefect_dstack.domain import canary
 from prefect_dstack.errors import DeploymentError
-from prefect_dstack.services import canary
 from tests.command_line import CommandLine
 from tests.flows.asking import Asking
 from tests.home import Home

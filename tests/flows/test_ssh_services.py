@@ -26,6 +26,7 @@ from prefect_dstack import (
     stop_service,
 )
 from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import (
     CapacityError,
     ConflictError,
@@ -39,7 +40,6 @@ from prefect_dstack.flows.overview import overview, read_logs
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.runtimes.base import Launch
 from prefect_dstack.runtimes.docker import DockerRuntime
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import documents, gateway_places
 from tests.command_line import CommandLine
 from tests.flows.lab import FLEET, GATEWAY, Lab, Requests, answer

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.host import HostPlace
 from prefect_dstack.gateways.host_tunnels import HostTunnels, tunnels_on
@@ -32,7 +33,6 @@ from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.hosts.ssh import ChannelRefusedError
 from prefect_dstack.hosts.ssh_machine import SshMachine
-from prefect_dstack.services.stamp import Stamp
 from tests.gateways.hosts import answers, machine, median_latency, run_app, traces
 from tests.polling import wait_until
 from tests.testbed.host import Host

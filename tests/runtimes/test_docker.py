@@ -17,11 +17,11 @@ from docker import DockerClient
 from pydantic import SecretStr
 
 from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import ImageError
 from prefect_dstack.hosts.local_machine import LocalMachine
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.runtimes.docker import DockerRuntime, creation
-from prefect_dstack.services.stamp import Stamp
 from tests.polling import wait_until
 from tests.testbed.engine import LocalEngine
 from tests.testbed.images import load_image

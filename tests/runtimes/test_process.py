@@ -17,13 +17,13 @@ import pytest
 from pydantic import SecretStr
 
 from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.local_machine import LocalMachine
 from prefect_dstack.hosts.ports import REPLICA_PORTS
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.runtimes.process import ProcessRuntime
-from prefect_dstack.services.stamp import Stamp
 from tests.polling import wait_until
 
 MACHINE = LocalMachine()

@@ -10,7 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
-from prefect_dstack.services.record import Deploying
+from prefect_dstack.domain.record import Deploying
 from prefect_dstack.tasks import locks
 from prefect_dstack.tasks.locks import lock
 from tests.polling import wait_until

@@ -11,9 +11,9 @@ import pytest
 
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import Environment, ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError
 from prefect_dstack.runtimes.base import Launch, Replica
-from prefect_dstack.services.stamp import Stamp
 from prefect_dstack.tasks import connections, replicas
 
 STAMP = Stamp(service="hello", revision=1, replica=0)

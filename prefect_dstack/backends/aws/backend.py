@@ -25,8 +25,8 @@ from prefect_dstack.backends.aws.regions import check_regions
 from prefect_dstack.backends.aws.settings import AwsSettings
 from prefect_dstack.backends.base import Instance, Offer, Report
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, NoOfferError, ProvisioningError
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["AwsBackend"]
 

@@ -20,8 +20,8 @@ from prefect_dstack.backends.aws.plan import Attempts, client_token
 from prefect_dstack.backends.aws.prices import on_demand_prices
 from prefect_dstack.backends.base import Instance, Offer, Report
 from prefect_dstack.configurations.gateway import GatewayConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, ConfigurationError, NotFoundError
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["AwsGateways", "CreatedGateway"]
 

@@ -14,8 +14,8 @@ from prefect_dstack.backends.aws.settings import AwsSettings
 from prefect_dstack.backends.aws.tags import filters, tagged
 from prefect_dstack.backends.aws.user_data import LOGIN
 from prefect_dstack.backends.base import Instance, Offer, Report
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import ProvisioningError
-from prefect_dstack.services.stamp import Stamp
 
 __all__ = ["LIVE", "describe", "find", "launch", "launch_parameters", "terminate", "to_instance"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prefect_dstack.backends.base import Offer
-from prefect_dstack.services.stamp import Stamp
+from prefect_dstack.domain.stamp import Stamp
 
 __all__ = ["Attempt", "Attempts", "client_token"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from prefect_dstack.services.stamp import PREFIX
+from prefect_dstack.domain.stamp import PREFIX
 
 __all__ = ["Role", "filters", "from_list", "specifications", "to_list"]
 

@@ -11,6 +11,7 @@ import pytest
 
 from prefect_dstack.backends.aws import AwsBackend
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import (
     CapacityError,
     ConfigurationError,
@@ -19,7 +20,6 @@ from prefect_dstack.errors import (
     NoOfferError,
     ProvisioningError,
 )
-from prefect_dstack.services.stamp import Stamp
 from tests.testbed.ec2 import catalogue
 from tests.testbed.ec2.account import Account
 

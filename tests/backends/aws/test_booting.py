@@ -15,12 +15,12 @@ from prefect_dstack.backends.aws.firewall import REPLICA_PORT
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import Environment, GatewayConfiguration, ServiceConfiguration
 from prefect_dstack.configurations.ports import ServicePort
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import HostKeyError, HostNotReadyError, ProvisioningError
 from prefect_dstack.hosts.keys import generate_key_pair
 from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.runtimes.base import Launch
 from prefect_dstack.runtimes.docker import DockerRuntime
-from prefect_dstack.services.stamp import Stamp
 from tests.polling import wait_until
 from tests.testbed.ec2.account import Account
 

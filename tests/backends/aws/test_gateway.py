@@ -11,6 +11,7 @@ from prefect_dstack.backends.aws import AwsBackend, AwsGateways
 from prefect_dstack.backends.aws.dns import zone_of
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import (
     CapacityError,
     ConfigurationError,
@@ -18,7 +19,6 @@ from prefect_dstack.errors import (
     NotFoundError,
     ProvisioningError,
 )
-from prefect_dstack.services.stamp import Stamp
 from tests.testbed.ec2.account import Account
 
 pytestmark = pytest.mark.integration

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from prefect_dstack.backends.aws.plan import Attempt, Attempts, client_token
 from prefect_dstack.backends.base import Offer
-from prefect_dstack.services.stamp import Stamp
+from prefect_dstack.domain.stamp import Stamp
 
 offers = st.lists(
     st.builds(

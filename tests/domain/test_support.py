@@ -10,8 +10,8 @@ import pytest
 
 import prefect_dstack
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.domain.support import NEEDS_IMAGE, NEVER, check_support, unsupported_keys
 from prefect_dstack.errors import UnsupportedKeyError
-from prefect_dstack.services.support import NEEDS_IMAGE, NEVER, check_support, unsupported_keys
 
 PACKAGE = Path(prefect_dstack.__file__).parent
 SAMPLE = Path(__file__).parents[1] / "configurations" / "samples" / "service.dstack.yml"

@@ -10,8 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dstack.errors import NotFoundError
-from prefect_dstack.services.record import (
+from prefect_dstack.domain.record import (
     Deploying,
     Endpoint,
     Outcome,
@@ -20,7 +19,8 @@ from prefect_dstack.services.record import (
     now,
     readable,
 )
-from prefect_dstack.services.stamp import Stamp
+from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.errors import NotFoundError
 
 
 def revision(number: int, **fields: Any) -> Revision:

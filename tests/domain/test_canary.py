@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.configurations import Canary
-from prefect_dstack.services.canary import Figures, judge, replicas_for, weights_for
+from prefect_dstack.domain.canary import Figures, judge, replicas_for, weights_for
 
 TERMS = Canary(max_error_rate="1%", max_latency_p95_ratio=1.5)
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dstack.domain.tokens import Token, expiry, new_token, of_gateway, of_service, token_id
 from prefect_dstack.errors import ConfigurationError
-from prefect_dstack.services.tokens import Token, expiry, new_token, of_gateway, of_service, token_id
 
 NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.configurations import Probe
-from prefect_dstack.services.readiness import Readiness
+from prefect_dstack.domain.readiness import Readiness
 
 HEALTH = Probe(url="/health", interval=15)
 

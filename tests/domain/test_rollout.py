@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.configurations import Rollout
-from prefect_dstack.services.rollout import Limits, Running, Wanted, after, all_steps, next_steps
+from prefect_dstack.domain.rollout import Limits, Running, Wanted, after, all_steps, next_steps
 
 phases = st.sampled_from(["launched", "serving", "draining", "dead"])
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dstack.domain.placement import place
 from prefect_dstack.errors import NoOfferError
-from prefect_dstack.services.placement import place
 
 
 @dataclass(frozen=True)

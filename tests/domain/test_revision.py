@@ -16,7 +16,7 @@ from prefect_dstack.configurations import (
     ServiceConfiguration,
     load_configuration,
 )
-from prefect_dstack.services.revision import SETTINGS, settings_digest, workload_digest, written
+from prefect_dstack.domain.revision import SETTINGS, settings_digest, workload_digest, written
 
 BASE: dict[str, Any] = {"type": "service", "port": 8000, "image": "app", "commands": ["run"]}
 
