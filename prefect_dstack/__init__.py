@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from prefect_dstack.configurations import load_configuration
     from prefect_dstack.domain.record import Endpoint
     from prefect_dstack.domain.tokens import NewToken, Token
+    from prefect_dstack.flows.delete import adelete_service, delete_service
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
     from prefect_dstack.flows.reconcile import reconcile_services
     from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
+    from prefect_dstack.flows.scale import ascale_service, scale_service
     from prefect_dstack.flows.stop import astop_service, stop_service
     from prefect_dstack.services.tokens import (
         acreate_token,
@@ -40,14 +42,17 @@ __all__ = [
     "NewToken",
     "Token",
     "acreate_token",
+    "adelete_service",
     "adeploy_service",
     "alist_tokens",
     "arevoke_token",
     "arollback_service",
+    "ascale_service",
     "astop_service",
     "create_gateway",
     "create_token",
     "delete_gateway",
+    "delete_service",
     "deploy_service",
     "list_tokens",
     "load_configuration",
@@ -55,6 +60,7 @@ __all__ = [
     "renew_certificates",
     "revoke_token",
     "rollback_service",
+    "scale_service",
     "stop_service",
 ]
 
@@ -63,14 +69,17 @@ _PLACES = {
     "NewToken": "domain.tokens",
     "Token": "domain.tokens",
     "acreate_token": "services.tokens",
+    "adelete_service": "flows.delete",
     "adeploy_service": "flows.deploy",
     "alist_tokens": "services.tokens",
     "arevoke_token": "services.tokens",
     "arollback_service": "flows.rollback",
+    "ascale_service": "flows.scale",
     "astop_service": "flows.stop",
     "create_gateway": "flows.gateways",
     "create_token": "services.tokens",
     "delete_gateway": "flows.gateways",
+    "delete_service": "flows.delete",
     "deploy_service": "flows.deploy",
     "list_tokens": "services.tokens",
     "load_configuration": "configurations",
@@ -78,6 +87,7 @@ _PLACES = {
     "renew_certificates": "flows.renew_certificates",
     "revoke_token": "services.tokens",
     "rollback_service": "flows.rollback",
+    "scale_service": "flows.scale",
     "stop_service": "flows.stop",
 }
 

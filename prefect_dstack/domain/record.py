@@ -312,6 +312,12 @@ class ServiceRecord(_Part):
             )
         return max(served, key=lambda revision: (revision.served_at, revision.number))
 
+    def released(self) -> ServiceRecord:
+        """Return the record with a number of replicas that its configuration may change again."""
+        if self.desired is None:
+            return self
+        return self.model_copy(update={"desired": self.desired.model_copy(update={"pinned": False})})
+
     def scaled(self, desired: DesiredReplicas) -> ServiceRecord:
         """Return the record with another number of replicas wanted.
 

@@ -18,12 +18,12 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from prefect_dstack.domain.record import Deploying
 from prefect_dstack.store.runs import has_died
 
-__all__ = ["lock"]
+__all__ = ["lock", "remove_lock"]
 
 # A killed holder's slot is free again after its lease, in seconds: the shortest that Prefect grants.
 LEASE = 60.0
@@ -85,6 +85,16 @@ def lock(
                     _free(client, limit)
         except httpx.TransportError as error:
             report(f"{limit}: will be free when its lease of {LEASE:.0f} s has ended: {error}")
+
+
+def remove_lock(name: str) -> None:
+    """Remove a lock that nobody needs any more.
+
+    Args:
+        name: What was locked.
+    """
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        client.delete_global_concurrency_limit_by_name(f"prefect-dstack-{name}")
 
 
 def _wait_for(
