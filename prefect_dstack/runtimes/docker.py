@@ -13,6 +13,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
+from prefect_dstack.bundles import collect_files
 from prefect_dstack.configurations import Environment, InstanceMount, ServiceConfiguration
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, HostNotReadyError, ImageError
@@ -254,7 +255,7 @@ def _put_files(container: Container, launch: Launch) -> None:
     if not files:
         return
     directory = container.attrs["Config"].get("WorkingDir") or "/"
-    with pack_files(files, launch.directory, directory) as archive:
+    with pack_files(files, collect_files(files, launch.directory).entries, directory) as archive:
         container.put_archive("/", archive)
 
 
