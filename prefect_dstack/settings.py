@@ -31,6 +31,14 @@ class Settings(BaseSettings):
         le=65535,
         description="The base port of the gateway on this machine, used by the first service without a port.",
     )
+    bundle_size_limit: int = Field(
+        default=500 * 1024**2,
+        ge=0,
+        description="The most bytes of files that a revision keeps a copy of.",
+    )
+    bundle_files_limit: int = Field(
+        default=10_000, ge=0, description="The most files and directories that a revision keeps a copy of."
+    )
 
 
 def settings() -> Settings:

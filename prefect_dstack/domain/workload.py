@@ -67,6 +67,7 @@ class WorkloadSpec(BaseModel):
     mounts: tuple[InstanceMount, ...] = Field(default=(), description="Directories of the machine to mount.")
     files: tuple[FileMapping, ...] = Field(default=(), description="Local files to bring along.")
     directory: Path = Field(description="What relative paths start from.")
+    bundle: str = Field(default="", description="The digest of the copy of its files; empty: it has none.")
     source: str | None = Field(default=None, description="The file that asked for it, for messages.")
     lines: Mapping[str, int] = Field(default_factory=dict, description="The lines of its keys there.")
 
@@ -113,6 +114,7 @@ def workload_spec(
     environment: Environment,
     registry: RegistryCredentials | None = None,
     directory: Path | None = None,
+    bundle: str = "",
 ) -> WorkloadSpec:
     """Return what one replica of a configuration runs.
 
@@ -123,6 +125,7 @@ def workload_spec(
         environment: Its variables, with the values of its secrets.
         registry: Credentials for its image.
         directory: What relative paths start from; default: the configuration's directory.
+        bundle: The digest of the copy of its files.
 
     Returns:
         The spec.
@@ -142,6 +145,7 @@ def workload_spec(
         mounts=tuple(volume for volume in configuration.volumes if isinstance(volume, InstanceMount)),
         files=configuration.files,
         directory=directory or configuration.directory,
+        bundle=bundle,
         source=configuration.source_name,
         lines={key: line for key in ("shell", "files") if (line := configuration.line_of(key)) is not None},
     )

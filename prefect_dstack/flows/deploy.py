@@ -14,8 +14,9 @@ from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
+from prefect_dstack.services.bundles import holding_bundle
 from prefect_dstack.services.deployment import deploy, superseded
-from prefect_dstack.services.preparation import load_service, prepare
+from prefect_dstack.services.preparation import load_service, prepare, with_files
 from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import find_record, new_record
 
@@ -85,8 +86,9 @@ def deploy_service(
         record = find_record(service.name or "") or new_record(service.name or "")
         if (newer := superseded(record, run)) is not None:
             return newer
-        prepared = prepare(service, run.infrastructure.sources)
-        return deploy(record, prepared, run, force=force, move=move)
+        prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
+        with holding_bundle(prepared.files, run.infrastructure.bundles):
+            return deploy(record, prepared, run, force=force, move=move)
 
 
 async def adeploy_service(

@@ -18,6 +18,7 @@ from prefect_dstack.backends.base import (
     RunsWorkloads,
     TxtRecords,
 )
+from prefect_dstack.bundles import BundleStore
 from prefect_dstack.configurations import (
     GatewayConfiguration,
     ServiceConfiguration,
@@ -113,11 +114,23 @@ class Infrastructure:
         backend = self.backend(instance.backend, instance.name)
         if isinstance(backend, RunsWorkloads):
             return backend.runtime(name)
-        return self._process_runtime if name == "process" else _docker_runtime()
+        return self._process_runtime if name == "process" else self._docker_runtime
+
+    @functools.cached_property
+    def bundles(self) -> BundleStore:
+        """The copies of the files of revisions that this machine has deployed."""
+        return BundleStore(self.home / "bundles")
 
     @functools.cached_property
     def _process_runtime(self) -> Runtime:
-        return ProcessRuntime(self.home / "replicas")
+        return ProcessRuntime(self.home / "replicas", self.bundles)
+
+    @functools.cached_property
+    def _docker_runtime(self) -> Runtime:
+        # The Docker SDK takes a second to import, which services of processes need not pay.
+        from prefect_dstack.runtimes.docker import DockerRuntime
+
+        return DockerRuntime(self.bundles)
 
     def is_owned(self, instance: Instance) -> bool:
         """Return whether an instance was created for one replica, and goes with it.
@@ -385,14 +398,6 @@ def _gateway_configuration(name: str, data: Mapping[str, Any]) -> GatewayConfigu
 def _created(data: Mapping[str, Any]) -> CreatedGateway | None:
     details = data.get("details") or {}
     return CreatedGateway.model_validate(details) if "instance" in details else None
-
-
-@functools.cache
-def _docker_runtime() -> Runtime:
-    # The Docker SDK takes a second to import, which services of processes need not pay.
-    from prefect_dstack.runtimes.docker import DockerRuntime
-
-    return DockerRuntime()
 
 
 def _at_once(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

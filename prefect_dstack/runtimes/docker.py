@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shlex
 import tarfile
@@ -13,10 +14,18 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
+from prefect_dstack.bundles import BundleStore, Entry, collect_files, stored_entries
 from prefect_dstack.configurations import Environment, InstanceMount
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import WorkloadSpec
-from prefect_dstack.errors import CapacityError, ConflictError, HostNotReadyError, ImageError
+from prefect_dstack.errors import (
+    CapacityError,
+    ConfigurationError,
+    ConflictError,
+    HostNotReadyError,
+    ImageError,
+    NotFoundError,
+)
 from prefect_dstack.hosts.machine import DockerHost, Machine
 from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
@@ -33,9 +42,16 @@ LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 
 
 class DockerRuntime:
-    """Runs replicas as containers."""
+    """Runs replicas as containers.
+
+    Args:
+        bundles: The copies of the files that revisions bring along; None: they are taken from where they are.
+    """
 
     name = "docker"
+
+    def __init__(self, bundles: BundleStore | None = None) -> None:
+        self.bundles = bundles
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -72,7 +88,7 @@ class DockerRuntime:
             try:
                 if launch.spec.environment.secret:
                     container.put_archive("/", _environment_archive(launch.spec.environment))
-                _put_files(container, launch)
+                _put_files(container, launch, self.bundles)
                 _require_shell(container, launch.spec)
                 container.start()
             except APIError as error:
@@ -210,6 +226,7 @@ def creation(engine: DockerClient, machine: DockerHost, launch: Launch, port: in
     environment = {
         **described_environment(launch.stamp, inner),
         "PORT": str(inner),
+        "PYTHONUNBUFFERED": "1",
         **launch.spec.environment.plain,
     }
     return {
@@ -290,13 +307,29 @@ def _with_secrets(
     )
 
 
-def _put_files(container: Container, launch: Launch) -> None:
+def _put_files(container: Container, launch: Launch, bundles: BundleStore | None) -> None:
     files = launch.spec.files
     if not files:
         return
+    entries = _entries(launch.spec, bundles)
     directory = container.attrs["Config"].get("WorkingDir") or "/"
-    with pack_files(files, launch.spec.directory, directory) as archive:
+    with pack_files(files, entries, directory) as archive:
         container.put_archive("/", archive)
+
+
+def _entries(spec: WorkloadSpec, bundles: BundleStore | None) -> Sequence[Entry]:
+    """Return the files of a revision, from its own copy, or from where they are if they are the same."""
+    if bundles is None or not spec.bundle:
+        return collect_files(spec.files, spec.directory).entries
+    try:
+        return stored_entries(bundles.path(spec.bundle))
+    except NotFoundError:
+        # The copy is on the machine that deployed it first; this one may have the same files.
+        with contextlib.suppress(ConfigurationError):
+            here = collect_files(spec.files, spec.directory)
+            if here.digest == spec.bundle:
+                return here.entries
+        raise
 
 
 def _environment_archive(environment: Environment) -> bytes:

@@ -12,6 +12,7 @@ from typing import cast
 
 import psutil
 
+from prefect_dstack.bundles import BundleStore
 from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts import supervisor
@@ -25,6 +26,10 @@ __all__ = ["ProcessRuntime"]
 # Holds the replica's directory: names are given again by who uses another home directory.
 STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
 
+# What must not be shared, or is of no use, beside the copy of a revision's files.
+NEVER_LINKED = frozenset({".git", "__pycache__", ".dstack", ".dstackignore", ".gitignore"})
+CONFIGURATION_ENDINGS = (".dstack.yml", ".dstack.yaml")
+
 # What a program needs of the surroundings it was deployed from; everything else comes from `env`.
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
 INHERITED_PREFIXES = ("CONDA_", "CUDA_", "LC_", "LD_LIBRARY_", "PIP_", "SSL_CERT_", "UV_", "XDG_")
@@ -35,12 +40,14 @@ class ProcessRuntime:
 
     Args:
         directory: Where each replica has a directory with its output and status.
+        bundles: The copies of the files that revisions run from; None: they run where their files are.
     """
 
     name = "process"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, bundles: BundleStore | None = None) -> None:
         self.directory = directory.absolute()
+        self.bundles = bundles
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -62,7 +69,7 @@ class ProcessRuntime:
             elif supervisor.status(place).state == "lost":
                 _kill_strays(replica)
         report(f"{replica.name}: starting on port {replica.port}")
-        supervisor.start(place, program(launch, replica))
+        supervisor.start(place, program(launch, replica, self._files(launch.spec, place)))
         return replica
 
     def replicas(self, machine: Machine) -> Sequence[Replica]:
@@ -125,6 +132,16 @@ class ProcessRuntime:
                 }
         return sorted(ports)
 
+    def _files(self, spec: WorkloadSpec, place: Path) -> Path:
+        """Return where a replica runs: in its own copy of the revision's files, beside what is not in it."""
+        if self.bundles is None or not spec.bundle:
+            return spec.directory
+        files = self.bundles.checkout(spec.bundle, place / "files")
+        for name in linked_names(spec.directory, files):
+            with contextlib.suppress(FileExistsError):
+                (files / name).symlink_to(spec.directory / name)
+        return files
+
     def _free_port(self, machine: CommandMachine) -> int:
         taken = {replica.port for replica in self.replicas(machine)}
         while (port := machine.free_port()) in taken:
@@ -139,12 +156,39 @@ class ProcessRuntime:
             yield
 
 
-def program(launch: Launch, replica: Replica) -> supervisor.Program:
-    """Say what the supervisor shall run for a replica.
+def linked_names(directory: Path, files: Path) -> list[str]:
+    """List what of a configuration's directory is no part of a revision, and is used where it is.
+
+    Virtual environments, models and other data that ignore files name stay outside of the copy; commands
+    find them by the same relative paths.
+
+    Args:
+        directory: The configuration's directory.
+        files: The replica's copy of the revision's files.
+
+    Returns:
+        Names in `directory` that the copy lacks.
+    """
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError:
+        return []
+    return [
+        name
+        for name in names
+        if name not in NEVER_LINKED
+        and not name.endswith(CONFIGURATION_ENDINGS)
+        and not (files / name).exists()
+    ]
+
+
+def program(launch: Launch, replica: Replica, files: Path) -> supervisor.Program:
+    """Return what the supervisor runs for a replica.
 
     Args:
         launch: What to start.
         replica: The replica that it becomes.
+        files: The directory that its commands start in.
 
     Returns:
         A shell that runs the commands, one after the other, until one fails.
@@ -164,11 +208,13 @@ def program(launch: Launch, replica: Replica) -> supervisor.Program:
             **surroundings,
             **described_environment(launch.stamp, replica.port),
             "PORT": str(replica.port),
+            # Else what it prints is not in its log before its buffer is full.
+            "PYTHONUNBUFFERED": "1",
             **spec.environment.plain,
             **spec.environment.secret,
             STAMP_VARIABLE: replica.id,
         },
-        working_directory=spec.directory / (spec.working_dir or ""),
+        working_directory=files / (spec.working_dir or ""),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import ConflictError
+from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.run import ServiceRun
 from prefect_dstack.store.records import delete_record
@@ -29,4 +30,5 @@ def delete(record: ServiceRecord, run: ServiceRun) -> None:
             f"{record.name}: {', '.join(left)} still there; stop it again, or run prefect-dstack reconcile"
         )
     delete_record(record.name)
+    prune_bundles(run.infrastructure)
     publish_event("deleted", record.name, None)

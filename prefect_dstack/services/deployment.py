@@ -22,6 +22,7 @@ from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.certificates import check_files
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.observation import FoundReplica, Observation
+from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
 from prefect_dstack.services.failures import keep_failure_log
@@ -206,6 +207,7 @@ def put_revision(
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:
         mine = mine.model_copy(update={"location": infrastructure.here})
+    before = {known.bundle for known in record.revisions}
     record = record.begun(revision, mine, prepared.configuration.retain)
     if record.active is None:
         record = record.model_copy(update={"gateway": gateway.name})
@@ -241,6 +243,8 @@ def put_revision(
     record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
     save_record(record)
     publish_deployed(endpoint, gateway.name, observation.found, event)
+    if before - {known.bundle for known in record.revisions}:
+        prune_bundles(infrastructure)
     if active is None:
         _explain_port(prepared.configuration, final, state, run)
     log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prefect_dstack.bundles import Bundle
 from prefect_dstack.configurations import (
     Configuration,
     Environment,
@@ -27,7 +28,9 @@ from prefect_dstack.domain.support import check_support
 from prefect_dstack.domain.workload import WorkloadSpec, workload_spec
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.gateways.state import Route
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.sources import Sources
+from prefect_dstack.services.bundles import bundle_of
 from prefect_dstack.store.records import load_environment
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "prepare",
     "recorded",
     "this_user",
+    "with_files",
 ]
 
 
@@ -53,6 +57,7 @@ class PreparedService:
         registry: Credentials for its image.
         directory: What the relative paths of its replicas start from.
         bundle: The digest of the copy of its files; empty if it brings none along.
+        files: Those files where they are now; None if it brings none along, or they are in the copy already.
     """
 
     configuration: ServiceConfiguration
@@ -60,6 +65,7 @@ class PreparedService:
     registry: RegistryCredentials | None
     directory: Path
     bundle: str = ""
+    files: Bundle | None = None
 
     @property
     def spec(self) -> WorkloadSpec:
@@ -71,6 +77,7 @@ class PreparedService:
             environment=self.environment,
             registry=self.registry,
             directory=self.directory,
+            bundle=self.bundle,
         )
 
     @property
@@ -144,6 +151,20 @@ def prepare(
         registry=resolve_registry_auth(configuration, sources.secret),
         directory=configuration.directory,
     )
+
+
+def with_files(prepared: PreparedService, infrastructure: Infrastructure) -> PreparedService:
+    """Return a prepared service with the files that it brings along.
+
+    Args:
+        prepared: The service.
+        infrastructure: Where copies of files are kept.
+
+    Raises:
+        ConfigurationError: If the files are too many or too large, or cannot be read.
+    """
+    files = bundle_of(prepared.configuration, infrastructure)
+    return replace(prepared, files=files, bundle="" if files is None else files.digest)
 
 
 def recorded(record: ServiceRecord, revision: Revision, sources: Sources) -> PreparedService:

@@ -19,6 +19,7 @@ from prefect_dstack.hosts.files import Commander
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica, Observation, running_replicas
 from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke_key
+from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.restoration import restore
@@ -368,7 +369,9 @@ def _revoke_keys(
 
 
 def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool) -> list[str]:
-    """Remove what machines in clouds have left, and tell of gateways there that nobody knows any more."""
+    """Remove what is left of machines and revisions, and warn of gateways that nobody knows any more."""
+    if not dry_run:
+        prune_bundles(infrastructure)
     for backend in infrastructure.backends.values():
         if isinstance(backend, CleansUp) and not dry_run:
             backend.cleanup()

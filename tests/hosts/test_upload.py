@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefect_dstack.bundles import collect_files
 from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts.upload import pack_files
@@ -22,7 +23,8 @@ def write(path: Path, text: str = "", mode: int = 0o644) -> None:
 
 def packed(directory: Path, *files: str, working_dir: str = "/app") -> dict[str, tarfile.TarInfo]:
     mappings = [FileMapping.model_validate(file) for file in files]
-    with pack_files(mappings, directory, working_dir) as stream, tarfile.open(fileobj=stream) as archive:
+    entries = collect_files(mappings, directory).entries
+    with pack_files(mappings, entries, working_dir) as stream, tarfile.open(fileobj=stream) as archive:
         return {member.name: member for member in archive.getmembers()}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from prefect_dstack.runtimes.base import Replica, Runtime
 from prefect_dstack.runtimes.process import ProcessRuntime
 
 SLOTS = 3
+_lock = threading.Lock()
 
 
 class TinyCloud:
@@ -41,14 +43,15 @@ class TinyCloud:
     def provision(
         self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
     ) -> Instance:
-        found = [instance for instance in self.instances() if self.stamp(instance) == stamp]
-        if found:
-            return found[0]
-        if len(self.instances()) >= SLOTS:
-            raise CapacityError(f"tinycloud: all {SLOTS} slots are taken")
-        place = self.directory / stamp.name
-        place.mkdir(parents=True)
-        (place / "stamp.json").write_text(stamp.model_dump_json())
+        with _lock:
+            found = [instance for instance in self.instances() if self.stamp(instance) == stamp]
+            if found:
+                return found[0]
+            if len(self.instances()) >= SLOTS:
+                raise CapacityError(f"tinycloud: all {SLOTS} slots are taken")
+            place = self.directory / stamp.name
+            place.mkdir(parents=True)
+            (place / "stamp.json").write_text(stamp.model_dump_json())
         report(f"tinycloud: {stamp.name}: created")
         return self._instance(place)
 
