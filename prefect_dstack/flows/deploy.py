@@ -292,8 +292,7 @@ def _undone(record: ServiceRecord, revision: Revision, error: Exception, gateway
         after = f"{record.name}@{record.active} serves on" if record.active else gone
     message = f"{name} failed: {reason}; {after}"
     if isinstance(error, PrefectDstackError):
-        error.args = (message,)
-        return error
+        return error.with_message(message)
     return DeploymentError(message)
 
 
