@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from prefect_dstack.errors import HostError, PrefectDstackError
+from prefect_dstack.errors import HostError, OrchestratorError, PrefectDstackError
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -86,7 +86,7 @@ def _docker() -> Diagnosis:
 def _prefect() -> Diagnosis:
     from prefect.settings import get_current_settings
 
-    from prefect_dstack.api import answers, local_server_url
+    from prefect_dstack.api import check, local_server_url
 
     configured = get_current_settings().api.url
     if configured is None:
@@ -94,11 +94,12 @@ def _prefect() -> Diagnosis:
         return Diagnosis(
             "ok", "a Prefect API", url or "none is configured; a local one starts with the first deployment"
         )
-    if answers(configured):
-        return Diagnosis("ok", "a Prefect API", configured)
-    return Diagnosis(
-        "problem", "a Prefect API", f"{configured} does not answer", "start it, or unset PREFECT_API_URL"
-    )
+    try:
+        check(configured)
+    except OrchestratorError as error:
+        detail, _, remedy = str(error).removeprefix("the Prefect API at ").partition("; ")
+        return Diagnosis("problem", "a Prefect API", detail, remedy)
+    return Diagnosis("ok", "a Prefect API", configured)
 
 
 def _of_api() -> Iterator[Diagnosis]:

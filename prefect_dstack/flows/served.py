@@ -27,7 +27,7 @@ class ServedFlow(Flow[P, R]):
 
     Prefect would start a server for each such call, which takes longer than most deployments. All tasks of
     a run share one SSH connection to each host, which ends with it. The result, or the exception, is kept by
-    Prefect, so that whoever has started the run with `run_deployment` can read it; those of its tasks are not.
+    Prefect, so that a caller of `run_deployment` can read it; those of its tasks are not.
     """
 
     def __init__(self, fn: Callable[P, R], *args: Any, **kwargs: Any) -> None:
