@@ -28,6 +28,7 @@ PrefectDstackError                 exit code 1: something went wrong
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 __all__ = [
     "CapacityError",
@@ -54,6 +55,9 @@ __all__ = [
 ]
 
 
+E = TypeVar("E", bound="PrefectDstackError")
+
+
 class PrefectDstackError(Exception):
     """Base class. `str()` is one line that a person can act on.
 
@@ -62,6 +66,37 @@ class PrefectDstackError(Exception):
     """
 
     exit_code = 1
+
+    def with_message(self: E, message: str) -> E:
+        """Return the same error with another message, for more about the circumstances.
+
+        Args:
+            message: The whole new message.
+
+        Returns:
+            An error of the same class, with the same attributes, traceback and cause.
+
+        Example:
+            >>> error = ConfigurationError("unknown key", source="serve.dstack.yml", line=3, key="prot")
+            >>> again = error.with_message(f"hello@2 failed: {error}; hello@1 serves on")
+            >>> type(again).__name__, again.line, again.exit_code
+            ('ConfigurationError', 3, 2)
+        """
+        error = _rebuild(type(self), (message,), vars(self).copy())
+        error.__cause__, error.__context__ = self.__cause__, self.__context__
+        error.__suppress_context__ = self.__suppress_context__
+        return error.with_traceback(self.__traceback__)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling, which Prefect does to the exceptions of runs, whatever the constructor takes."""
+        return (_rebuild, (type(self), self.args, vars(self).copy()))
+
+
+def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class UserError(PrefectDstackError):
@@ -100,16 +135,6 @@ class ConfigurationError(UserError):
         if place and line is not None:
             place += f":{line}"
         super().__init__(": ".join(part for part in (place, key or "", problem) if part))
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling, which Prefect does to the exceptions of task runs."""
-        return (_rebuild, (type(self), self.problem, self.source, self.line, self.key))
-
-
-def _rebuild(
-    kind: type[ConfigurationError], problem: str, source: str | None, line: int | None, key: str | None
-) -> ConfigurationError:
-    return kind(problem, source=source, line=line, key=key)
 
 
 class UnsupportedKeyError(ConfigurationError):

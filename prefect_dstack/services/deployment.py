@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -383,11 +382,7 @@ def _undone(
         after = f"{record.name}@{record.active} serves on" if record.active else gone
         publish_not_serving(restored, "failed", revision.number, reason)
     message = f"{name} failed: {reason}; {after}"
-    if isinstance(error, PrefectDstackError):
-        told = copy.copy(error)
-        told.args = (message,)
-        return told
-    return DeploymentError(message)
+    return error.with_message(message) if isinstance(error, PrefectDstackError) else DeploymentError(message)
 
 
 def _probed_path(configuration: ServiceConfiguration) -> str:
