@@ -25,6 +25,7 @@ def pack_files(
     working_dir: str = "/",
     *,
     owner: tuple[int, int] = (0, 0),
+    home: str | None = None,
 ) -> IO[bytes]:
     """Pack files and directories for a container.
 
@@ -36,6 +37,7 @@ def pack_files(
         directory: What relative local paths start from.
         working_dir: What relative paths in the container start from, absolute.
         owner: User and group ids that own the files there.
+        home: What `~/` stands for in the container; None if that is not known.
 
     Returns:
         A tar archive whose paths are relative to `/`, at its beginning; the caller closes it.
@@ -51,7 +53,7 @@ def pack_files(
     try:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for number, mapping in enumerate(files):
-                _pack(archive, mapping, f"files.{number}", directory, working_dir, owner)
+                _pack(archive, mapping, f"files.{number}", directory, working_dir, owner, home)
         spool.seek(0)
     except BaseException:
         spool.close()
@@ -66,9 +68,10 @@ def _pack(
     directory: Path,
     working_dir: str,
     owner: tuple[int, int],
+    home: str | None,
 ) -> None:
     source = directory / Path(mapping.local_path).expanduser()
-    target = _target(mapping.path, working_dir, key)
+    target = _target(mapping.path, working_dir, key, home)
     try:
         root = source.resolve(strict=True)
         if not root.is_dir():
@@ -88,13 +91,16 @@ def _pack(
         ) from error
 
 
-def _target(path: str, working_dir: str, key: str) -> PurePosixPath:
+def _target(path: str, working_dir: str, key: str, home: str | None) -> PurePosixPath:
+    if home and (path == "~" or path.startswith("~/")):
+        path = home.rstrip("/") + path[1:] or "/"
     if path.startswith("~"):
         raise ConfigurationError(f"{path}: give the whole path that it shall have in the container", key=key)
     target = PurePosixPath("/", working_dir, path)
     if ".." in target.parts:
         raise ConfigurationError(f"{path}: must not have '..' in it", key=key)
-    return target.relative_to("/")
+    # Of a path that begins with two slashes, pathlib keeps both.
+    return PurePosixPath(*target.parts[1:])
 
 
 def _check_link(path: Path, root: Path, key: str) -> None:

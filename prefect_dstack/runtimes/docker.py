@@ -189,7 +189,7 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
         "security_opt": None if configuration.privileged else ["no-new-privileges:true"],
         # In this older form the engine makes directories that are missing.
         "volumes": [
-            f"{volume.instance_path}:{volume.path}"
+            f"{_on_machine(machine, volume)}:{volume.path}{':ro' if volume.read_only else ''}"
             for volume in configuration.volumes
             if isinstance(volume, InstanceMount) and _is_there_if_it_must(machine, volume)
         ],
@@ -254,8 +254,27 @@ def _put_files(container: Container, launch: Launch) -> None:
     if not files:
         return
     directory = container.attrs["Config"].get("WorkingDir") or "/"
-    with pack_files(files, launch.directory, directory) as archive:
+    home = _home(container) if any(file.path.startswith("~") for file in files) else None
+    with pack_files(files, launch.directory, directory, home=home) as archive:
         container.put_archive("/", archive)
+
+
+def _home(container: Container) -> str | None:
+    """Return the home directory of the container's user, or None where its image does not say."""
+    config = container.attrs["Config"]
+    for variable in config.get("Env") or ():
+        if variable.startswith("HOME="):
+            return str(variable.removeprefix("HOME="))
+    user = (config.get("User") or "root").partition(":")[0]
+    try:
+        stream: Any = container.get_archive("/etc/passwd")[0]
+    except NotFound:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        member = archive.extractfile("passwd")
+        lines = [] if member is None else member.read().decode(errors="replace").splitlines()
+    accounts = [line.split(":") for line in lines]
+    return next((one[5] for one in accounts if len(one) > 5 and user in (one[0], one[2])), None)
 
 
 def _environment_archive(environment: Environment) -> bytes:
@@ -272,7 +291,18 @@ def _environment_archive(environment: Environment) -> bytes:
 
 
 def _is_there_if_it_must(machine: Machine, volume: InstanceMount) -> bool:
-    return not volume.optional or machine.run(["test", "-e", volume.instance_path]).exit_code == 0
+    return not volume.optional or machine.run(["test", "-e", _on_machine(machine, volume)]).exit_code == 0
+
+
+def _on_machine(machine: Machine, volume: InstanceMount) -> str:
+    path = volume.instance_path
+    if not path.startswith("~"):
+        return path
+    found = machine.run(["/bin/sh", "-c", 'printf %s "$HOME"'])
+    home = found.stdout.decode(errors="replace").rstrip("/")
+    if found.exit_code != 0 or (home and not home.startswith("/")):
+        raise HostNotReadyError(f"{machine.name}: its user has no home directory, which {path} starts from")
+    return home + path[1:] or "/"
 
 
 def _require_shell(container: Container, configuration: ServiceConfiguration) -> None:
