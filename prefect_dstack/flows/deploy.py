@@ -195,16 +195,11 @@ def put_on_air(
     state = gateway_places.state(gateway) or gateway_places.initial_state(gateway)
     goal.route = route_of(work.configuration, gateway_places.gateway(gateway), state)
     check_files(gateway_places.configuration_of(gateway), [goal.route])
-    environment = {
-        name: value.get_secret_value()
-        for name, value in work.environment.secret.items()
-        if work.configuration.env.get(name) is None
-    }
     mine = deploying(revision.number, turn.flow_run, turn.lease)
     record = record.begun(revision, mine, work.configuration.retain)
     if active is None:
         record = record.model_copy(update={"gateway": gateway})
-    save_record(record, environment)
+    save_record(record, work.deployer)
     if active is not None and active.replicas_of == revision.replicas_of:
         logger.info(
             "%s@%d: keeps the replicas of %s@%d", record.name, revision.number, record.name, active.number

@@ -10,6 +10,7 @@ from prefect import get_run_logger
 
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
+from prefect_dstack.domain.support import check_support
 from prefect_dstack.errors import (
     ConfigurationError,
     ConflictError,
@@ -179,7 +180,8 @@ def check_gateway_support(configuration: GatewayConfiguration) -> None:
         UnsupportedKeyError: For the first such key.
         ConfigurationError: If it needs what is not configured.
     """
-    reasons = {"router": "is not acted on yet; remove it"}
+    check_support(configuration)
+    reasons: dict[str, str] = {}
     if configuration.backend != "aws":
         reasons |= dict.fromkeys(("region", "instance_type", "tags"), "needs 'backend: aws'")
     for key, reason in reasons.items():
@@ -188,13 +190,6 @@ def check_gateway_support(configuration: GatewayConfiguration) -> None:
                 reason, source=configuration.source_name, line=configuration.line_of(key), key=key
             )
     certificate = configuration.effective_certificate
-    if certificate is not None and certificate.type == "acm":
-        raise UnsupportedKeyError(
-            "is not acted on: a certificate of ACM works with AWS's own load balancers only; use type: acme",
-            source=configuration.source_name,
-            line=configuration.line_of("certificate.type"),
-            key="certificate.type",
-        )
     if certificate is not None and certificate.challenge == "dns-01" and inventory.inventory().aws is None:
         raise ConfigurationError(
             "dns-01 writes to Route 53: save a DstackAwsBackend block named 'default', or use http-01",

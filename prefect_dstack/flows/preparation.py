@@ -6,9 +6,11 @@ import getpass
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from prefect.context import FlowRunContext
 
 from prefect_dstack.backends.base import Offer
 from prefect_dstack.configurations import (
@@ -16,6 +18,7 @@ from prefect_dstack.configurations import (
     Environment,
     RegistryCredentials,
     ServiceConfiguration,
+    deployer_variables,
     load_configuration,
     resolve_environment,
     resolve_registry_auth,
@@ -41,12 +44,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Workload:
-    """What replicas of one revision are made of."""
+    """What replicas of one revision are made of; `deployer` comes from the environment of who deploys."""
 
     configuration: ServiceConfiguration
     environment: Environment
     registry: RegistryCredentials | None
     directory: Path
+    deployer: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def load_service(
@@ -70,7 +74,14 @@ def load_service(
     Raises:
         ConfigurationError: If it cannot be accepted.
     """
-    configuration = load_configuration(source, name=name, args=args, profile=profile)
+    configuration = load_configuration(
+        # The parameters of a deployment may come from prefect.yaml, which Prefect fills in.
+        source,
+        name=name,
+        args=args,
+        profile=profile,
+        templated=_is_of_deployment(),
+    )
     if not isinstance(configuration, ServiceConfiguration):
         raise ConfigurationError(
             f"is a {configuration.type}, and this takes a service",
@@ -86,6 +97,13 @@ def load_service(
     return configuration
 
 
+def _is_of_deployment() -> bool:
+    # Of the flow run itself: a flow above it that a deployment runs passes what its program has made.
+    context = FlowRunContext.get()
+    run = None if context is None else context.flow_run
+    return run is not None and run.deployment_id is not None
+
+
 def workload(configuration: ServiceConfiguration, environ: Mapping[str, str] | None = None) -> Workload:
     """Fill in the secrets of a service.
 
@@ -99,11 +117,13 @@ def workload(configuration: ServiceConfiguration, environ: Mapping[str, str] | N
     Raises:
         ConfigurationError: If a secret does not exist, or the environment lacks a value.
     """
+    environ = os.environ if environ is None else environ
     return Workload(
         configuration=configuration,
-        environment=resolve_environment(configuration, lookup, os.environ if environ is None else environ),
-        registry=resolve_registry_auth(configuration, lookup),
+        environment=resolve_environment(configuration, lookup, environ),
+        registry=resolve_registry_auth(configuration, lookup, environ),
         directory=configuration.directory,
+        deployer={name: environ[name] for name in deployer_variables(configuration) if name in environ},
     )
 
 

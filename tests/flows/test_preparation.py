@@ -1,0 +1,65 @@
+"""What is found out about a deployment before anything is created."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+
+from prefect_dstack.configurations import load_configuration
+from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.flows.preparation import load_service, workload
+
+SERVICE: dict[str, Any] = {"type": "service", "name": "hello", "port": 8000, "image": "app"}
+
+
+class TestParametersOfADeployment:
+    @pytest.fixture(autouse=True)
+    def flow_run(self) -> Iterator[None]:
+        run = FlowRun.model_construct(deployment_id=uuid4())
+        with FlowRunContext.model_construct(flow_run=run):
+            yield
+
+    def test_that_prefect_has_taken_a_reference_out_of_are_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"env\.DB: has a '\$' alone, as Prefect leaves it"):
+            load_service({**SERVICE, "env": {"DB": "http://me:$@db"}})
+
+    def test_that_name_a_file_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        file = tmp_path / "a.dstack.yml"
+        file.write_text("type: service\nport: 8000\nimage: app\nenv: {PS1: '$ '}\n")
+
+        assert load_service(file).env == {"PS1": "$ "}
+
+
+def test_a_flow_that_a_deployment_runs_may_pass_any_dollar_to_another() -> None:
+    with FlowRunContext.model_construct(flow_run=FlowRun.model_construct(deployment_id=None)):
+        assert load_service({**SERVICE, "env": {"PS1": "$ "}}).env == {"PS1": "$ "}
+
+
+def test_a_mapping_in_a_program_may_have_any_dollar() -> None:
+    assert load_service({**SERVICE, "env": {"PS1": "$ "}}).env == {"PS1": "$ "}
+
+
+def test_what_comes_from_the_environment_of_the_deployer_is_kept_for_later() -> None:
+    keys = {
+        "env": {"A": None, "B": "x-${{ env.OTHER }}", "C": "plain"},
+        "registry_auth": {"username": "$oauthtoken", "password": "${{ env.KEY }}"},
+    }
+    service = load_service({**SERVICE, **keys})
+
+    work = workload(service, {"A": "1", "OTHER": "2", "KEY": "3", "C": "no", "HOME": "no"})
+
+    assert work.deployer == {"A": "1", "OTHER": "2", "KEY": "3"}
+    assert work.environment.reveal() == {"A": "1", "B": "x-2", "C": "plain"}
+    assert work.registry is not None
+    assert work.registry.password.get_secret_value() == "3"
+    assert "'3'" not in repr(work)
+    record = service.model_dump(mode="json", exclude_unset=True)
+    again = workload(load_service(load_configuration(record, environ={})), work.deployer)
+    assert again.environment == work.environment
+    assert again.registry == work.registry
