@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from prefect_dstack.configurations import load_configuration
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.flows.preparation import load_service, workload
+from tests.prefect_server import PrefectServer
 
 SERVICE: dict[str, Any] = {"type": "service", "name": "hello", "port": 8000, "image": "app"}
 
@@ -63,3 +67,40 @@ def test_what_comes_from_the_environment_of_the_deployer_is_kept_for_later() -> 
     again = workload(load_service(load_configuration(record, environ={})), work.deployer)
     assert again.environment == work.environment
     assert again.registry == work.registry
+
+
+PREFECT_YAML = """\
+pull: []
+deployments:
+  - name: inline
+    entrypoint: flow.py:deploy_service
+    description: ""
+    work_pool: {name: inline}
+    parameters:
+      configuration:
+        type: service
+        name: hello
+        port: 8000
+        image: app
+        env: {DB: "http://me:${{ secrets.DB }}@db"}
+"""
+
+
+@pytest.mark.integration
+def test_of_a_mapping_in_prefect_yaml_the_references_are_lost(
+    tmp_path: Path, prefect_server: PrefectServer
+) -> None:
+    (tmp_path / "prefect.yaml").write_text(PREFECT_YAML)
+    (tmp_path / "flow.py").write_text("from prefect_dstack import deploy_service\n")
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    for command in (
+        ["work-pool", "create", "inline", "--type", "process"],
+        ["deploy", "--all", "--no-prompt"],
+    ):
+        subprocess.run([prefect, *command], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+    with get_client(sync_client=True) as client:
+        parameters = client.read_deployment_by_name("deploy-service/inline").parameters
+
+    with pytest.raises(ConfigurationError, match=r"<mapping>: env\.DB: has a '\$' alone"):
+        load_configuration(parameters["configuration"], templated=True)
