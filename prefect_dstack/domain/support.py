@@ -6,7 +6,7 @@ To act on a key, delete its line from the tables here.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from prefect_dstack.configurations import (
@@ -14,6 +14,9 @@ from prefect_dstack.configurations import (
     DevEnvironmentConfiguration,
     FleetConfiguration,
     GatewayConfiguration,
+    NodeGroup,
+    ReplicaGroup,
+    Resources,
     ServiceConfiguration,
     TaskConfiguration,
     VolumeConfiguration,
@@ -41,8 +44,10 @@ OF_RUNS = {
     "docker": "would need the Docker socket in the container, which is never given away; remove it",
     "dstack": "needs a dstack server, and there is none; remove it",
     "home_dir": f"{OLDER}; set HOME under 'env' instead",
+    "idle_duration": LATER,
     "instance_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "instances": "is not acted on yet; name a fleet in 'fleets' instead",
+    "max_duration": LATER,
     "nvcc": "needs dstack's own images; name an image with CUDA in 'image' instead",
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
@@ -158,27 +163,49 @@ def unsupported_keys(configuration: Configuration) -> Iterator[tuple[str, str]]:
     yield from _of_values(configuration)
     if isinstance(configuration, ServiceConfiguration):
         yield from _of_services(configuration)
+    if isinstance(configuration, TaskConfiguration):
+        yield from _of_groups(configuration, "groups", configuration.groups or ())
     yield from _of_processes(configuration) if configuration.image is None else _of_containers(configuration)
 
 
 def _of_values(configuration: Run) -> Iterator[tuple[str, str]]:
-    gpu = configuration.resources.gpu
+    yield from _of_resources(configuration.resources, "resources")
+    never = NEVER[configuration.type]
+    # What nodes learn is acted on where there can be several of them.
+    if "groups" in never or "nodes" in never or isinstance(configuration, DevEnvironmentConfiguration):
+        for key, reference in node_references(configuration):
+            yield key, f"{reference.path} is for several nodes, which are not acted on here; remove it"
+
+
+def _of_resources(resources: Resources, key: str) -> Iterator[tuple[str, str]]:
+    gpu = resources.gpu
     if gpu is not None and gpu.vendor not in (None, "nvidia"):
-        yield "resources.gpu.vendor", "only the GPUs of nvidia are found; remove it"
+        yield f"{key}.gpu.vendor", "only the GPUs of nvidia are found; remove it"
     if gpu is not None and gpu.compute_capability is not None:
-        yield "resources.gpu.compute_capability", "is not acted on yet; name the GPUs in 'resources.gpu.name'"
-    for key in ("max_duration", "idle_duration"):
-        if getattr(configuration, key) not in (None, "off"):
-            yield key, LATER
-    for key, reference in node_references(configuration):
-        yield key, f"{reference.path} is for tasks of several nodes, which are not acted on yet; remove it"
+        yield f"{key}.gpu.compute_capability", f"is not acted on yet; name the GPUs in '{key}.gpu.name'"
+
+
+def _of_groups(
+    configuration: Run, key: str, groups: Sequence[ReplicaGroup | NodeGroup]
+) -> Iterator[tuple[str, str]]:
+    never = NEVER[configuration.type]
+    for number, group in enumerate(groups):
+        for name in sorted(never.keys() & type(group).model_fields.keys()):
+            if _says_something(group, name):
+                yield f"{key}.{number}.{name}", never[name]
+        yield from _of_resources(group.resources, f"{key}.{number}.resources")
 
 
 def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
+    never = NEVER["service"]
     if isinstance(configuration.replicas, tuple):
-        yield "replicas", OF_SERVICES["groups"]
-    elif not configuration.replica_range.fixed and not configuration.replica_groups:
+        # The older form of `groups`.
+        if "groups" in never:
+            yield "replicas", never["groups"]
+        yield from _of_groups(configuration, "replicas", configuration.replicas)
+    elif "scaling" in never and not configuration.replica_range.fixed and not configuration.replica_groups:
         yield "replicas", "a range needs autoscaling, which is not there yet; give one number"
+    yield from _of_groups(configuration, "groups", configuration.groups or ())
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
     if configuration.gateway is False:
@@ -245,9 +272,9 @@ def _holds_socket(path: str) -> bool:
     return any(PurePosixPath(socket).is_relative_to(mounted) for socket in SOCKETS)
 
 
-def _says_something(configuration: Configuration, key: str) -> bool:
-    if key not in configuration.model_fields_set:
+def _says_something(said: Configuration | ReplicaGroup | NodeGroup, key: str) -> bool:
+    if key not in said.model_fields_set:
         return False
-    value = getattr(configuration, key)
-    default = type(configuration).model_fields[key].get_default(call_default_factory=True)
+    value = getattr(said, key)
+    default = type(said).model_fields[key].get_default(call_default_factory=True)
     return value != default and value not in (None, (), [], {}, False, "off") and (key, value) != ("nodes", 1)

@@ -40,11 +40,9 @@ ACTED_ON = {
     "fleets": r"configuration\.fleets",
     "gateway": r"resolve_gateway\(configuration",
     "https": r"configuration\.https",
-    "idle_duration": r'"max_duration", "idle_duration"',
     "image": r"configuration\.image",
     "instance_types": r"wanted\.instance_types",
     "max_concurrency": r"configuration\.max_concurrency",
-    "max_duration": r'"max_duration", "idle_duration"',
     "max_price": r"wanted\.max_price",
     "model": r"configuration\.model",
     "name": r"configuration\.name",
@@ -195,6 +193,52 @@ class TestEveryKey:
     def test_that_is_refused_is_one_of_the_kind(self, kind: str) -> None:
         assert NEVER[kind].keys() <= MODELS[kind].model_fields.keys()
         assert all(reason == reason.strip() and reason for reason in NEVER[kind].values())
+
+    @pytest.mark.parametrize(
+        ("kind", "key", "keys"),
+        [
+            ("service", "groups", {"image": "app", "port": 80, "replicas": [{"count": 1}]}),
+            ("service", "groups", {"image": "app", "port": 80, "groups": [{"replicas": 1}]}),
+            ("service", "max_duration", {"image": "app", "port": 80, "max_duration": "1h"}),
+            ("task", "nodes", {"image": "app", "nodes": 2}),
+            ("task", "groups", {"groups": [{"commands": ["app"]}]}),
+            ("gateway", "replicas", {"replicas": 2}),
+            ("volume", "type", {"backend": "aws", "size": "1GB"}),
+        ],
+    )
+    def test_is_acted_on_once_its_line_is_deleted(
+        self, kind: str, key: str, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        configuration = of_kind(kind, **keys)
+        assert list(unsupported_keys(configuration))
+        monkeypatch.delitem(NEVER[kind], key)
+
+        assert list(unsupported_keys(configuration)) == []
+
+    def test_that_scales_is_acted_on_once_its_line_is_deleted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        scaled = service(replicas="1..2", scaling={"metric": "rps", "target": 1})
+        monkeypatch.delitem(NEVER["service"], "scaling")
+
+        assert list(unsupported_keys(scaled)) == []
+
+    @pytest.mark.parametrize(
+        ("kind", "group", "key"),
+        [
+            ("service", {"replicas": 1, "nvcc": True}, "groups.0.nvcc"),
+            ("service", {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.scaling"),
+            ("service", {"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
+            ("service", {"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
+            ("task", {"ports": [8000]}, "groups.0.ports"),
+        ],
+    )
+    def test_of_a_group_is_refused_as_that_of_a_run(
+        self, kind: str, group: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        port = {"port": 8000} if kind == "service" else {}
+        configuration = of_kind(kind, **port, groups=[{"commands": ["app"], **group}])
+        monkeypatch.delitem(NEVER[kind], "groups")
+
+        assert [found for found, _ in unsupported_keys(configuration)] == [key]
 
     @pytest.mark.parametrize("kind", ["task", "dev-environment"])
     def test_that_runs_share_is_acted_on_or_refused_for_all_of_them(self, kind: str) -> None:
