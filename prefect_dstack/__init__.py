@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
     from prefect_dstack.flows.stop import astop_service, stop_service
-    from prefect_dstack.flows.tokens import (
+    from prefect_dstack.services.tokens import (
         acreate_token,
         alist_tokens,
         arevoke_token,
@@ -62,21 +62,21 @@ _PLACES = {
     "Endpoint": "domain.record",
     "NewToken": "domain.tokens",
     "Token": "domain.tokens",
-    "acreate_token": "flows.tokens",
+    "acreate_token": "services.tokens",
     "adeploy_service": "flows.deploy",
-    "alist_tokens": "flows.tokens",
-    "arevoke_token": "flows.tokens",
+    "alist_tokens": "services.tokens",
+    "arevoke_token": "services.tokens",
     "arollback_service": "flows.rollback",
     "astop_service": "flows.stop",
     "create_gateway": "flows.gateways",
-    "create_token": "flows.tokens",
+    "create_token": "services.tokens",
     "delete_gateway": "flows.gateways",
     "deploy_service": "flows.deploy",
-    "list_tokens": "flows.tokens",
+    "list_tokens": "services.tokens",
     "load_configuration": "configurations",
     "reconcile_services": "flows.reconcile",
     "renew_certificates": "flows.renew_certificates",
-    "revoke_token": "flows.tokens",
+    "revoke_token": "services.tokens",
     "rollback_service": "flows.rollback",
     "stop_service": "flows.stop",
 }

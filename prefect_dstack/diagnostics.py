@@ -37,7 +37,14 @@ def diagnose() -> list[Diagnosis]:
         The findings.
     """
     prefect = _prefect()
-    return [_python(), _haproxy(), _shell(), _docker(), prefect, *(_aws() if prefect.level == "ok" else ())]
+    return [
+        _python(),
+        _haproxy(),
+        _shell(),
+        _docker(),
+        prefect,
+        *(_backends() if prefect.level == "ok" else ()),
+    ]
 
 
 def _python() -> Diagnosis:
@@ -91,27 +98,20 @@ def _prefect() -> Diagnosis:
     )
 
 
-def _aws() -> Iterator[Diagnosis]:
-    """Try every action that AWS must allow, if an account is configured; nothing is done there."""
+def _backends() -> Iterator[Diagnosis]:
+    """Let every configured backend check its own access; nothing is done there."""
     from prefect.settings import get_current_settings
 
-    from prefect_dstack.api import local_server_url
+    from prefect_dstack.api import connect, local_server_url
 
     if get_current_settings().api.url is None and local_server_url() is None:
         return
-    from prefect_dstack.api import connect
-    from prefect_dstack.tasks.inventory import inventory
-
     connect(lambda _: None)
-    backend = inventory().aws
-    if backend is None:
-        return
-    from prefect_dstack.backends.aws import check_permissions
+    from prefect_dstack.backends.base import ChecksItself
+    from prefect_dstack.store.sources import resolve_infrastructure
 
-    for check in check_permissions(backend.account.aws):
-        summary = f"AWS {check.action} in {check.region}"
-        if check.outcome == "denied":
-            remedy = "allow it: prefect-dstack doctor --iam-policy prints the least policy that suffices"
-            yield Diagnosis("problem", summary, check.detail or "denied", remedy)
-        else:
-            yield Diagnosis("ok", summary, check.outcome)
+    for backend in resolve_infrastructure().backends.values():
+        if isinstance(backend, ChecksItself):
+            for check in backend.checks():
+                level: Literal["ok", "problem"] = "ok" if check.passed else "problem"
+                yield Diagnosis(level, check.subject, check.detail, check.resolution)

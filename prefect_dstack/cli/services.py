@@ -117,9 +117,10 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) ->
 
 
 def _show_plan(configuration: Any) -> None:
-    from prefect_dstack.flows.preparation import find_offers
+    from prefect_dstack.domain.workload import requirements_of
+    from prefect_dstack.store.sources import resolve_infrastructure
 
-    offers = find_offers(configuration)
+    offers = resolve_infrastructure().offers(requirements_of(configuration))
     what = configuration.image or "a process"
     out.print(f"{configuration.name}: {configuration.replica_count} x {what}, port {configuration.port}")
     _show_offers(offers[:PLAN_LINES], len(offers))
@@ -153,11 +154,14 @@ def offer(
     json: Json = False,
 ) -> None:
     """Show where a service could run, and at what price; nothing is created."""
-    from prefect_dstack.flows.preparation import find_offers, load_service
+    from prefect_dstack.services.preparation import load_service
 
     configuration = load_service(file, name=name, profile=profile)
     connected()
-    offers = find_offers(configuration)
+    from prefect_dstack.domain.workload import requirements_of
+    from prefect_dstack.store.sources import resolve_infrastructure
+
+    offers = resolve_infrastructure().offers(requirements_of(configuration))
     if json:
         print(json_module.dumps([one.model_dump(mode="json") for one in offers]))  # noqa: T201
     else:
@@ -170,7 +174,7 @@ def ps(
 ) -> None:
     """List the services: what is wanted of each, and what truly runs."""
     connected()
-    from prefect_dstack.flows.overview import overview
+    from prefect_dstack.services.overview import overview
 
     services = [service for service in overview() if show_all or service.state != "stopped"]
     if json:
@@ -205,7 +209,7 @@ def logs(
 ) -> None:
     """Print what the replicas of a service write."""
     connected()
-    from prefect_dstack.flows.overview import read_logs
+    from prefect_dstack.services.logs import read_logs
 
     for line in read_logs(name, replica=replica, tail=tail, follow=follow):
         print(line, flush=follow)  # noqa: T201
@@ -221,7 +225,7 @@ def stop(
     """Take a service off the air."""
     connected()
     from prefect_dstack.flows.stop import stop_service
-    from prefect_dstack.tasks.records import load_record
+    from prefect_dstack.store.records import load_record
 
     load_record(name)
     if not confirm(f"Stop {name}?", yes):
@@ -238,11 +242,11 @@ def rollback(
 ) -> None:
     """Put an earlier revision on the air again."""
     connected()
-    from prefect_dstack.flows.rollback import previous_revision, rollback_service
-    from prefect_dstack.tasks.records import load_record
+    from prefect_dstack.flows.rollback import rollback_service
+    from prefect_dstack.store.records import load_record
 
     record = load_record(name)
-    revision = record.revision(to) if to is not None else previous_revision(record)
+    revision = record.revision(to) if to is not None else record.previous_revision
     if not confirm(f"Take {name} from revision {record.active} back to {revision.number}?", yes):
         raise typer.Exit(2)
     with progress():
@@ -253,7 +257,7 @@ def rollback(
 def promote(name: Name) -> None:
     """Let a canary that waits for a person take over."""
     connected()
-    from prefect_dstack.flows.promotion import promote_service
+    from prefect_dstack.services.promotion import promote_service
 
     out.print(f"{name}@{promote_service(name)} takes over; prefect-dstack ps shows how it goes")
 
@@ -261,8 +265,8 @@ def promote(name: Name) -> None:
 def history(name: Name, json: Json = False) -> None:
     """List the revisions of a service: who, when, what changed, how it ended."""
     connected()
-    from prefect_dstack.flows.rollback import changes_of
-    from prefect_dstack.tasks.records import load_record
+    from prefect_dstack.domain.revision import changes_of
+    from prefect_dstack.store.records import load_record
 
     record = load_record(name)
     if json:

@@ -6,17 +6,18 @@ import io
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
-from prefect_dstack.configurations import Environment, InstanceMount, ServiceConfiguration
+from prefect_dstack.configurations import Environment, InstanceMount
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.errors import CapacityError, HostNotReadyError, ImageError
-from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.domain.workload import WorkloadSpec
+from prefect_dstack.errors import CapacityError, ConflictError, HostNotReadyError, ImageError
+from prefect_dstack.hosts.machine import DockerHost, Machine
 from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
@@ -34,39 +35,45 @@ LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 class DockerRuntime:
     """Runs replicas as containers."""
 
-    name: Literal["docker"] = "docker"
+    name = "docker"
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
-        engine = machine.docker()
+        host = docker_host(machine)
+        engine = host.docker()
         existing = _container(engine, launch.stamp)
+        if existing is not None and not _belongs(existing, machine):
+            raise ConflictError(
+                f"{machine.name}: a container named {existing.name} belongs to another home directory of "
+                "prefect-dstack that uses the same Docker Engine: give the service another name"
+            )
         if existing is not None and existing.status in ("running", "restarting"):
             return _replica(existing)
         if existing is not None:
             existing.remove(force=True, v=True)
-        image = launch.configuration.image or ""
-        ensure_image(engine, image, launch.registry, machine.name, report)
+        image = launch.spec.image or ""
+        ensure_image(engine, image, launch.spec.registry, machine.name, report)
         report(f"{launch.stamp.name}: starting a container of {image} on {machine.name}")
         lock = getattr(machine, "lock", None)
         if not launch.gpu_devices or lock is None:
-            return self._start(engine, machine, launch)
+            return self._start(engine, host, launch)
         # Others choose GPUs by the labels of containers too, perhaps from other machines at this moment.
         with lock(GPU_LOCK):
-            _refuse_taken(engine, machine, launch)
-            return self._start(engine, machine, launch)
+            _refuse_taken(engine, host, launch)
+            return self._start(engine, host, launch)
 
-    def _start(self, engine: DockerClient, machine: Machine, launch: Launch) -> Replica:
+    def _start(self, engine: DockerClient, machine: DockerHost, launch: Launch) -> Replica:
         while True:
             port = machine.free_port()
             try:
                 container = engine.containers.create(**creation(engine, machine, launch, port))
             except (ImageNotFound, APIError) as error:
-                raise ImageError(f"{machine.name}: {launch.configuration.image}: {_words(error)}") from error
+                raise ImageError(f"{machine.name}: {launch.spec.image}: {_words(error)}") from error
             try:
-                if launch.environment.secret:
-                    container.put_archive("/", _environment_archive(launch.environment))
+                if launch.spec.environment.secret:
+                    container.put_archive("/", _environment_archive(launch.spec.environment))
                 _put_files(container, launch)
-                _require_shell(container, launch.configuration)
+                _require_shell(container, launch.spec)
                 container.start()
             except APIError as error:
                 container.remove(force=True, v=True)
@@ -74,7 +81,7 @@ class DockerRuntime:
                     continue
                 if "no space left" in str(error):
                     raise HostNotReadyError(f"{machine.name}: the disk is full: {_words(error)}") from error
-                raise ImageError(f"{machine.name}: {launch.configuration.image}: {_words(error)}") from error
+                raise ImageError(f"{machine.name}: {launch.spec.image}: {_words(error)}") from error
             except BaseException:
                 container.remove(force=True, v=True)
                 raise
@@ -82,14 +89,25 @@ class DockerRuntime:
 
     def replicas(self, machine: Machine) -> Sequence[Replica]:
         """List the containers of ours on a machine; see `Runtime.replicas`."""
-        labelled = machine.docker().containers.list(
+        host = docker_host(machine)
+        try:
+            engine = host.docker()
+        except HostNotReadyError:
+            if host.engine_optional:
+                return []
+            raise
+        labelled = engine.containers.list(
             all=True, ignore_removed=True, filters={"label": "prefect-dstack.service"}
         )
-        return [_replica(container) for container in labelled if Stamp.from_labels(container.labels)]
+        return [
+            _replica(container)
+            for container in labelled
+            if Stamp.from_labels(container.labels) and _belongs(container, machine)
+        ]
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
         """Tell how a container is; see `Runtime.status`."""
-        container = _container(machine.docker(), replica.stamp)
+        container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return ReplicaStatus(state="gone")
         state: Mapping[str, Any] = container.attrs["State"]
@@ -108,7 +126,7 @@ class DockerRuntime:
         self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
     ) -> Iterator[str]:
         """Read a container's output; see `Runtime.logs`."""
-        container = _container(machine.docker(), replica.stamp)
+        container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return
         output = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
@@ -122,7 +140,7 @@ class DockerRuntime:
 
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop and remove a container; see `Runtime.remove`."""
-        container = _container(machine.docker(), replica.stamp)
+        container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return
         try:
@@ -135,7 +153,30 @@ class DockerRuntime:
                 raise
 
 
-def _refuse_taken(engine: DockerClient, machine: Machine, launch: Launch) -> None:
+def docker_host(machine: Machine) -> DockerHost:
+    """Return a machine as one with a Docker Engine.
+
+    Args:
+        machine: The machine.
+
+    Returns:
+        The same machine.
+
+    Raises:
+        HostNotReadyError: If its backend gives machines without one.
+    """
+    if not isinstance(machine, DockerHost):
+        raise HostNotReadyError(f"{machine.name}: its backend gives no access to a Docker Engine")
+    return machine
+
+
+def _belongs(container: Container, machine: Machine) -> bool:
+    """Return whether a container is not that of another home directory which uses the same engine."""
+    owner = container.labels.get("prefect-dstack.machine", "")
+    return machine.identity is None or owner in ("", machine.identity)
+
+
+def _refuse_taken(engine: DockerClient, machine: DockerHost, launch: Launch) -> None:
     for container in engine.containers.list(
         all=True, ignore_removed=True, filters={"label": "prefect-dstack.service"}
     ):
@@ -146,7 +187,7 @@ def _refuse_taken(engine: DockerClient, machine: Machine, launch: Launch) -> Non
             raise CapacityError(f"{machine.name}: {stamp.name} has just taken the GPU {', '.join(taken)}")
 
 
-def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) -> dict[str, Any]:
+def creation(engine: DockerClient, machine: DockerHost, launch: Launch, port: int) -> dict[str, Any]:
     """Describe the container of a replica.
 
     Args:
@@ -158,21 +199,21 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
     Returns:
         The arguments of the Docker SDK's `containers.create`.
     """
-    configuration = launch.configuration
-    inner = configuration.port.port
-    resources = configuration.resources
+    spec = launch.spec
+    inner = spec.port
+    resources = spec.resources
     memory = resources.memory.max if resources.memory else None
     cpus = resources.cpu.count.max if resources.cpu and resources.cpu.count else None
-    entrypoint, command = _command(configuration)
-    if launch.environment.secret:
-        entrypoint, command = _with_secrets(engine, configuration, entrypoint, command)
+    entrypoint, command = _command(spec)
+    if launch.spec.environment.secret:
+        entrypoint, command = _with_secrets(engine, spec, entrypoint, command)
     environment = {
         **described_environment(launch.stamp, inner),
         "PORT": str(inner),
-        **launch.environment.plain,
+        **launch.spec.environment.plain,
     }
     return {
-        "image": configuration.image,
+        "image": spec.image,
         "name": f"prefect-dstack-{launch.stamp.name}",
         "hostname": launch.stamp.name,
         "labels": labels(launch, inner),
@@ -183,15 +224,15 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
         "restart_policy": {"Name": "unless-stopped"},
         "log_config": LOGS,
         "init": True,
-        "user": configuration.user,
-        "working_dir": configuration.working_dir,
-        "privileged": bool(configuration.privileged),
-        "security_opt": None if configuration.privileged else ["no-new-privileges:true"],
+        "user": spec.user,
+        "working_dir": spec.working_dir,
+        "privileged": spec.privileged,
+        "security_opt": None if spec.privileged else ["no-new-privileges:true"],
         # In this older form the engine makes directories that are missing.
         "volumes": [
             f"{_on_machine(machine, volume)}:{volume.path}{':ro' if volume.read_only else ''}"
-            for volume in configuration.volumes
-            if isinstance(volume, InstanceMount) and _is_there_if_it_must(machine, volume)
+            for volume in spec.mounts
+            if _is_there_if_it_must(machine, volume)
         ],
         "mem_limit": None if memory is None else round(memory * 1024**3),
         # The engine refuses a limit above what its machine has.
@@ -211,11 +252,11 @@ def labels(launch: Launch, port: int) -> dict[str, str]:
     Returns:
         The container's labels.
     """
-    resources = launch.configuration.resources
+    resources = launch.spec.resources
     cpus = resources.cpu.count.min if resources.cpu and resources.cpu.count else None
     memory = resources.memory.min if resources.memory else None
     return {
-        **(launch.configuration.tags or {}),
+        **launch.spec.requirements.tags,
         **launch.stamp.labels(),
         "prefect-dstack.port": str(port),
         "prefect-dstack.cpus": str(cpus or 0),
@@ -224,24 +265,24 @@ def labels(launch: Launch, port: int) -> dict[str, str]:
     }
 
 
-def _command(configuration: ServiceConfiguration) -> tuple[list[str] | None, list[str] | None]:
-    script = "set -e\n" + "\n".join(configuration.commands) if configuration.commands else None
-    if configuration.entrypoint:
-        return shlex.split(configuration.entrypoint), None if script is None else [script]
+def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
+    script = "set -e\n" + "\n".join(spec.commands) if spec.commands else None
+    if spec.entrypoint:
+        return shlex.split(spec.entrypoint), None if script is None else [script]
     if script is None:
         return None, None
-    return [configuration.shell or "/bin/sh", "-c"], [script]
+    return [spec.shell or "/bin/sh", "-c"], [script]
 
 
 def _with_secrets(
     engine: DockerClient,
-    configuration: ServiceConfiguration,
+    spec: WorkloadSpec,
     entrypoint: list[str] | None,
     command: list[str] | None,
 ) -> tuple[list[str], list[str]]:
     """Read secrets from a file in the container, where `docker inspect` does not show them."""
     if entrypoint is None:
-        own = engine.images.get(configuration.image or "").attrs["Config"]
+        own = engine.images.get(spec.image or "").attrs["Config"]
         entrypoint, command = own.get("Entrypoint") or [], command or own.get("Cmd") or []
     return (
         ["/bin/sh", "-c", f'. {ENVIRONMENT_FILE}; exec "$@"', "sh"],
@@ -250,12 +291,12 @@ def _with_secrets(
 
 
 def _put_files(container: Container, launch: Launch) -> None:
-    files = launch.configuration.files
+    files = launch.spec.files
     if not files:
         return
     directory = container.attrs["Config"].get("WorkingDir") or "/"
     home = _home(container) if any(file.path.startswith("~") for file in files) else None
-    with pack_files(files, launch.directory, directory, home=home) as archive:
+    with pack_files(files, launch.spec.directory, directory, home=home) as archive:
         container.put_archive("/", archive)
 
 
@@ -290,11 +331,11 @@ def _environment_archive(environment: Environment) -> bytes:
     return buffer.getvalue()
 
 
-def _is_there_if_it_must(machine: Machine, volume: InstanceMount) -> bool:
+def _is_there_if_it_must(machine: DockerHost, volume: InstanceMount) -> bool:
     return not volume.optional or machine.run(["test", "-e", _on_machine(machine, volume)]).exit_code == 0
 
 
-def _on_machine(machine: Machine, volume: InstanceMount) -> str:
+def _on_machine(machine: DockerHost, volume: InstanceMount) -> str:
     path = volume.instance_path
     if not path.startswith("~"):
         return path
@@ -305,23 +346,23 @@ def _on_machine(machine: Machine, volume: InstanceMount) -> str:
     return home + path[1:] or "/"
 
 
-def _require_shell(container: Container, configuration: ServiceConfiguration) -> None:
+def _require_shell(container: Container, spec: WorkloadSpec) -> None:
     """Say before the start that the image lacks the shell which nobody has written down."""
     (shell, *_) = container.attrs["Config"]["Entrypoint"] or [""]
-    written = [configuration.shell, *shlex.split(configuration.entrypoint or "")[:1]]
+    written = [spec.shell, *shlex.split(spec.entrypoint or "")[:1]]
     if not shell.startswith("/") or shell in written:
         return
     try:
         stream: Any = container.get_archive(shell)[0]
     except NotFound:
-        needs = "'commands' need" if configuration.commands else "secrets in 'env' need"
-        hint = "name a program of its own in 'entrypoint'" if configuration.commands else "give it one"
-        raise ImageError(f"{configuration.image}: the image has no {shell}, which {needs}; {hint}") from None
+        needs = "'commands' need" if spec.commands else "secrets in 'env' need"
+        hint = "name a program of its own in 'entrypoint'" if spec.commands else "give it one"
+        raise ImageError(f"{spec.image}: the image has no {shell}, which {needs}; {hint}") from None
     stream.close()
 
 
 def _devices(launch: Launch) -> list[DeviceRequest] | None:
-    gpu = launch.configuration.resources.gpu
+    gpu = launch.spec.resources.gpu
     count = None if gpu is None else gpu.count
     if launch.gpu_devices:
         return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]

@@ -8,14 +8,14 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import cast
 
 import psutil
 
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts import supervisor
-from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.hosts.machine import CommandMachine, Machine
 from prefect_dstack.hosts.output import read_output
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
@@ -37,7 +37,7 @@ class ProcessRuntime:
         directory: Where each replica has a directory with its output and status.
     """
 
-    name: Literal["process"] = "process"
+    name = "process"
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
@@ -55,7 +55,7 @@ class ProcessRuntime:
                     runtime="process",
                     id=str(place),
                     address=machine.publish_address,
-                    port=self._free_port(machine),
+                    port=self._free_port(cast("CommandMachine", machine)),
                 )
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _write(place / "replica.json", replica.model_dump_json())
@@ -125,7 +125,7 @@ class ProcessRuntime:
                 }
         return sorted(ports)
 
-    def _free_port(self, machine: Machine) -> int:
+    def _free_port(self, machine: CommandMachine) -> int:
         taken = {replica.port for replica in self.replicas(machine)}
         while (port := machine.free_port()) in taken:
             pass
@@ -152,33 +152,33 @@ def program(launch: Launch, replica: Replica) -> supervisor.Program:
     Raises:
         ConfigurationError: If this machine does not have the shell.
     """
-    configuration = launch.configuration
+    spec = launch.spec
     surroundings = {
         name: value
         for name, value in os.environ.items()
         if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
     return supervisor.Program(
-        arguments=[_shell(configuration), "-c", "set -e\n" + "\n".join(configuration.commands)],
+        arguments=[_shell(spec), "-c", "set -e\n" + "\n".join(spec.commands)],
         environment={
             **surroundings,
             **described_environment(launch.stamp, replica.port),
             "PORT": str(replica.port),
-            **launch.environment.plain,
-            **launch.environment.secret,
+            **spec.environment.plain,
+            **spec.environment.secret,
             STAMP_VARIABLE: replica.id,
         },
-        working_directory=launch.directory / (configuration.working_dir or ""),
+        working_directory=spec.directory / (spec.working_dir or ""),
     )
 
 
-def _shell(configuration: ServiceConfiguration) -> str:
-    found = shutil.which(configuration.shell or "bash")
-    if found is None and configuration.shell is not None:
+def _shell(spec: WorkloadSpec) -> str:
+    found = shutil.which(spec.shell or "bash")
+    if found is None and spec.shell is not None:
         raise ConfigurationError(
-            f"this machine has no {configuration.shell}; install it, or remove the key",
-            source=configuration.source_name,
-            line=configuration.line_of("shell"),
+            f"this machine has no {spec.shell}; install it, or remove the key",
+            source=spec.source,
+            line=spec.lines.get("shell"),
             key="shell",
         )
     return found or "/bin/sh"

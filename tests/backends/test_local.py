@@ -13,6 +13,7 @@ from prefect_dstack.backends.base import Gpu
 from prefect_dstack.backends.local import LocalBackend, gpus_of
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements, requirements_of
 from prefect_dstack.errors import NoOfferError
 from prefect_dstack.hosts.local_machine import LocalMachine
 
@@ -24,12 +25,12 @@ def backend(tmp_path: Path) -> LocalBackend:
     return LocalBackend(tmp_path / "not made yet")
 
 
-def service(**keys: Any) -> ServiceConfiguration:
+def service(**keys: Any) -> Requirements:
     configuration = load_configuration(
         {"type": "service", "port": 8000, "commands": ["app"], **keys}, name="hello"
     )
     assert isinstance(configuration, ServiceConfiguration)
-    return configuration
+    return requirements_of(configuration)
 
 
 class TestOffers:

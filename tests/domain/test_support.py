@@ -35,7 +35,7 @@ ACTED_ON = {
     "domain": r"configuration\.host_names",
     "domains": r"configuration\.host_names",
     "entrypoint": r"configuration\.entrypoint",
-    "env": r"resolve_environment\(configuration",
+    "env": r"resolve_environment\(",
     "files": r"configuration\.files",
     "fleets": r"configuration\.fleets",
     "gateway": r"resolve_gateway\(configuration",

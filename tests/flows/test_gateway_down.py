@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from prefect_dstack import Endpoint, reconcile_services
-from prefect_dstack.flows.overview import overview
 from prefect_dstack.gateways.local import LocalPlace
+from prefect_dstack.services.overview import overview
 from tests.flows.conftest import get
 from tests.home import Home
 from tests.polling import wait_until

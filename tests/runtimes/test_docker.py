@@ -25,6 +25,7 @@ from prefect_dstack.runtimes.docker import DockerRuntime, creation
 from tests.polling import wait_until
 from tests.testbed.engine import LocalEngine
 from tests.testbed.images import load_image
+from tests.workloads import spec_of
 
 MACHINE = LocalMachine()
 STAMP = Stamp(service="hello", revision=3, replica=0, flow_run="run")
@@ -51,13 +52,7 @@ def launch_of(
         directory=directory,
     )
     assert isinstance(configuration, ServiceConfiguration)
-    return Launch(
-        stamp=stamp,
-        configuration=configuration,
-        environment=environment or Environment(),
-        directory=directory,
-        gpu_devices=gpu_devices,
-    )
+    return Launch(stamp=stamp, spec=spec_of(configuration, directory, environment), gpu_devices=gpu_devices)
 
 
 class TestCreation:

@@ -10,6 +10,7 @@ from prefect_dstack.backends.aws.catalog import InstanceType, read_instance_type
 from prefect_dstack.backends.aws.offers import Market, explain, rank, select
 from prefect_dstack.backends.base import Gpu, Offer
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.workload import Requirements, requirements_of
 
 A10G = Gpu(name="A10G", memory_gb=24, vendor="nvidia")
 ZONES = ("eu-west-1a", "eu-west-1b")
@@ -44,8 +45,8 @@ MARKET = Market(
 )
 
 
-def wanted(**keys: Any) -> ServiceConfiguration:
-    return ServiceConfiguration(port=8000, image="app", **keys)
+def wanted(**keys: Any) -> Requirements:
+    return requirements_of(ServiceConfiguration(port=8000, image="app", **keys))
 
 
 def names(**keys: Any) -> list[str]:
