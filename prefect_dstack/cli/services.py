@@ -70,7 +70,9 @@ def apply(
     )
     from prefect_dstack.domain.support import check_support
 
-    configuration = load_configuration(file, name=name, args=arguments or (), profile=profile)
+    configuration = load_configuration(
+        file, name=name, args=arguments or (), profile=profile, variables=_variable
+    )
     if isinstance(configuration, ServiceConfiguration):
         check_support(configuration)
         _apply_service(configuration, yes=yes, json=json, force=force, move=move)
@@ -91,6 +93,12 @@ def apply(
             line=configuration.line_of("type"),
             key="type",
         )
+
+
+def _variable(name: str) -> str:
+    from prefect_dstack.store.variables import lookup
+
+    return lookup(name)
 
 
 def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool, move: bool) -> None:

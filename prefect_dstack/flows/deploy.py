@@ -13,7 +13,7 @@ from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
-from prefect_dstack.flows.served import served_flow
+from prefect_dstack.flows.served import is_of_deployment, served_flow
 from prefect_dstack.services.bundles import holding_bundle
 from prefect_dstack.services.deployment import deploy, superseded
 from prefect_dstack.services.preparation import load_service, prepare, with_files
@@ -81,7 +81,9 @@ def deploy_service(
             return endpoint.url
         ```
     """
-    service = load_service(configuration, name=name, args=args or (), profile=profile)
+    service = load_service(
+        configuration, name=name, args=args or (), profile=profile, templated=is_of_deployment()
+    )
     with holding(service.name or "") as run:
         record = find_record(service.name or "") or new_record(service.name or "")
         if (newer := superseded(record, run)) is not None:

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 from prefect_dstack.backends.base import EditsDns, ProvidesGatewayMachines
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
+from prefect_dstack.domain.support import check_support
 from prefect_dstack.errors import (
     ConfigurationError,
     ConflictError,
@@ -200,7 +201,8 @@ def check_gateway_support(
         UnsupportedKeyError: For the first such key.
         ConfigurationError: If it needs what is not configured.
     """
-    reasons = {"router": "is not acted on yet; remove it"}
+    check_support(configuration)
+    reasons: dict[str, str] = {}
     if configuration.backend != "aws":
         reasons |= dict.fromkeys(("region", "instance_type", "tags"), "needs 'backend: aws'")
     for key, reason in reasons.items():
@@ -209,13 +211,6 @@ def check_gateway_support(
                 reason, source=configuration.source_name, line=configuration.line_of(key), key=key
             )
     certificate = configuration.effective_certificate
-    if certificate is not None and certificate.type == "acm":
-        raise UnsupportedKeyError(
-            "is not acted on: a certificate of ACM works with AWS's own load balancers only; use type: acme",
-            source=configuration.source_name,
-            line=configuration.line_of("certificate.type"),
-            key="certificate.type",
-        )
     if infrastructure is None or certificate is None or certificate.challenge != "dns-01":
         return
     if not any(isinstance(backend, EditsDns) for backend in infrastructure.backends.values()):

@@ -16,7 +16,7 @@ from prefect_dstack.api import connect
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.hosts.pool import shared_connections
 
-__all__ = ["ServedFlow", "served_flow"]
+__all__ = ["ServedFlow", "is_of_deployment", "served_flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +42,16 @@ class ServedFlow(Flow[P, R]):
             connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
         with shared_connections():
             return super().__call__(*args, **kwargs)
+
+
+def is_of_deployment() -> bool:
+    """Return whether a deployment's parameters are those of this flow run.
+
+    They are not those of a flow that another one has called: its program has made them.
+    """
+    context = FlowRunContext.get()
+    run = None if context is None else context.flow_run
+    return run is not None and run.deployment_id is not None
 
 
 def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:

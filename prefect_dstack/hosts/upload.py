@@ -24,6 +24,7 @@ def pack_files(
     working_dir: str = "/",
     *,
     owner: tuple[int, int] = (0, 0),
+    home: str | None = None,
 ) -> IO[bytes]:
     """Pack files and directories for a container.
 
@@ -32,6 +33,7 @@ def pack_files(
         entries: What was collected of them with `collect_files`, or is stored of that.
         working_dir: What relative paths in the container start from, absolute.
         owner: User and group ids that own the files there.
+        home: What `~/` stands for in the container; None if that is not known.
 
     Returns:
         A tar archive whose paths are relative to `/`, at its beginning; the caller closes it.
@@ -43,7 +45,9 @@ def pack_files(
         >>> with pack_files(files, stored_entries(copy), "/app") as archive:  # doctest: +SKIP
         ...     container.put_archive("/", archive)
     """
-    targets = [_target(mapping.path, working_dir, f"files.{number}") for number, mapping in enumerate(files)]
+    targets = [
+        _target(mapping.path, working_dir, f"files.{number}", home) for number, mapping in enumerate(files)
+    ]
     spool = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -59,13 +63,16 @@ def pack_files(
     return spool
 
 
-def _target(path: str, working_dir: str, key: str) -> PurePosixPath:
+def _target(path: str, working_dir: str, key: str, home: str | None) -> PurePosixPath:
+    if home and (path == "~" or path.startswith("~/")):
+        path = home.rstrip("/") + path[1:] or "/"
     if path.startswith("~"):
         raise ConfigurationError(f"{path}: give the whole path that it shall have in the container", key=key)
     target = PurePosixPath("/", working_dir, path)
     if ".." in target.parts:
         raise ConfigurationError(f"{path}: must not have '..' in it", key=key)
-    return target.relative_to("/")
+    # Of a path that begins with two slashes, pathlib keeps both.
+    return PurePosixPath(*target.parts[1:])
 
 
 def _add(archive: tarfile.TarFile, entry: Entry, name: PurePosixPath, owner: tuple[int, int]) -> None:

@@ -247,7 +247,7 @@ def creation(engine: DockerClient, machine: DockerHost, launch: Launch, port: in
         "security_opt": None if spec.privileged else ["no-new-privileges:true"],
         # In this older form the engine makes directories that are missing.
         "volumes": [
-            f"{volume.instance_path}:{volume.path}"
+            f"{_on_machine(machine, volume)}:{volume.path}{':ro' if volume.read_only else ''}"
             for volume in spec.mounts
             if _is_there_if_it_must(machine, volume)
         ],
@@ -313,8 +313,27 @@ def _put_files(container: Container, launch: Launch, bundles: BundleStore | None
         return
     entries = _entries(launch.spec, bundles)
     directory = container.attrs["Config"].get("WorkingDir") or "/"
-    with pack_files(files, entries, directory) as archive:
+    home = _home(container) if any(file.path.startswith("~") for file in files) else None
+    with pack_files(files, entries, directory, home=home) as archive:
         container.put_archive("/", archive)
+
+
+def _home(container: Container) -> str | None:
+    """Return the home directory of the container's user, or None where its image does not say."""
+    config = container.attrs["Config"]
+    for variable in config.get("Env") or ():
+        if variable.startswith("HOME="):
+            return str(variable.removeprefix("HOME="))
+    user = (config.get("User") or "root").partition(":")[0]
+    try:
+        stream: Any = container.get_archive("/etc/passwd")[0]
+    except NotFound:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        member = archive.extractfile("passwd")
+        lines = [] if member is None else member.read().decode(errors="replace").splitlines()
+    accounts = [line.split(":") for line in lines]
+    return next((one[5] for one in accounts if len(one) > 5 and user in (one[0], one[2])), None)
 
 
 def _entries(spec: WorkloadSpec, bundles: BundleStore | None) -> Sequence[Entry]:
@@ -346,7 +365,18 @@ def _environment_archive(environment: Environment) -> bytes:
 
 
 def _is_there_if_it_must(machine: DockerHost, volume: InstanceMount) -> bool:
-    return not volume.optional or machine.run(["test", "-e", volume.instance_path]).exit_code == 0
+    return not volume.optional or machine.run(["test", "-e", _on_machine(machine, volume)]).exit_code == 0
+
+
+def _on_machine(machine: DockerHost, volume: InstanceMount) -> str:
+    path = volume.instance_path
+    if not path.startswith("~"):
+        return path
+    found = machine.run(["/bin/sh", "-c", 'printf %s "$HOME"'])
+    home = found.stdout.decode(errors="replace").rstrip("/")
+    if found.exit_code != 0 or (home and not home.startswith("/")):
+        raise HostNotReadyError(f"{machine.name}: its user has no home directory, which {path} starts from")
+    return home + path[1:] or "/"
 
 
 def _require_shell(container: Container, spec: WorkloadSpec) -> None:

@@ -131,7 +131,7 @@ def scale(
         raise DeploymentError(f"{record.name}: does not serve, so it cannot be scaled")
     refuse_elsewhere(record, run.infrastructure.here, "scale")
     gateway = run.infrastructure.gateway(record.gateway)
-    route = _router(prepared.configuration, gateway)
+    route = _router(prepared.routed, gateway)
     state = gateway.state() or gateway.initial_state()
     goal = goal_for(record, active, prepared, route(state), desired.replicas)
     if gateway.running() and is_reached(goal, run.world(goal, gateway, record)):
@@ -193,7 +193,7 @@ def put_revision(
     active = None if moves else record.active_revision
     gateway = infrastructure.gateway_for(prepared.configuration, record.gateway if active else None)
     gateway.require_backend()
-    route = _router(prepared.configuration, gateway)
+    route = _router(prepared.routed, gateway)
     state = gateway.state() or gateway.initial_state()
     # Asked here to refuse what cannot be before anything is created; it is taken below.
     first = route(state)
@@ -234,7 +234,7 @@ def put_revision(
             revision.number,
             replicas,
         )
-        _verify(endpoint, gateway, prepared.configuration, proven=keeps)
+        _verify(endpoint, gateway, prepared.routed, proven=keeps)
     except Exception as error:
         raise _undone(record, revision, error, run, prepared, gateway) from error
     if active is not None and record.gateway != gateway.name:
@@ -309,7 +309,7 @@ def _prove(
     goal: Goal, prepared: PreparedService, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
 ) -> None:
     """Ask new probes of the replicas that serve, before the gateway goes by them."""
-    if goal.template is None or not prepared.configuration.probes:
+    if goal.template is None or not prepared.probes:
         return
     template = replace(goal.template, ready_timeout=min(PROOF_TIMEOUT, goal.template.ready_timeout))
     observation, state = run.world(goal, gateway, record).observe()
@@ -352,7 +352,7 @@ def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun
     known = None if state is None else state.routes.get(record.name)
     if state is None or known is None or not gateway.running():
         return False
-    wanted = _router(prepared.configuration, gateway)(state)
+    wanted = _router(prepared.routed, gateway)(state)
     return wanted == known.model_copy(update={"tokens": {}, "replicas": {}})
 
 

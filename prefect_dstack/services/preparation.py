@@ -6,7 +6,7 @@ import getpass
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from prefect_dstack.bundles import Bundle
 from prefect_dstack.configurations import (
     Configuration,
     Environment,
+    Probe,
     RegistryCredentials,
     ServiceConfiguration,
+    deployer_variables,
     load_configuration,
     resolve_environment,
+    resolve_probes,
     resolve_registry_auth,
 )
 from prefect_dstack.controller.goal import DEFAULT_STOP_DURATION, Goal, ReplicaTemplate
@@ -32,6 +35,7 @@ from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.sources import Sources
 from prefect_dstack.services.bundles import bundle_of
 from prefect_dstack.store.records import load_environment
+from prefect_dstack.store.variables import lookup
 
 __all__ = [
     "PreparedService",
@@ -58,6 +62,8 @@ class PreparedService:
         directory: What the relative paths of its replicas start from.
         bundle: The digest of the copy of its files; empty if it brings none along.
         files: Those files where they are now; None if it brings none along, or they are in the copy already.
+        own_environment: The values that came from the deployer's environment, in clear.
+        probes: The probes with their secrets; None: the configuration has none.
     """
 
     configuration: ServiceConfiguration
@@ -66,6 +72,14 @@ class PreparedService:
     directory: Path
     bundle: str = ""
     files: Bundle | None = None
+    own_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    probes: tuple[Probe, ...] | None = None
+
+    @property
+    def routed(self) -> ServiceConfiguration:
+        """The configuration as a gateway needs it, with the secrets of its probes."""
+        return self.configuration.model_copy(update={"probes": self.probes})
 
     @property
     def spec(self) -> WorkloadSpec:
@@ -80,15 +94,6 @@ class PreparedService:
             bundle=self.bundle,
         )
 
-    @property
-    def own_environment(self) -> dict[str, str]:
-        """The values that came from the deployer's environment, in clear."""
-        return {
-            name: value.get_secret_value()
-            for name, value in self.environment.secret.items()
-            if self.configuration.env.get(name) is None
-        }
-
 
 def load_service(
     source: str | Path | Mapping[str, Any] | Configuration,
@@ -96,6 +101,7 @@ def load_service(
     name: str | None = None,
     args: Sequence[str] = (),
     profile: str | None = None,
+    templated: bool = False,
 ) -> ServiceConfiguration:
     """Load a service, and refuse what would be ignored.
 
@@ -104,6 +110,7 @@ def load_service(
         name: Overrides the name of the service.
         args: What `${{ run.args }}` stands for.
         profile: The profile to use.
+        templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
 
     Returns:
         The service; it has a name.
@@ -111,7 +118,9 @@ def load_service(
     Raises:
         ConfigurationError: If it cannot be accepted.
     """
-    configuration = load_configuration(source, name=name, args=args, profile=profile)
+    configuration = load_configuration(
+        source, name=name, args=args, profile=profile, templated=templated, variables=lookup
+    )
     if not isinstance(configuration, ServiceConfiguration):
         raise ConfigurationError(
             f"is a {configuration.type}, and this takes a service",
@@ -143,13 +152,16 @@ def prepare(
     Raises:
         ConfigurationError: If a secret does not exist, or the environment lacks a value.
     """
+    environ = os.environ if environ is None else environ
     return PreparedService(
         configuration=configuration,
-        environment=resolve_environment(
-            configuration, sources.secret, os.environ if environ is None else environ
-        ),
-        registry=resolve_registry_auth(configuration, sources.secret),
+        environment=resolve_environment(configuration, sources.secret, environ),
+        registry=resolve_registry_auth(configuration, sources.secret, environ),
+        probes=resolve_probes(configuration, sources.secret, environ),
         directory=configuration.directory,
+        own_environment={
+            name: environ[name] for name in deployer_variables(configuration) if name in environ
+        },
     )
 
 
@@ -277,7 +289,7 @@ def goal_for(
         template=ReplicaTemplate(
             spec=prepared.spec,
             route=route,
-            probes=configuration.probes or (),
+            probes=prepared.probes or (),
             ready_timeout=configuration.rollout.timeout,
         ),
         stop_duration=drain_timeout(configuration),

@@ -62,7 +62,7 @@ def bring_back(record: ServiceRecord, run: ServiceRun) -> Goal:
     gateway = run.infrastructure.gateway(record.gateway)
 
     def route(state: GatewayState) -> Route:
-        return route_of(prepared.configuration, state, gateway.port_is_free)
+        return route_of(prepared.routed, state, gateway.port_is_free)
 
     state = create_gateway(gateway, route)
     goal = goal_for(record, active, prepared, route(state), record.wanted_replicas)
