@@ -36,6 +36,7 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.configurations.base import Model
 from prefect_dstack.domain import support
+from prefect_dstack.services.publication import EventName
 
 DOCS = Path(__file__).resolve().parent
 PACKAGE = Path(prefect_dstack.__file__).parent
@@ -489,7 +490,10 @@ def runs() -> str:
     """Describe what the Prefect UI shows: flows, tasks, events."""
     flows: list[list[str]] = []
     tasks: list[list[str]] = []
-    events: list[list[str]] = []
+    events = [CERTIFICATE_EVENT]
+    for name in get_args(EventName):
+        when, payload = EVENTS[name]
+        events.append([f"`prefect-dstack.service.{name}`", when, SERVICE, payload])
     for path in sorted(PACKAGE.rglob("*.py")):
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -499,10 +503,6 @@ def runs() -> str:
                 kinds = {"served_flow": flows, "task": tasks}
                 if isinstance(call, ast.Call) and (kind := getattr(call.func, "id", "")) in kinds:
                     kinds[kind].append([f"`{constant(call, 'name')}`", said])
-            for node in ast.walk(function):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "emit_event":
-                    event = constant(node, "event")
-                    events.append([f"`{event}`", *EVENTS[event]])
     return "\n".join(
         [
             NOTE,
@@ -635,19 +635,25 @@ What the Prefect UI shows. A deployment's result is also there as two artifacts,
 """
 
 SERVICE = "`prefect-dstack.service.NAME`"
+ENDPOINT = "the [Endpoint](python.md#endpoint), and `gateway`"
+OUTCOME = "`reason`, and `serves`: the revision that serves now"
 EVENTS = {
-    "prefect-dstack.service.deployed": (
-        "a revision serves",
-        SERVICE,
-        "the [Endpoint](python.md#endpoint), and `gateway`",
-    ),
-    "prefect-dstack.service.stopped": ("a service is off the air", SERVICE, "none"),
-    "prefect-dstack.certificate.renewal-failed": (
-        "a certificate was not issued or renewed",
-        "`prefect-dstack.certificate.GATEWAY.HOST`",
-        "`gateway`, `hosts`, `expires_at` of the one that serves meanwhile, `reason`",
-    ),
+    "deployed": ("a new revision serves", ENDPOINT),
+    "unchanged": ("a deployment found nothing to do", "`replicas`"),
+    "failed": ("a deployment failed; what served before serves on", OUTCOME),
+    "rolled-back": ("an earlier revision serves again", ENDPOINT),
+    "scaled": ("a service has another number of replicas", ENDPOINT),
+    "stopped": ("a service was stopped", OUTCOME),
+    "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),
+    "restored": ("what a dead deployment had left was undone", "`reason`"),
+    "deleted": ("a service was forgotten", "none"),
 }
+CERTIFICATE_EVENT = [
+    "`prefect-dstack.certificate.renewal-failed`",
+    "a certificate was not issued or renewed",
+    "`prefect-dstack.certificate.GATEWAY.HOST`",
+    "`gateway`, `hosts`, `expires_at` of the one that serves meanwhile, `reason`",
+]
 
 INDEX = """\
 # Reference

@@ -22,6 +22,7 @@ from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import recorded
+from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
 from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import find_record, readable_records, save_record
@@ -139,6 +140,8 @@ def _repair(
             unchanged = fresh == record
             if fresh.deploying is not None and fresh.deploying.revision is not None:
                 fresh = fresh.failed(fresh.deploying.revision, LOST)
+            if fresh.active is not None and (steps or not runs):
+                publish_event("degraded", record.name, fresh.active, {"problems": lines})
             for found in cut_off if unchanged else []:
                 gateway.reach(found.instance, infrastructure.machine(found.instance), found.replica)
             restore(fresh, run)

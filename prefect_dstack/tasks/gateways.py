@@ -69,7 +69,7 @@ def create_gateway(
 def register_route(
     infrastructure: Infrastructure, gateway: ManagedGateway, route: Route, found: FoundReplica, weight: int
 ) -> None:
-    """Give a replica requests; see `operations.register_replica`."""
+    """Give a replica requests."""
     operations.register_replica(infrastructure, gateway, route, found, weight, get_run_logger())
 
 
@@ -104,7 +104,7 @@ def update_route(gateway: ManagedGateway, service: str, route_of: Callable[[Gate
     retry_condition_fn=is_retryable,
 )
 def drain_replica(gateway: ManagedGateway, service: str, replica: str, timeout: float | None) -> None:
-    """Give a replica no new requests, and wait for those that are open; see `operations.drain_replica`."""
+    """Give a replica no new requests, and wait for those that are open."""
     operations.drain_replica(gateway, service, replica, timeout, get_run_logger())
 
 
@@ -119,7 +119,7 @@ def drain_replica(gateway: ManagedGateway, service: str, replica: str, timeout: 
 def unregister_replica(
     infrastructure: Infrastructure, gateway: ManagedGateway, stamp: Stamp, instance: Instance | None
 ) -> None:
-    """Take a replica out of a route, and end the tunnel to it; see `operations.unregister_replica`."""
+    """Take a replica out of a route, and end the tunnel to it."""
     operations.unregister_replica(infrastructure, gateway, stamp, instance)
 
 
@@ -188,5 +188,5 @@ def delete_gateway(gateway: ManagedGateway) -> None:
     retry_condition_fn=is_retryable,
 )
 def verify_endpoint(url: str, address: str, path: str = "/", timeout: float = VERIFY_TIMEOUT) -> int:
-    """Ask the endpoint for an answer, the way a client does; see `operations.verify_endpoint`."""
+    """Ask the endpoint for an answer, the way a client does."""
     return operations.verify_endpoint(url, address, path, timeout, get_run_logger())

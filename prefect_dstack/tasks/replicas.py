@@ -32,7 +32,7 @@ __all__ = ["launch_replica", "provision_instance", "remove_replica", "terminate_
 def provision_instance(
     infrastructure: Infrastructure, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements
 ) -> Instance:
-    """Get a machine for a replica; see `operations.provision_instance`."""
+    """Get a machine for a replica."""
     return operations.provision_instance(infrastructure, offers, stamp, requirements, get_run_logger())
 
 
@@ -45,7 +45,7 @@ def provision_instance(
     retry_condition_fn=is_retryable,
 )
 def launch_replica(infrastructure: Infrastructure, instance: Instance, launch: Launch) -> Replica:
-    """Start a replica on an instance; see `operations.launch_replica`."""
+    """Start a replica on an instance."""
     return operations.launch_replica(infrastructure, instance, launch, get_run_logger())
 
 
@@ -56,7 +56,7 @@ def wait_until_ready(
     template: ReplicaTemplate,
     abandoned: threading.Event,
 ) -> None:
-    """Wait until a replica has passed its probes; see `operations.wait_until_ready`."""
+    """Wait until a replica has passed its probes."""
     operations.wait_until_ready(
         infrastructure,
         found,
@@ -77,7 +77,7 @@ def wait_until_ready(
     retry_condition_fn=is_retryable,
 )
 def remove_replica(infrastructure: Infrastructure, found: FoundReplica, grace: float) -> None:
-    """Stop a replica and remove every trace of it; see `operations.remove_replica`."""
+    """Stop a replica and remove every trace of it."""
     operations.remove_replica(infrastructure, found, grace, get_run_logger())
 
 
@@ -90,5 +90,5 @@ def remove_replica(infrastructure: Infrastructure, found: FoundReplica, grace: f
     retry_condition_fn=is_retryable,
 )
 def terminate_instance(infrastructure: Infrastructure, instance: Instance) -> None:
-    """Give an instance back; see `operations.terminate_instance`."""
+    """Give an instance back."""
     operations.terminate_instance(infrastructure, instance, get_run_logger())

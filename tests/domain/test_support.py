@@ -303,7 +303,6 @@ class TestRefuses:
             ("utilization_policy", {"min_gpu_utilization": 10, "time_window": "1h"}),
             ("max_duration", "1h"),
             ("idle_duration", "1h"),
-            ("gateway", False),
         ],
     )
     def test_what_nothing_acts_on(self, key: str, value: Any) -> None:
@@ -341,8 +340,6 @@ class TestRefuses:
             ({"image": "app", "commands": ["app"], "env": {"a.b": "c"}}, "env.a.b"),
             ({"image": "app", "env": {"R": "${{ dstack.node_rank }}"}}, "env.R"),
             ({"image": "app", "volumes": ["/d/${{ dstack.node_rank }}:/d"]}, "volumes.0.instance_path"),
-            ({"probes": [{"url": "/${{ env.KEY }}"}]}, "probes.0.url"),
-            ({"probes": [{"headers": {"X": "${{ secrets.KEY }}"}}]}, "probes.0.headers.0.value"),
             ({"model": {"name": "m", "format": "tgi"}}, "model.format"),
             ({"backends": ["aws"]}, "backends"),
             ({"backends": ["local", "ssh"]}, "backends"),

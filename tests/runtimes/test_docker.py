@@ -122,6 +122,7 @@ class TestCreation:
             "DSTACK_REVISION": "3",
             "DSTACK_SERVICE_PORT": "8000",
             "PORT": "9",
+            "PYTHONUNBUFFERED": "1",
             "A": "b",
         }
 
