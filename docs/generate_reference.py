@@ -621,7 +621,8 @@ command line prints it and exits with its exit code; a flow run fails with it.
 
 BLOCKS_INTRODUCTION = """\
 What is kept in Prefect. Only `DstackAwsBackend` is written by you; the others are written by the flows, and
-by nothing else.
+by nothing else. Prefect's UI offers every type for creation once a block of it exists, and cannot be told
+not to; the cards of these types name the command that makes them.
 """
 
 PERMISSIONS_INTRODUCTION = """\

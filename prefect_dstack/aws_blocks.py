@@ -10,7 +10,7 @@ from prefect_aws import AwsCredentials
 from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.backends.aws import AwsBackend, AwsSettings
-from prefect_dstack.blocks import DOCUMENTATION, LOGO
+from prefect_dstack.blocks import DOCUMENTATION, logo
 
 __all__ = ["DstackAwsBackend"]
 
@@ -34,7 +34,7 @@ class DstackAwsBackend(Block):
 
     _block_type_name: ClassVar[str] = "dstack AWS Backend"
     _block_type_slug: ClassVar[str] = "dstack-aws-backend"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _logo_url: ClassVar[HttpUrl] = logo("aws")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     credentials: AwsCredentials = Field(description="The credentials of the account, a block of prefect-aws.")
