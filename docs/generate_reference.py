@@ -59,7 +59,6 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`replicas:` with a list of groups", {"replicas": [{"count": 1}]}),
     ("`max_duration: 2h`", {"max_duration": "2h"}),
     ("`idle_duration: 10m`", {"idle_duration": "10m"}),
-    ("`gateway: false`", {"gateway": False}),
     ("`model:` with `format: tgi`", {"model": {"name": "m", "format": "tgi"}}),
     ("`resources.shm_size` without `image`", {"image": None, "resources": {"shm_size": "1GB"}}),
     ("`backends: [aws]` or `[ssh]` without `image`", {"image": None, "backends": ["aws"]}),
@@ -70,7 +69,6 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`env: {discovery.type: one}` with `commands`", {"env": {"discovery.type": "one"}}),
     ("`resources.gpu: amd:MI300X`", {"resources": {"gpu": "amd:MI300X"}}),
     ("`resources.gpu.compute_capability`", {"resources": {"gpu": {"compute_capability": 8.0}}}),
-    ("`probes:` with `${{ env.KEY }}`", {"probes": [{"url": "/${{ env.KEY }}"}]}),
     ("`volumes: [weights:/models]`", {"volumes": ["weights:/models"]}),
     ("`volumes: [/var/run/docker.sock:/s]`", {"volumes": ["/var/run/docker.sock:/s"]}),
 )

@@ -119,17 +119,7 @@ def _repair(
     cut_off = cut_off if runs else []
     if runs and not (steps or duplicates or cut_off or record.deploying):
         return []
-    lines = [] if runs else [f"{record.name}: start gateway {record.gateway}"]
-    lines += [f"{record.name}: {line}" for line in _describe(record.name, steps)]
-    lines += [
-        f"{record.name}: remove the duplicate of {it.replica.name} on {it.instance.name}" for it in duplicates
-    ]
-    lines += [
-        f"{record.name}: open the tunnel of gateway {record.gateway} to {found.replica.name} again"
-        for found in cut_off
-    ]
-    if not lines and record.deploying is not None:
-        lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
+    lines = _plan(record, steps, duplicates, cut_off, runs=runs)
     if dry_run:
         return lines
     try:
@@ -148,6 +138,29 @@ def _repair(
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
+    return lines
+
+
+def _plan(
+    record: ServiceRecord,
+    steps: list[Step],
+    duplicates: list[FoundReplica],
+    cut_off: list[FoundReplica],
+    *,
+    runs: bool,
+) -> list[str]:
+    """Return a line for each thing that is to be repaired."""
+    lines = [] if runs else [f"{record.name}: start gateway {record.gateway}"]
+    lines += [f"{record.name}: {line}" for line in _describe(record.name, steps)]
+    lines += [
+        f"{record.name}: remove the duplicate of {it.replica.name} on {it.instance.name}" for it in duplicates
+    ]
+    lines += [
+        f"{record.name}: open the tunnel of gateway {record.gateway} to {found.replica.name} again"
+        for found in cut_off
+    ]
+    if not lines and record.deploying is not None:
+        lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
     return lines
 
 
