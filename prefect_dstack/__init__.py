@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect_dstack.api import connect
     from prefect_dstack.configurations import load_configuration
     from prefect_dstack.domain.record import Endpoint
     from prefect_dstack.domain.tokens import NewToken, Token
@@ -45,6 +46,7 @@ __all__ = [
     "arevoke_token",
     "arollback_service",
     "astop_service",
+    "connect",
     "create_gateway",
     "create_token",
     "delete_gateway",
@@ -68,6 +70,7 @@ _PLACES = {
     "arevoke_token": "flows.tokens",
     "arollback_service": "flows.rollback",
     "astop_service": "flows.stop",
+    "connect": "api",
     "create_gateway": "flows.gateways",
     "create_token": "flows.tokens",
     "delete_gateway": "flows.gateways",
