@@ -439,7 +439,8 @@ def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = str(field.get_default(call_default_factory=True)).replace(str(Path.home()), "~")
-        rows.append([f"`PREFECT_DSTACK_{name.upper()}`", f"`{default}`", field.description or ""])
+        variable = f"`PREFECT_INTEGRATIONS_DSTACK_{name.upper()}`"
+        rows.append([variable, f"`{default}`", field.description or ""])
     head = ["variable", "default", "what it says"]
     return "\n".join([NOTE, "# Settings\n", SETTINGS_INTRODUCTION, table(head, rows), SETTINGS_OTHERS])
 
@@ -599,7 +600,13 @@ All of this is imported from `prefect_dstack`; importing that is cheap. Flows wo
 subflows of yours; the functions whose names begin with `a` are their twins for async code.
 """
 
-SETTINGS_INTRODUCTION = "Environment variables, read by the command line and by flows.\n"
+SETTINGS_INTRODUCTION = """\
+Read where Prefect reads its own settings, by the command line and by flows: in the environment and in `.env`
+by these names; in `prefect.toml` under `[integrations.dstack]` and in `pyproject.toml` under
+`[tool.prefect.integrations.dstack]` as `home` and so on; and last in the active profile, where Prefect warns
+of a setting that it does not know. The shorter `PREFECT_DSTACK_HOME` and `PREFECT_DSTACK_LOCAL_GATEWAY_PORT`
+are read too. `prefect config view` shows settings of no integration; `prefect-dstack doctor` shows these.
+"""
 
 SETTINGS_OTHERS = """\
 Others that are respected:

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect_dstack.api import connect
     from prefect_dstack.configurations import load_configuration
     from prefect_dstack.domain.record import Endpoint
     from prefect_dstack.domain.tokens import NewToken, Token
@@ -49,6 +50,7 @@ __all__ = [
     "arollback_service",
     "ascale_service",
     "astop_service",
+    "connect",
     "create_gateway",
     "create_token",
     "delete_gateway",
@@ -76,6 +78,7 @@ _PLACES = {
     "arollback_service": "flows.rollback",
     "ascale_service": "flows.scale",
     "astop_service": "flows.stop",
+    "connect": "api",
     "create_gateway": "flows.gateways",
     "create_token": "services.tokens",
     "delete_gateway": "flows.gateways",

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from prefect_dstack.errors import OrchestratorError
+from prefect_dstack.errors import OrchestratorError, PrefectDstackError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.output import read_output
 from prefect_dstack.hosts.ports import port_is_free
@@ -24,7 +24,15 @@ from prefect_dstack.settings import settings
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-__all__ = ["answers", "check", "connect", "local_server_url", "start_local_server", "stop_local_server"]
+__all__ = [
+    "answers",
+    "check",
+    "connect",
+    "join_local_server",
+    "local_server_url",
+    "start_local_server",
+    "stop_local_server",
+]
 
 START_TIMEOUT = 180.0
 HEALTH_TIMEOUT = 5.0
@@ -32,30 +40,71 @@ ATTEMPTS = 3
 LOG_LINES = 20
 
 
-def connect(report: Callable[[str], None]) -> str:
-    """See that there is a Prefect API to talk to, for this whole process.
+def _print(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
+
+
+def connect(report: Callable[[str], None] | None = None) -> str:
+    """Make sure that there is a Prefect API to talk to, for this whole process.
+
+    It is the configured one, else the local server, which is started if it does not run. Scripts whose own
+    flow calls those of this package call it before, unless the local server runs already.
 
     Args:
-        report: Told when a server has to be started.
+        report: Told when a server has to be started; default: a line on standard error.
 
     Returns:
         The URL of the API.
 
     Raises:
-        OrchestratorError: If the configured API does not answer, or no server can be started.
+        OrchestratorError: If the configured API does not answer or refuses, or no server can be started.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_dstack import connect, deploy_service
+
+
+        @flow
+        def train_and_deploy() -> str:
+            return deploy_service("serve.dstack.yml").url
+
+
+        if __name__ == "__main__":
+            connect()
+            train_and_deploy()
+        ```
     """
-    from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     configured = get_current_settings().api.url
     if configured is not None:
         check(configured)
         return configured
-    url = local_server_url() or start_local_server(report)
+    url = local_server_url() or start_local_server(report or _print)
     check(url)
+    _use(url)
+    return url
+
+
+def join_local_server() -> None:
+    """Use the local server for this whole process, if it runs and no API is configured; else do nothing.
+
+    Prefect would start a temporary server beside it for a flow that is not of this package, and for all that
+    this flow calls.
+    """
+    from prefect.settings import get_current_settings
+
+    with contextlib.suppress(PrefectDstackError):
+        if get_current_settings().api.url is None and (url := local_server_url()) is not None:
+            _use(url)
+
+
+def _use(url: str) -> None:
+    from prefect.context import refresh_global_settings_context
+
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
-    return url
 
 
 def local_server_url() -> str | None:

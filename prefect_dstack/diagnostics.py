@@ -46,13 +46,20 @@ def diagnose() -> list[Diagnosis]:
         The findings.
     """
     prefect = _prefect()
-    findings = [_python(), _haproxy(), _shell(), _docker(), prefect]
+    findings = [_python(), _settings(), _haproxy(), _shell(), _docker(), prefect]
     return [*findings, *_of_api()] if prefect.level == "ok" else findings
 
 
 def _python() -> Diagnosis:
     detail = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
     return Diagnosis("ok", "Python", detail)
+
+
+def _settings() -> Diagnosis:
+    from prefect_dstack.settings import settings
+
+    values = settings().model_dump()
+    return Diagnosis("ok", "settings", ", ".join(f"{name} {value}" for name, value in values.items()))
 
 
 def _haproxy() -> Diagnosis:

@@ -7,8 +7,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import AliasChoices, AliasPath, Field, ValidationError, field_validator
+
+from prefect_dstack.errors import ConfigurationError
 
 __all__ = ["Settings", "settings", "socket_directory"]
 
@@ -16,20 +18,27 @@ __all__ = ["Settings", "settings", "socket_directory"]
 LONGEST_SOCKET_PATH = 100
 
 
-class Settings(BaseSettings):
-    """Read from environment variables that start with `PREFECT_DSTACK_`."""
+def _names(field: str) -> AliasChoices:
+    """List what a setting is called: in TOML, in the environment and profiles, and the shorter one there."""
+    return AliasChoices(AliasPath(field), f"prefect_integrations_dstack_{field}", f"prefect_dstack_{field}")
 
-    model_config = SettingsConfigDict(env_prefix="PREFECT_DSTACK_", frozen=True)
+
+class Settings(PrefectBaseSettings):
+    """Read as Prefect reads its own: from the environment, `.env`, TOML files and the profile."""
+
+    model_config = build_settings_config(("integrations", "dstack"), frozen=True)
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".prefect-dstack",
         description="The directory of local replicas, local gateways and the local Prefect server.",
+        validation_alias=_names("home"),
     )
     local_gateway_port: int = Field(
         default=8080,
         ge=1,
         le=65535,
         description="The base port of the gateway on this machine, used by the first service without a port.",
+        validation_alias=_names("local_gateway_port"),
     )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,
@@ -40,14 +49,30 @@ class Settings(BaseSettings):
         default=10_000, ge=0, description="The most files and directories that a revision keeps a copy of."
     )
 
+    @field_validator("home")
+    @classmethod
+    def _expand_user(cls, home: Path) -> Path:
+        return home.expanduser()
+
 
 def settings() -> Settings:
     """Read the settings anew, so that a changed environment is seen.
 
     Returns:
         The settings of this process.
+
+    Raises:
+        ConfigurationError: If a value cannot be accepted.
     """
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(
+            f"{first['msg'].lower()}; it is {first['input']!r}",
+            source="settings",
+            key=str(first["loc"][-1]).upper(),
+        ) from error
 
 
 def socket_directory(directory: Path) -> Path:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
-from prefect import Flow
+from prefect import Flow, get_run_logger
 from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from prefect_dstack.api import connect
+from prefect_dstack.api import connect, join_local_server
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.hosts.pool import shared_connections
 
@@ -20,6 +20,15 @@ __all__ = ["ServedFlow", "is_of_deployment", "served_flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+TEMPORARY = (
+    "this flow run uses a temporary Prefect server, which takes its time to start: call "
+    "prefect_dstack.connect() before the flow, or start a server once with: prefect-dstack server start"
+)
+
+# A caller's own flow begins before any of ours is called, and Prefect chooses its API then.
+if FlowRunContext.get() is None:
+    join_local_server()
 
 
 class ServedFlow(Flow[P, R]):
@@ -39,7 +48,9 @@ class ServedFlow(Flow[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow."""
         if FlowRunContext.get() is None:
-            connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
+            connect()
+        elif get_current_settings().api.url is None:
+            get_run_logger().warning(TEMPORARY)
         with shared_connections():
             return super().__call__(*args, **kwargs)
 
