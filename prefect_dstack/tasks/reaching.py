@@ -109,7 +109,7 @@ def key_hosts(instances: Iterable[Instance]) -> list[tuple[Commander, list[Insta
     """
     from prefect_dstack.gateways import tunnels
 
-    found: dict[tuple[str, int], tuple[Commander, list[Instance]]] = {}
+    found: dict[tuple[str, int, str | None], tuple[Commander, list[Instance]]] = {}
     for instance in instances:
         machine = cast("SshMachine", connections.machine(instance))
         way: list[tuple[Connection, Commander]] = [(machine.connection, machine)]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import socket
 import sys
+
+# As a ProxyCommand, without its arguments.
+RELAY = shlex.join([sys.executable, "-S", __file__])
 
 
 def main() -> None:

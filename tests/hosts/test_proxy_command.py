@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -25,11 +24,10 @@ from prefect_dstack.hosts.pool import close_connections, connections
 from prefect_dstack.hosts.proxy_command import ProxySocket
 from prefect_dstack.hosts.ssh_machine import SshMachine
 from prefect_dstack.hosts.transport import NoAnswerError
+from tests.hosts.relay import RELAY
 from tests.polling import wait_until
 from tests.testbed.host import Host
 from tests.testbed.testbed import Testbed
-
-RELAY = shlex.join([sys.executable, "-S", str(Path(__file__).with_name("relay.py"))])
 
 
 @pytest.fixture
