@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.errors import GatewayError
 from prefect_dstack.hosts.authorized_keys import authorize, authorized, revoke
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.hosts.ssh import Connection
@@ -45,12 +46,15 @@ class Hop:
         ssh_port: The port of its SSH server.
         user: Who the tunnel logs in as.
         host_key: The host's public key: `ssh-ed25519 AAAA...`.
+        proxy_command: The command that leads to it, for the user's shell; only the first hop may have one.
     """
 
     hostname: str
     ssh_port: int
     user: str
     host_key: str
+    # It may hold a password.
+    proxy_command: str | None = field(default=None, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,11 @@ def open_tunnel(holder: TunnelHolder, machine: SshMachine, stamp: Stamp, address
         The port on 127.0.0.1 of the gateway's machine; it answers as soon as `ssh` has connected.
 
     Raises:
-        GatewayError: If the gateway's machine cannot hold it.
+        GatewayError: If the gateway's machine cannot hold it, or has no way to the replica's host.
         HostError: If one of the machines fails us.
     """
     jumps = _jumps_between(holder.connection, machine.connection)
+    _refuse_foreign_command(holder, [*jumps, machine.connection][0])
     key, name = holder.make_key(stamp), _key_name(holder.gateway, stamp)
     for jump, beyond in itertools.pairwise([*jumps, machine.connection]):
         authorize(jump, key, name, beyond.resolved.hostname, beyond.resolved.port)
@@ -191,21 +196,41 @@ def _jumps_between(gateway: Connection | None, replica: Connection) -> list[Conn
     return way
 
 
-def address_of(connection: Connection) -> tuple[str, int]:
+def _refuse_foreign_command(holder: TunnelHolder, first: Connection) -> None:
+    """Refuse a way that begins with a command of this machine, if the gateway is on another."""
+    if holder.connection is None or first.resolved.proxy_command is None:
+        return
+    raise GatewayError(
+        f"gateway '{holder.gateway}' on {holder.connection.name} has no way to {first.place}: this machine "
+        "reaches it through ProxyCommand of ~/.ssh/config, which other machines cannot use: put both on one "
+        "private network (`network` of the fleet), name a host that both reach as its `proxy_jump`, "
+        "or use the gateway on this machine"
+    )
+
+
+def address_of(connection: Connection) -> tuple[str, int, str | None]:
     """Tell two connections to one SSH server from those to two.
 
     Args:
         connection: To a host.
 
     Returns:
-        The server's host name and port, as the hop before it knows them.
+        The server's host name and port, as the hop before it knows them, and the command that leads to it:
+        many commands lead to a `localhost`.
     """
-    return connection.resolved.hostname, connection.resolved.port
+    resolved = connection.resolved
+    return resolved.hostname, resolved.port, resolved.proxy_command
 
 
 def _hop(connection: Connection) -> Hop:
-    hostname, port = address_of(connection)
-    return Hop(hostname, port, connection.resolved.user, connection.host_key().line)
+    resolved = connection.resolved
+    return Hop(
+        resolved.hostname,
+        resolved.port,
+        resolved.user,
+        connection.host_key().line,
+        proxy_command=resolved.proxy_command,
+    )
 
 
 def keys_on(host: Commander) -> list[tuple[str, str]]:
@@ -261,6 +286,8 @@ def ssh_files(directory: str, port: int, target: TunnelTarget) -> dict[str, byte
             "User": hop.user,
             "HostKeyAlias": alias,
         }
+        if hop.proxy_command is not None:
+            options["ProxyCommand"] = hop.proxy_command.replace("%", "%%")
         if number > 0:
             # What `ProxyJump` comes to; that, however, does not quote the path.
             before = [

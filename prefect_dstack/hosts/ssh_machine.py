@@ -16,7 +16,6 @@ from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
 from prefect_dstack.hosts import unix_sockets
 from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.engine import docker_engine
-from prefect_dstack.hosts.forwarding import Forward
 from prefect_dstack.hosts.locks import host_lock
 from prefect_dstack.hosts.machine import CommandResult
 from prefect_dstack.hosts.pool import connection_to
@@ -100,18 +99,6 @@ class SshMachine:
 
     def close(self) -> None:
         """Nothing to do: the connection is shared, and closed by `shared_connections` or at exit."""
-
-    def forward(self, port: int, address: str | None = None) -> Forward:
-        """Open a local port that leads to one there.
-
-        Args:
-            port: The port there.
-            address: The address to reach from there; default: where replicas publish their ports.
-
-        Returns:
-            The forwarded port, to be closed.
-        """
-        return Forward(self.connection, address or self.publish_address, port)
 
     def lock(
         self, path: str, *, wait: float = 30.0, lease: float = 300.0, prefix: Sequence[str] = ()

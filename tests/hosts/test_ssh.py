@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import paramiko
 import pytest
 from pydantic import SecretStr
 
@@ -225,6 +225,18 @@ class TestConnection:
         assert host.read_file("/tmp/once") == "x\n"
         assert reached.run(["sh", "-c", cut, "sh", "/tmp/twice"], idempotent=True).stdout == b"done\n"
         assert host.read_file("/tmp/twice") == "x\nx\n"
+
+    def test_a_lost_connection_is_no_exit_code(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A dying transport closes its channels before it says that it is dead.
+        original = paramiko.Channel._unlink
+
+        def slow(channel: paramiko.Channel) -> None:
+            original(channel)
+            threading.Event().wait(0.05)
+
+        monkeypatch.setattr(paramiko.Channel, "_unlink", slow)
+        with pytest.raises(HostUnreachableError, match="lost while"):
+            machine(host).run(["sh", "-c", 'kill -9 "$PPID"; sleep 5'])
 
     def test_a_partition_is_noticed_in_time(self, make_host: Callable[..., Host]) -> None:
         host = make_host("partitioned", docker="absent")
@@ -500,35 +512,6 @@ class TestDocker:
         with pytest.raises(HostNotReadyError) as error:
             machine(host, user="nobody-special").docker()
         assert "usermod -aG docker nobody-special" in one_line(error, host)
-
-
-class TestForwarding:
-    def test_a_port_there_is_a_port_here(self, host: Host) -> None:
-        load_image(host, "app")
-        reached = machine(host)
-        engine = reached.docker()
-        port = reached.free_port()
-        container = engine.containers.run(
-            "testbed/app:1", detach=True, ports={"8000/tcp": ("127.0.0.1", port)}
-        )
-        try:
-            with reached.forward(port) as forward:
-                url = f"http://127.0.0.1:{forward.port}/"
-
-                def status() -> int | None:
-                    try:
-                        return httpx.get(url, timeout=2).status_code
-                    except httpx.HTTPError:
-                        return None
-
-                wait_until(lambda: status() == 200, 20, "the application answers")
-                with ThreadPoolExecutor(10) as pool:
-                    assert list(pool.map(lambda _: status(), range(40))) == [200] * 40
-            with pytest.raises(httpx.HTTPError):
-                httpx.get(url, timeout=2)
-            assert reached.free_port() != port
-        finally:
-            container.remove(force=True)
 
 
 class TestUnixSockets:
