@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import boto3
@@ -45,8 +46,11 @@ class DstackAwsBackend(Block):
         "that is made on first use and stays on that machine, so that only that one can deploy.",
     )
 
-    def backend(self) -> AwsBackend:
+    def backend(self, home: Path) -> AwsBackend:
         """Make the backend.
+
+        Args:
+            home: The home directory of prefect-dstack, for the key and the cache.
 
         Returns:
             A backend that asks the credentials for a new session now and then.
@@ -56,4 +60,4 @@ class DstackAwsBackend(Block):
         def session(region: str) -> boto3.Session:
             return credentials.model_copy(update={"region_name": region}).get_boto3_session()
 
-        return AwsBackend(self.settings, session, ssh_key=self.ssh_key)
+        return AwsBackend(self.settings, session, ssh_key=self.ssh_key, home=home)

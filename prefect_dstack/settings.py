@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
@@ -12,10 +9,7 @@ from pydantic import AliasChoices, AliasPath, Field, ValidationError, field_vali
 
 from prefect_dstack.errors import ConfigurationError
 
-__all__ = ["Settings", "settings", "socket_directory"]
-
-# sun_path holds 108 bytes on Linux and 104 on macOS, with the terminating NUL.
-LONGEST_SOCKET_PATH = 100
+__all__ = ["Settings", "settings"]
 
 
 def _names(field: str) -> AliasChoices:
@@ -44,9 +38,13 @@ class Settings(PrefectBaseSettings):
         default=500 * 1024**2,
         ge=0,
         description="The most bytes of files that a revision keeps a copy of.",
+        validation_alias=_names("bundle_size_limit"),
     )
     bundle_files_limit: int = Field(
-        default=10_000, ge=0, description="The most files and directories that a revision keeps a copy of."
+        default=10_000,
+        ge=0,
+        description="The most files and directories that a revision keeps a copy of.",
+        validation_alias=_names("bundle_files_limit"),
     )
 
     @field_validator("home")
@@ -73,26 +71,3 @@ def settings() -> Settings:
             source="settings",
             key=str(first["loc"][-1]).upper(),
         ) from error
-
-
-def socket_directory(directory: Path) -> Path:
-    """Find a directory whose path is short enough for unix sockets.
-
-    Args:
-        directory: Where the sockets would best be.
-
-    Returns:
-        `directory`, or a private directory under the system's temporary one, always the same for the
-        same `directory` and user. It exists, and only this user may enter it.
-
-    Raises:
-        PermissionError: If somebody else holds the private directory.
-    """
-    if len(str(directory)) + len("/haproxy-runtime.sock") > LONGEST_SOCKET_PATH:
-        digest = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
-        directory = Path(tempfile.gettempdir()) / f"prefect-dstack-{os.getuid()}-{digest}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(f"{directory}: belongs to another user, set TMPDIR to a directory of your own")
-    directory.chmod(0o700)
-    return directory

@@ -18,7 +18,7 @@ from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.ports import port_is_free
-from prefect_dstack.settings import settings, socket_directory
+from prefect_dstack.hosts.socket_paths import socket_directory
 
 __all__ = ["LocalPlace", "haproxy_binary"]
 
@@ -50,12 +50,12 @@ class LocalPlace:
     """A directory of this machine, and a supervised HAProxy.
 
     Args:
-        directory: Where the files are; default: below the home directory of prefect-dstack.
+        directory: Where the files are.
         gateway: The name of the gateway.
     """
 
-    def __init__(self, gateway: str, directory: Path | None = None) -> None:
-        self.directory = (directory or settings().home / "gateways" / gateway).absolute()
+    def __init__(self, gateway: str, directory: Path) -> None:
+        self.directory = directory.absolute()
         self.name = f"gateway '{gateway}' on this machine"
 
     @contextlib.contextmanager

@@ -28,7 +28,7 @@ def key_hosts(
     Returns:
         Each host once, with those of the machines that it is, or that are reached through it.
     """
-    found: dict[tuple[str, int], tuple[Commander, list[Instance]]] = {}
+    found: dict[tuple[str, int, str | None], tuple[Commander, list[Instance]]] = {}
     for instance in instances:
         machine = entered_over_ssh(infrastructure.machine(instance))
         if machine is None:

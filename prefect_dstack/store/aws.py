@@ -40,5 +40,5 @@ def aws(context: BackendContext) -> Backend | None:
         return None
     global _account
     if _account is None or _account[0] != block:
-        _account = (block, block.backend())
+        _account = (block, block.backend(context.home))
     return _account[1]

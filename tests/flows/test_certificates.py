@@ -17,7 +17,6 @@ from prefect_dstack.certificates.authority import Authority, new_authority
 from prefect_dstack.certificates.pem import new_key, private_pem
 from prefect_dstack.errors import CertificateError, ConfigurationError, UnsupportedKeyError
 from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
-from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.hosts.ports import free_port
 from prefect_dstack.store.authority import authority
 from prefect_dstack.store.sources import resolve_infrastructure
@@ -246,7 +245,9 @@ def test_a_file_is_used_and_a_newer_one_taken_by_the_next_renewal(
     assert peer(made["https_port"], host, ours.certificate)["serialNumber"] == second
 
 
-def test_a_file_that_cannot_be_used_makes_no_gateway(gateway: Create, tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_used_makes_no_gateway(
+    gateway: Create, tmp_path: Path, name: str, home: Home
+) -> None:
     write(new_authority(datetime.now(timezone.utc)), tmp_path)
     (tmp_path / "key.pem").write_bytes(private_pem(new_key()))
     files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
@@ -254,7 +255,7 @@ def test_a_file_that_cannot_be_used_makes_no_gateway(gateway: Create, tmp_path: 
     with pytest.raises(CertificateError, match=r"key\.pem: is not the key of the first certificate"):
         gateway({"type": "file", **files})
     assert f"g{name}" not in resolve_infrastructure().configured_gateways
-    assert not (LocalPlace(f"g{name}").directory / "state.json").exists()
+    assert not (home.state / "gateways" / f"g{name}" / "state.json").exists()
 
 
 def test_files_that_do_not_fit_are_refused_while_good_ones_serve(

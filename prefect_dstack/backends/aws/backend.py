@@ -60,13 +60,15 @@ class AwsBackend:
         session: Makes a boto3 session for a region; called again every few minutes.
         ssh_key: The text of the private key to log in with; None: one of this machine's own, made on first
             use.
-        home: Where that key and the cache are kept; None: our home.
+        home: Where that key and the cache are kept.
         pause: Waits between two attempts; takes seconds.
 
     Example:
         >>> import boto3
         >>> backend = AwsBackend(
-        ...     AwsSettings(regions=("eu-west-1",)), lambda region: boto3.Session(region_name=region)
+        ...     AwsSettings(regions=("eu-west-1",)),
+        ...     lambda region: boto3.Session(region_name=region),
+        ...     home=Path("/var/lib/prefect-dstack"),
         ... )
         >>> backend.name
         'aws'
@@ -78,7 +80,7 @@ class AwsBackend:
         session: SessionFactory,
         *,
         ssh_key: SecretStr | None = None,
-        home: Path | None = None,
+        home: Path,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings = settings
