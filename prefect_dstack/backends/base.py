@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prefect_dstack.gateways.tunnels import TunnelHolder
 
 __all__ = [
+    "Accelerator",
     "Backend",
     "CheckResult",
     "ChecksItself",
@@ -32,7 +33,6 @@ __all__ = [
     "EditsDns",
     "GatewayHost",
     "GatewayMachines",
-    "Gpu",
     "HostsGateways",
     "Instance",
     "Offer",
@@ -46,7 +46,7 @@ Report = Callable[[str], None]
 """Takes one line of progress, for a log or a terminal."""
 
 
-class Gpu(BaseModel):
+class Accelerator(BaseModel):
     """One kind of accelerator in a machine."""
 
     model_config = ConfigDict(frozen=True)
@@ -73,7 +73,7 @@ class Offer(BaseModel):
     zones: tuple[str, ...] = Field(default=(), description="The zones of the region that offer it.")
     cpus: float = Field(description="Virtual processors; of a held machine, those still free.")
     memory_gb: float = Field(description="Memory in GB; of a held machine, what is still free.")
-    gpus: tuple[Gpu, ...] = Field(
+    gpus: tuple[Accelerator, ...] = Field(
         default=(), description="Accelerators; of a held machine, those still free."
     )
     disk_gb: float | None = Field(default=None, description="Disk in GB; None: as much as is asked for.")

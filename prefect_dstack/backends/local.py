@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from prefect_dstack.backends.base import GatewayHost, Gpu, Instance, Offer, Report
+from prefect_dstack.backends.base import Accelerator, GatewayHost, Instance, Offer, Report
 from prefect_dstack.backends.matching import shortfalls
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
@@ -146,13 +146,13 @@ def _architecture() -> str:
 
 
 @functools.cache
-def _gpus() -> tuple[Gpu, ...]:
+def _gpus() -> tuple[Accelerator, ...]:
     fields = "name,memory.total,compute_cap"
     outcome = LocalMachine().run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
     return gpus_of(outcome.stdout.decode()) if outcome.exit_code == 0 else ()
 
 
-def gpus_of(table: str) -> tuple[Gpu, ...]:
+def gpus_of(table: str) -> tuple[Accelerator, ...]:
     """Read what `nvidia-smi` says.
 
     Args:
@@ -164,7 +164,7 @@ def gpus_of(table: str) -> tuple[Gpu, ...]:
     rows = (tuple(cell.strip() for cell in line.rsplit(",", 2)) for line in table.splitlines())
     kinds = Counter(row for row in rows if len(row) == 3)
     return tuple(
-        Gpu(
+        Accelerator(
             name=name,
             # A GPU without memory of its own uses the machine's.
             memory_gb=float(memory) / 1024 if memory.isdecimal() else psutil.virtual_memory().total / GB,

@@ -12,7 +12,7 @@ from prefect_dstack.backends.base import GatewayHost, Instance, Offer, Report
 from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, let_go
 from prefect_dstack.backends.fleet import Fleet, FleetHost, SecretLookup, host_of
-from prefect_dstack.backends.inspection import Inventory, check_hosts, inspect
+from prefect_dstack.backends.inspection import HostInventory, check_hosts, inspect
 from prefect_dstack.configurations import Resources
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
@@ -40,7 +40,7 @@ _lock = threading.Lock()
 
 # What a host has changes rarely, and asking a GPU driver takes seconds.
 FRESH = 60.0
-_inventories: dict[FleetHost, tuple[float, Inventory]] = {}
+_inventories: dict[FleetHost, tuple[float, HostInventory]] = {}
 
 
 class SshBackend:
@@ -253,7 +253,7 @@ def _claim(host: FleetHost, stamp: Stamp, resources: Resources) -> Claim | None:
         return claim
 
 
-def _inventory(host: FleetHost, machine: SshMachine) -> Inventory:
+def _inventory(host: FleetHost, machine: SshMachine) -> HostInventory:
     looked, inventory = _inventories.get(host, (0.0, None))
     if inventory is None or time.monotonic() - looked > FRESH:
         inventory = inspect(machine)

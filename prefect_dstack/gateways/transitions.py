@@ -80,8 +80,8 @@ def with_tokens(state: GatewayState, tokens: Sequence[Token], today: datetime | 
     )
 
 
-def _digests(tokens: Mapping[str, Token]) -> dict[str, gateway_state.Token]:
+def _digests(tokens: Mapping[str, Token]) -> dict[str, gateway_state.AcceptedToken]:
     return {
-        token.id: gateway_state.Token(sha256=token.sha256, expires_at=token.expires_at)
+        token.id: gateway_state.AcceptedToken(sha256=token.sha256, expires_at=token.expires_at)
         for token in tokens.values()
     }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.certificates.files import read_files
 from prefect_dstack.certificates.pem import Validity, validity
-from prefect_dstack.certificates.renewal import Wanted, is_due, wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate, is_due, wanted
 from prefect_dstack.domain.record import now
 from prefect_dstack.errors import CertificateError
 from prefect_dstack.gateways.gateway import Gateway
@@ -58,7 +58,7 @@ def certificates(gateway: ManagedGateway) -> list[CertificateStatus]:
 
 def lacking(
     gateway: ManagedGateway, routes: Sequence[Route], *, force: bool = False
-) -> list[tuple[Wanted, CertificateStatus | None]]:
+) -> list[tuple[RequiredCertificate, CertificateStatus | None]]:
     """List the certificates that routes need and the gateway lacks, or that are due to be renewed.
 
     Args:
@@ -74,7 +74,7 @@ def lacking(
     if certificate is None:
         return []
     control = gateway.control
-    found: list[tuple[Wanted, CertificateStatus | None]] = []
+    found: list[tuple[RequiredCertificate, CertificateStatus | None]] = []
     for item in wanted(certificate, configuration.domain, gateway.address, routes):
         known = validity_of(control, item.name)
         usable = known is not None and known.not_after > now() and all(map(known.covers, item.hosts))

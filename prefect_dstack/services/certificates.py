@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger
 
-from prefect_dstack.certificates.renewal import Wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate
 from prefect_dstack.errors import CertificateError, PrefectDstackError
 from prefect_dstack.gateways.state import Route
 from prefect_dstack.infrastructure.certificates import CertificateStatus, certificates, lacking
@@ -100,7 +100,9 @@ def _renew(
     return problems
 
 
-def _problem(gateway: str, item: Wanted, status: CertificateStatus | None, error: Exception) -> str:
+def _problem(
+    gateway: str, item: RequiredCertificate, status: CertificateStatus | None, error: Exception
+) -> str:
     meanwhile = "there is none" if status is None else f"the old one is good for {status.days_left()} days"
     hosts = ", ".join(item.hosts) or item.name
     return f"gateway {gateway}: no new certificate for {hosts}, {meanwhile}: {error}"

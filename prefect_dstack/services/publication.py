@@ -8,7 +8,7 @@ from typing import Any, Literal
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
-from prefect_dstack.certificates.renewal import Wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate
 from prefect_dstack.domain.record import Endpoint, ServiceRecord
 from prefect_dstack.infrastructure.certificates import CertificateStatus
 from prefect_dstack.infrastructure.observation import FoundReplica
@@ -128,7 +128,7 @@ def publish_not_serving(
 
 
 def publish_certificate_failed(
-    gateway: str, item: Wanted, status: CertificateStatus | None, reason: str
+    gateway: str, item: RequiredCertificate, status: CertificateStatus | None, reason: str
 ) -> None:
     """Emit the event of a certificate that could not be renewed.
 

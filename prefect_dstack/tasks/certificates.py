@@ -8,7 +8,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.certificates.issuing import issue
-from prefect_dstack.certificates.renewal import Wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate
 from prefect_dstack.domain.record import now
 from prefect_dstack.errors import CertificateError
 from prefect_dstack.infrastructure.certificates import validity_of
@@ -49,7 +49,7 @@ def issue_certificate(
     if certificate is None:
         raise CertificateError(f"gateway '{gateway.name}' is configured to have no certificate")
     bundle = issue(
-        Wanted(name, hosts),
+        RequiredCertificate(name, hosts),
         certificate,
         gateway.control,
         now=now(),

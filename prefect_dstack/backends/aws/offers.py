@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefect_dstack.backends.aws.catalog import InstanceType
-from prefect_dstack.backends.base import Gpu, Offer
+from prefect_dstack.backends.base import Accelerator, Offer
 from prefect_dstack.configurations.messages import nearest, one_of
 from prefect_dstack.configurations.resources import Gpu as WantedGpu
 from prefect_dstack.domain.workload import Requirements
@@ -228,7 +228,7 @@ def _suffices(kind: InstanceType, wanted: Requirements, *, any_gpu: bool) -> boo
     return gpus_suffice(kind.gpus, resources.gpu, any_gpu=any_gpu)
 
 
-def gpus_suffice(gpus: Sequence[Gpu], wanted: WantedGpu, *, any_gpu: bool = False) -> bool:
+def gpus_suffice(gpus: Sequence[Accelerator], wanted: WantedGpu, *, any_gpu: bool = False) -> bool:
     """Tell whether a machine has the accelerators asked for.
 
     Args:
