@@ -18,7 +18,7 @@ from prefect_dstack.gateways import quoting, servers
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
-from prefect_dstack.gateways.state import GatewayState, Route
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
 
 __all__ = ["ACME_PATH", "CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
 
