@@ -93,7 +93,3 @@ class Machine(Protocol):
             A port outside the range that the kernel hands to clients.
         """
         ...
-
-    def close(self) -> None:
-        """Let go of the connection; the machine is kept."""
-        ...
