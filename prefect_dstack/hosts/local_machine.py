@@ -62,9 +62,6 @@ class LocalMachine:
         """Find a free port here; see `Machine.free_port`."""
         return ports.free_port(self.publish_address)
 
-    def close(self) -> None:
-        """There is no connection to let go of."""
-
 
 @functools.cache
 def _engine(host: str | None) -> DockerClient:

@@ -63,10 +63,6 @@ class Machine(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Let go of the connection; the machine is kept."""
-        ...
-
 
 class CommandMachine(Machine, Protocol):
     """A machine on which commands can be run."""

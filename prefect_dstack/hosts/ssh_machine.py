@@ -97,9 +97,6 @@ class SshMachine:
         """Find a free port there; see `Machine.free_port`."""
         return self._ports.pick()
 
-    def close(self) -> None:
-        """Nothing to do: the connection is shared, and closed by `shared_connections` or at exit."""
-
     def lock(
         self, path: str, *, wait: float = 30.0, lease: float = 300.0, prefix: Sequence[str] = ()
     ) -> AbstractContextManager[None]:
