@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import Self
 
 from prefect_dstack.errors import ConfigurationError
-from prefect_dstack.hosts.access import HOSTNAME, USER, SshAccess
+from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.host_keys import HostKey
 from prefect_dstack.settings import settings
 
@@ -47,16 +47,22 @@ class SshEntry(BaseModel):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$", description="What stands after `ssh` to get there."
     )
-    hostname: str = Field(pattern=HOSTNAME, description="The host's name or address.")
+    hostname: str = Field(
+        pattern=r"^[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}$", description="The host's name or address."
+    )
     port: int | None = Field(default=None, ge=1, le=65535, description="The port of its SSH server.")
-    user: str | None = Field(default=None, pattern=USER, description="Who logs in.")
+    user: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$", description="Who logs in."
+    )
     identity_file: Path | None = Field(default=None, description="The private key to log in with.")
     host_key: str | None = Field(
         default=None,
         description="The one key that it may show (`ssh-ed25519 AAAA...`); default: what known_hosts says.",
     )
     proxy_jump: str | None = Field(
-        default=None, description="The hosts before it, as in `ssh -J`; another entry's name will do."
+        default=None,
+        pattern=r"^[A-Za-z0-9_\[][A-Za-z0-9._:@,\[\]-]*$",
+        description="The hosts before it, as in `ssh -J`; another entry's name will do.",
     )
     proxy_command: str | None = Field(
         default=None, min_length=1, repr=False, description="The command that leads to it."

@@ -199,12 +199,13 @@ class TestParamiko:
             channel.makefile("rb").read()
 
     def test_keywords_that_it_does_not_know_are_kept_in_order_and_as_they_are(self) -> None:
-        lines = [f"{ssh_config.COMMAND} a %h ~ none", f"{ssh_config.JUMP} b", f"{ssh_config.COMMAND} none"]
+        command = ':"a" %h ~ "none"'
+        lines = [f"{ssh_config.COMMAND} {command}", f"{ssh_config.JUMP} b", f"{ssh_config.COMMAND} none"]
         options = paramiko.SSHConfig.from_text("\n".join(["Host x", *lines])).lookup("x")
         ours = [
             (name, value) for name, value in options.items() if name in (ssh_config.JUMP, ssh_config.COMMAND)
         ]
-        assert ours == [(ssh_config.COMMAND, "a %h ~ none"), (ssh_config.JUMP, "b")], moved(
+        assert ours == [(ssh_config.COMMAND, command), (ssh_config.JUMP, "b")], moved(
             "SSHConfig.lookup", "ssh_config.py", "looks up ProxyJump and ProxyCommand by names of its own"
         )
 

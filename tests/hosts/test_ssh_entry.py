@@ -68,6 +68,8 @@ class TestAdd:
         ours = resolve(SshAccess(hostname="train"))
         assert (ours.hostname, ours.port, ours.user) == ("10.0.0.5", 2222, "root")
         assert ours.known_as == ("train",)
+        assert ours.known_hosts[0] == known
+        assert ours.identity_files == (key,)
 
     def test_a_command_is_taken_as_it_is(self, home: Path) -> None:
         command = "aws ssm start-session --target 'i-0' --parameters portNumber=%p # %%"
@@ -215,9 +217,10 @@ def test_whatever_the_user_wrote_is_there_before_and_after(
     assert leftovers(home) == [config]
 
 
-words = st.text(max_size=20)
+words = st.text(max_size=20) | st.text('ab0 \n"\\%$#{,:[]@-', max_size=10)
 
 
+@example(name="a", hostname="b", user="c", jump="\n0", command="x", path="d")
 @given(name=words, hostname=words, user=words, jump=words, command=words, path=words)
 def test_whatever_is_asked_for_is_one_entry_or_refused(
     name: str, hostname: str, user: str, jump: str, command: str, path: str
