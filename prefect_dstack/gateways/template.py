@@ -195,12 +195,26 @@ def _escape(literal: str) -> str:
 
 
 def _origins(route: Route) -> str:
-    """Match the allowed origins; `*.` stands for any labels before the rest."""
-    allowed = (
-        _escape(origin).replace(r"\*\.", r"[a-z0-9.-]+\.")
-        for origin in (route.cors.allow_origins if route.cors else ())
-    )
-    return f"^({'|'.join(allowed)})$"
+    """Match the allowed origins."""
+    return f"^({'|'.join(map(_origin, route.cors.allow_origins if route.cors else ()))})$"
+
+
+def _origin(origin: str) -> str:
+    """Match an origin; `*` stands for a whole host, for labels at its beginning, or for a port or none."""
+    scheme, _, host = origin.partition("://")
+    any_port = "(:[0-9]{1,5})?" if host.endswith(":*") else ""
+    host = host.removesuffix(":*")
+    any_name = "[a-z0-9._-]+" if host.startswith("*") else ""
+    return f"{_escape(scheme)}://{any_name}{_escape(host.removeprefix('*'))}{any_port}"
+
+
+def _cors_headers(route: Route) -> str:
+    """List the request headers that pages may send; nothing: what they ask for.
+
+    To a browser, `*` does not mean `Authorization`; here it does.
+    """
+    headers = route.cors.allow_headers if route.cors else ()
+    return "" if "*" in headers else ", ".join(headers)
 
 
 def _limits(route: Route) -> Iterator[Limit]:
@@ -248,6 +262,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "backend": servers.backend,
         "balance": servers.balance,
+        "cors_headers": _cors_headers,
         "format_quote": quoting.format_quote,
         "headers": _headers,
         "limits": _limits,

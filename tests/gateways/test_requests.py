@@ -3,69 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from prefect_dstack.gateways.gateway import Gateway
-from prefect_dstack.gateways.local import LocalPlace
-from prefect_dstack.gateways.state import GatewayState, Route, Token
-from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Answer, Application, Load, raw, raw_answers, request
 from tests.gateways.conftest import replica
+from tests.gateways.world import World, token
 from tests.polling import wait_until
 
 pytestmark = pytest.mark.integration
-
-
-def token(secret: str, expires_at: datetime | None = None) -> Token:
-    return Token(sha256=hashlib.sha256(secret.encode()).hexdigest(), expires_at=expires_at)
-
-
-class World:
-    """One gateway for the whole module, with services added as tests need them."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-        self.port = gateway.state().base_port
-        self.applications: list[Application] = []
-        self.count = 0
-
-    def service(self, **fields: object) -> tuple[str, Application]:
-        """Publish a service under a host name of its own."""
-        self.count += 1
-        name = f"service-{self.count}"
-        application = Application(name)
-        self.applications.append(application)
-        route = Route.model_validate(
-            {
-                "service": name,
-                "hosts": [f"{name}.test"],
-                "port": self.port,
-                "replicas": {name: replica(application)},
-                **fields,
-            }
-        )
-        self.gateway.change(lambda state: state.with_route(route))
-        return name, application
-
-    def get(self, name: str, target: str = "/", **arguments: object) -> Answer:
-        return request(self.port, target, host=f"{name}.test", **arguments)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def world(haproxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    gateway = Gateway(LocalPlace("local", tmp_path_factory.mktemp("gateway") / "gateway"))
-    gateway.ensure_running(GatewayState(name="local", base_port=free_port()))
-    world = World(gateway)
-    yield world
-    gateway.destroy()
-    for application in world.applications:
-        application.stop()
 
 
 def test_an_unknown_host_gets_404_in_json(world: World) -> None:
@@ -353,26 +302,6 @@ def test_a_request_that_waited_too_long_gets_503(world: World) -> None:
     assert answer.status == 503
     assert "retry-after" in answer.headers
     client.join()
-
-
-def test_a_page_of_an_allowed_origin_may_call(world: World) -> None:
-    name, application = world.service(
-        auth=True, cors={"allow_origins": ["https://*.example.com"], "allow_credentials": True}
-    )
-    preflight = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"}
-    answer = world.get(name, method="OPTIONS", headers=preflight)
-    assert answer.status == 204
-    assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
-    assert answer.headers["access-control-allow-credentials"] == "true"
-    assert "POST" in answer.headers["access-control-allow-methods"]
-    assert "Authorization" in answer.headers["access-control-allow-headers"]
-    assert application.seen == []
-    refused = world.get(name, headers={"Origin": "https://app.example.com"})
-    assert refused.status == 401
-    assert refused.headers["access-control-allow-origin"] == "https://app.example.com"
-    for origin in ("https://evil.com", "https://example.com.evil.com", "http://app.example.com", "null"):
-        answer = world.get(name, method="OPTIONS", headers={**preflight, "Origin": origin})
-        assert "access-control-allow-origin" not in answer.headers, origin
 
 
 def test_websockets_pass_on_a_service_with_a_token(world: World) -> None:

@@ -149,7 +149,7 @@ def printable(field: str) -> str:
         "path_prefix": "/a.b_c~d%2Fe:f@g+h,i=j",
         "limit_prefix": "/a.b_c~d%2Fe:f@g+h,i=j",
         "limit_header": "X_-a",
-        "origin": "https://*.a-b.test:8443",
+        "origin": "chrome-extension+a.b://*.a-b_c.test:*",
         "cors_header": "!#$%&'*+.^_`|~0aZ-",
         "check_path": "/!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~%[src]",
         "check_header": "!#$%&'*+.^_`|~0aZ-",
