@@ -365,12 +365,6 @@ class Gateway:
         pem = self.place.read(f"certificates/{name}.pem") if name in self.state().certificates else None
         return None if pem is None else b"".join(_CERTIFICATE.findall(pem))
 
-    def remove_certificate(self, name: str) -> GatewayState:
-        """Use a certificate no longer, and remove its file."""
-        state = self.change(lambda state: state.without_certificate(name))
-        self.place.remove(f"certificates/{name}.pem")
-        return state
-
     def destroy(self) -> None:
         """Stop the gateway and remove all that is there of it."""
         with self.place.lock():
