@@ -110,6 +110,15 @@ class Route(Part):
     health_check: HealthCheck | None = Field(
         default=None, description="How replicas are checked; None: their port must accept a connection."
     )
+    hold_limit: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait at once while no replica is ready; 0: none, they are refused.",
+    )
+    hold_timeout: int = Field(
+        default=60, ge=1, le=86_400, description="Seconds that a request waits for a replica to be ready."
+    )
     compared: bool = Field(
         default=False,
         description="Whether replicas get exactly the share of their weight, and the time that each takes is "

@@ -28,7 +28,7 @@ ROUTES = "routes.map"
 TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
 BODY_LIMITS = "body-limits.map"
-SCRIPTS = ("body_limit.lua", "paths.lua")
+SCRIPTS = ("body_limit.lua", "paths.lua", "hold.lua")
 HTTPS = "https"
 ACME_PATH = "/.well-known/acme-challenge/"
 
@@ -139,6 +139,7 @@ def render(state: GatewayState) -> dict[str, bytes]:
             state=state,
             # Another version of this package may have others; the configuration tells.
             beside=_digest("".join(beside.values())),
+            successor=servers.SUCCESSOR,
             certificate_list=certificate_list,
             errors=ERRORS,
             too_large=TOO_LARGE,

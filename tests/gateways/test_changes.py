@@ -132,6 +132,8 @@ def test_changes_of_two_services_come_together() -> None:
         {"max_concurrency": 3},
         {"client_max_body_size": 5},
         {"queue_timeout": 3},
+        {"hold_limit": 3},
+        {"hold_timeout": 3},
         {"rate_limits": ({"rps": 3},)},
         {"cors": {"allow_origins": ("*",)}},
         {"health_check": {"path": "/health"}},

@@ -188,7 +188,7 @@ def test_haproxy_accepts_every_value_that_we_do(field: str, checked: Any) -> Non
 
 
 def test_haproxy_has_no_word_of_complaint_about_any_feature(checked: Any) -> None:
-    everything = state(https_redirect=False, client_max_body_size=None)
+    everything = state(https_redirect=False, client_max_body_size=None, hold_limit=5)
     everything = everything.model_copy(update={"https_port": None, "certificates": ()})
     for it in (
         everything,
