@@ -75,7 +75,7 @@ class LocalTunnels:
             directory / "ssh",
             supervisor.Program(
                 arguments=["/bin/sh", "-c", LOOP, "sh", *ssh_command(str(directory))],
-                environment={"PATH": os.environ.get("PATH", os.defpath)},
+                environment=_environment(target),
                 working_directory=directory,
                 log_bytes=100_000,
                 log_files=1,
@@ -104,3 +104,10 @@ class LocalTunnels:
 
     def _of(self, stamp: Stamp) -> Path:
         return self.directory.absolute() / stamp.name
+
+
+def _environment(target: TunnelTarget) -> dict[str, str]:
+    # A command of the user's finds its account, profile and proxy in the environment.
+    if any(hop.proxy_command is not None for hop in (*target.jumps, target)):
+        return dict(os.environ)
+    return {"PATH": os.environ.get("PATH", os.defpath)}

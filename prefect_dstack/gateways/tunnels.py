@@ -6,28 +6,26 @@ the replica's host and do nothing else. Whatever holds it connects again by itse
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.errors import GatewayError
 from prefect_dstack.hosts.authorized_keys import authorize, authorized, revoke
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = [
-    "Attachment",
     "HeldTunnel",
     "Hop",
     "TunnelHolder",
     "TunnelTarget",
     "address_of",
     "close_tunnel",
-    "direct_address",
     "jump_hosts",
     "keys_on",
     "open_tunnel",
@@ -40,21 +38,6 @@ ALIAS = "replica"
 
 
 @dataclass(frozen=True)
-class Attachment:
-    """Where a machine is, as seen from others.
-
-    Attributes:
-        address: Where we reach it.
-        private_address: Its address on a private network.
-        network: That network, such as `10.0.0.0/24`: machines in one reach each other.
-    """
-
-    address: str
-    private_address: str | None = None
-    network: str | None = None
-
-
-@dataclass(frozen=True)
 class Hop:
     """An SSH server on the way of a tunnel, and as whom it is entered.
 
@@ -63,12 +46,15 @@ class Hop:
         ssh_port: The port of its SSH server.
         user: Who the tunnel logs in as.
         host_key: The host's public key: `ssh-ed25519 AAAA...`.
+        proxy_command: The command that leads to it, for the user's shell; only the first hop may have one.
     """
 
     hostname: str
     ssh_port: int
     user: str
     host_key: str
+    # It may hold a password.
+    proxy_command: str | None = field(default=None, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -141,38 +127,6 @@ class TunnelHolder(Protocol):
         ...
 
 
-def direct_address(gateway: Attachment, replica: Attachment) -> str | None:
-    """Decide whether a gateway reaches a replica without a tunnel.
-
-    Args:
-        gateway: The gateway's machine.
-        replica: The replica's machine.
-
-    Returns:
-        The address to reach it at; None: only through a tunnel.
-
-    Example:
-        >>> inside = Attachment("203.0.113.7", "10.0.0.7", "10.0.0.0/24")
-        >>> direct_address(Attachment("203.0.113.1", "10.0.0.1", "10.0.0.0/24"), inside)
-        '10.0.0.7'
-        >>> direct_address(Attachment("198.51.100.1"), inside) is None
-        True
-    """
-    if gateway.address == replica.address:
-        return replica.private_address or "127.0.0.1"
-    if replica.private_address is None or gateway.network is None:
-        return None
-    if gateway.network == replica.network:
-        return replica.private_address
-    try:
-        inside = ipaddress.ip_address(replica.private_address) in ipaddress.ip_network(
-            gateway.network, strict=False
-        )
-    except ValueError:  # the name of a network, as clouds give them
-        inside = False
-    return replica.private_address if inside and replica.network is None else None
-
-
 def open_tunnel(holder: TunnelHolder, machine: SshMachine, stamp: Stamp, address: str, port: int) -> int:
     """Lead a port of the gateway's machine to a replica. Run twice, there is one tunnel.
 
@@ -187,10 +141,11 @@ def open_tunnel(holder: TunnelHolder, machine: SshMachine, stamp: Stamp, address
         The port on 127.0.0.1 of the gateway's machine; it answers as soon as `ssh` has connected.
 
     Raises:
-        GatewayError: If the gateway's machine cannot hold it.
+        GatewayError: If the gateway's machine cannot hold it, or has no way to the replica's host.
         HostError: If one of the machines fails us.
     """
     jumps = _jumps_between(holder.connection, machine.connection)
+    _refuse_foreign_command(holder, [*jumps, machine.connection][0])
     key, name = holder.make_key(stamp), _key_name(holder.gateway, stamp)
     for jump, beyond in itertools.pairwise([*jumps, machine.connection]):
         authorize(jump, key, name, beyond.resolved.hostname, beyond.resolved.port)
@@ -241,21 +196,41 @@ def _jumps_between(gateway: Connection | None, replica: Connection) -> list[Conn
     return way
 
 
-def address_of(connection: Connection) -> tuple[str, int]:
+def _refuse_foreign_command(holder: TunnelHolder, first: Connection) -> None:
+    """Refuse a way that begins with a command of this machine, if the gateway is on another."""
+    if holder.connection is None or first.resolved.proxy_command is None:
+        return
+    raise GatewayError(
+        f"gateway '{holder.gateway}' on {holder.connection.name} has no way to {first.place}: this machine "
+        "reaches it through ProxyCommand of ~/.ssh/config, which other machines cannot use: put both on one "
+        "private network (`network` of the fleet), name a host that both reach as its `proxy_jump`, "
+        "or use the gateway on this machine"
+    )
+
+
+def address_of(connection: Connection) -> tuple[str, int, str | None]:
     """Tell two connections to one SSH server from those to two.
 
     Args:
         connection: To a host.
 
     Returns:
-        The server's host name and port, as the hop before it knows them.
+        The server's host name and port, as the hop before it knows them, and the command that leads to it:
+        many commands lead to a `localhost`.
     """
-    return connection.resolved.hostname, connection.resolved.port
+    resolved = connection.resolved
+    return resolved.hostname, resolved.port, resolved.proxy_command
 
 
 def _hop(connection: Connection) -> Hop:
-    hostname, port = address_of(connection)
-    return Hop(hostname, port, connection.resolved.user, connection.host_key().line)
+    resolved = connection.resolved
+    return Hop(
+        resolved.hostname,
+        resolved.port,
+        resolved.user,
+        connection.host_key().line,
+        proxy_command=resolved.proxy_command,
+    )
 
 
 def keys_on(host: Commander) -> list[tuple[str, str]]:
@@ -311,6 +286,8 @@ def ssh_files(directory: str, port: int, target: TunnelTarget) -> dict[str, byte
             "User": hop.user,
             "HostKeyAlias": alias,
         }
+        if hop.proxy_command is not None:
+            options["ProxyCommand"] = hop.proxy_command.replace("%", "%%")
         if number > 0:
             # What `ProxyJump` comes to; that, however, does not quote the path.
             before = [

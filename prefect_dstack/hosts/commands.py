@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import paramiko
 
 from prefect_dstack.hosts.machine import CommandResult
+from prefect_dstack.hosts.transport import is_dead
 
 __all__ = ["ConnectionLostError", "exchange"]
 
@@ -62,8 +63,7 @@ def exchange(
         raise TimeoutError from None
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise ConnectionLostError(str(error)) from error
-    transport = channel.get_transport()
-    if channel.exit_status == -1 and not transport.is_active():
+    if channel.exit_status == -1 and is_dead(channel.get_transport()):
         raise ConnectionLostError
     return CommandResult(channel.exit_status, bytes(stdout), bytes(stderr))
 

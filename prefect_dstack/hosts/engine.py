@@ -23,6 +23,7 @@ from docker.transport.basehttpadapter import BaseHTTPAdapter
 
 from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
 from prefect_dstack.hosts.ssh import ChannelRefusedError, Connection
+from prefect_dstack.hosts.transport import is_lost
 
 __all__ = ["docker_engine"]
 
@@ -153,7 +154,7 @@ class _Answer(paramiko.ChannelFile):
 
     def _read(self, size: int) -> bytes:
         data = self.channel.recv(size)
-        if not data and not self.channel.get_transport().is_active():
+        if not data and is_lost(self.channel):
             raise _LostError(f"{self.place}: the connection was lost while its Docker Engine answered")
         return data
 

@@ -1,23 +1,14 @@
-"""Files of a machine, read and written through commands: the same way with and without `sudo`."""
+"""Files of a machine, written and removed through commands: the same way with and without `sudo`."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Protocol
 
 from prefect_dstack.errors import HostError, HostNotReadyError
 from prefect_dstack.hosts.machine import CommandResult
 
-__all__ = [
-    "Commander",
-    "file_exists",
-    "list_directory",
-    "make_directory",
-    "read_file",
-    "remove",
-    "write_file",
-]
+__all__ = ["Commander", "remove", "write_file"]
 
 # The new file is complete, has its mode and owner and is on the disk before it takes the old one's name.
 WRITE = """
@@ -61,67 +52,7 @@ def write_file(
         HostNotReadyError: If it cannot be written; nothing is left of the attempt.
         HostUnreachableError: If the machine does not answer.
     """
-    _checked(machine, ["sh", "-c", WRITE, "sh", path, f"{mode:o}", owner or ""], f"write {path}", data)
-
-
-def read_file(machine: Commander, path: str) -> bytes:
-    """Read a whole file.
-
-    Args:
-        machine: Where.
-        path: Its absolute path.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        HostNotReadyError: If it cannot be read.
-        HostUnreachableError: If the machine does not answer.
-    """
-    return _checked(machine, ["cat", "--", path], f"read {path}")
-
-
-def file_exists(machine: Commander, path: str) -> bool:
-    """Tell whether a path exists on a machine.
-
-    Args:
-        machine: Where.
-        path: Its absolute path.
-
-    Returns:
-        Whether something is there.
-    """
-    return machine.run(["test", "-e", path]).exit_code == 0
-
-
-def list_directory(machine: Commander, path: str) -> list[str]:
-    """List the names in a directory.
-
-    Args:
-        machine: Where.
-        path: Its absolute path.
-
-    Returns:
-        Names in order; none if there is no such directory.
-    """
-    listing = machine.run(["ls", "-1", "--", path])
-    return sorted(listing.stdout.decode(errors="replace").splitlines()) if listing.exit_code == 0 else []
-
-
-def make_directory(machine: Commander, path: str, *, mode: int = 0o700) -> None:
-    """Make a directory with its parents, unless it is there.
-
-    Args:
-        machine: Where.
-        path: Its absolute path.
-        mode: Its permissions, set also on one that was there.
-
-    Raises:
-        HostNotReadyError: If it cannot be made.
-        HostUnreachableError: If the machine does not answer.
-    """
-    command = f"mkdir -p -- {shlex.quote(path)} && chmod {mode:o} -- {shlex.quote(path)}"
-    _checked(machine, ["sh", "-c", command], f"make {path}")
+    _check(machine, ["sh", "-c", WRITE, "sh", path, f"{mode:o}", owner or ""], f"write {path}", data)
 
 
 def remove(machine: Commander, paths: Sequence[str]) -> None:
@@ -135,14 +66,13 @@ def remove(machine: Commander, paths: Sequence[str]) -> None:
         HostNotReadyError: If one cannot be removed.
         HostUnreachableError: If the machine does not answer.
     """
-    _checked(machine, ["rm", "-rf", "--", *paths], f"remove {' '.join(paths)}")
+    _check(machine, ["rm", "-rf", "--", *paths], f"remove {' '.join(paths)}")
 
 
-def _checked(machine: Commander, command: Sequence[str], doing: str, stdin: bytes | None = None) -> bytes:
+def _check(machine: Commander, command: Sequence[str], doing: str, stdin: bytes | None = None) -> None:
     outcome = machine.run(command, stdin=stdin)
     if outcome.exit_code != 0:
         raise _explain(machine.name, doing, outcome)
-    return outcome.stdout
 
 
 def _explain(name: str, doing: str, outcome: CommandResult) -> HostError:

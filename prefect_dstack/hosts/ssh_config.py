@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import getpass
 import glob
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
@@ -14,7 +17,16 @@ from prefect_dstack.hosts.access import SshAccess
 
 __all__ = ["Resolved", "resolve"]
 
-DEEPEST_INCLUDE = 8
+DEEPEST_INCLUDE = 16
+
+# paramiko would replace the tokens of these two in its own way, and forgets which of them came first.
+JUMP, COMMAND = "prefectdstackproxyjump", "prefectdstackproxycommand"
+PROXY_LINE = re.compile(r"\s*proxy(jump|command)(?:\s*=\s*|\s+)(.*\S)\s*", re.IGNORECASE)
+BLOCK_LINE = re.compile(r"\s*(host|match)[\s=].*", re.IGNORECASE)
+INCLUDE_LINE = re.compile(r"\s*include(?:\s*=\s*|\s+)(.*\S)\s*", re.IGNORECASE)
+TOKEN = re.compile(r"%(.?)", re.DOTALL)
+# What a shell would not take as a part of a name; `ssh` refuses them as well.
+UNSAFE = re.compile(r"""[\s'"`$\\;&<>|(){}\x00-\x1f\x7f]""")
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Resolved:
         known_as: What known_hosts calls it.
         known_hosts: The files to look in.
         proxy_jump: The host before it.
+        proxy_command: The command that leads to it, for the user's shell; None: there is none.
     """
 
     hostname: str
@@ -40,6 +53,8 @@ class Resolved:
     known_as: tuple[str, ...]
     known_hosts: tuple[Path, ...]
     proxy_jump: SshAccess | None
+    # It may hold a password.
+    proxy_command: str | None = field(default=None, repr=False)
 
 
 def resolve(access: SshAccess) -> Resolved:
@@ -52,33 +67,69 @@ def resolve(access: SshAccess) -> Resolved:
         How to connect.
 
     Raises:
-        ConfigurationError: If `~/.ssh/config` cannot be read, or asks for a ProxyCommand.
+        ConfigurationError: If `~/.ssh/config` cannot be read or understood.
     """
     path = Path.home() / ".ssh" / "config"
     options = _lookup(path, access.hostname)
     hostname = str(options.get("hostname", access.hostname))
     port = access.port or int(options.get("port", 22))
-    jump = access.proxy_jump
-    if jump is None and "proxyjump" in options:
-        jump = SshAccess.parse_jumps(options["proxyjump"])
-    elif jump is None and options.get("proxycommand", "none") != "none":
-        raise ConfigurationError(
-            f"ProxyCommand of {access.hostname} is not supported: use ProxyJump there, or `proxy_jump`",
-            source=path,
-        )
+    user = access.user or options.get("user") or getpass.getuser()
+    tokens = {"%": "%", "h": hostname, "n": access.hostname, "p": str(port), "r": user}
+    jump, command = access.proxy_jump, None
+    if jump is None:
+        jump, command = _proxy(options, tokens, access.hostname, path)
     explicit = access.ssh_key is not None or access.password is not None
     alias = options.get("hostkeyalias")
     plain = alias or hostname
     return Resolved(
         hostname=hostname,
         port=port,
-        user=access.user or options.get("user") or getpass.getuser(),
+        user=user,
         identity_files=_identity_files(access, options, explicit),
         use_agent=not explicit and options.get("identitiesonly", "no") != "yes",
         known_as=(plain,) if alias or port == 22 else (f"[{plain}]:{port}",),
         known_hosts=_known_hosts(options),
         proxy_jump=jump,
+        proxy_command=command,
     )
+
+
+def _proxy(
+    options: Mapping[str, str], tokens: Mapping[str, str], host: str, path: Path
+) -> tuple[SshAccess | None, str | None]:
+    """Find the jump host or else the command; of the two, the first one in the file rules out the other."""
+    for name, value in options.items():
+        # `ProxyJump none` rules out a later jump, but no command.
+        if name == COMMAND:
+            if value.lower() == "none":
+                break
+            return None, _expand(value, tokens, f"ProxyCommand of {host}", path)
+        if name == JUMP and value.lower() != "none":
+            jump = _expand(value.strip('"'), tokens, f"ProxyJump of {host}", path)
+            try:
+                return SshAccess.parse_jumps(jump), None
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"ProxyJump of {host}: {value!r} is not a host, write [user@]host[:port]", source=path
+                ) from error
+    return None, None
+
+
+def _expand(value: str, tokens: Mapping[str, str], option: str, path: Path) -> str:
+    def replace(found: re.Match[str]) -> str:
+        token = found[1]
+        if token not in tokens:
+            known = ", ".join(f"%{name}" for name in tokens)
+            raise ConfigurationError(f"{option}: there is no `%{token}`, only {known}", source=path)
+        if UNSAFE.search(tokens[token]):
+            raise ConfigurationError(
+                f"{option}: `%{token}` is {tokens[token]!r}, which a shell would not take as one word: "
+                "write a plain name or address",
+                source=path,
+            )
+        return tokens[token]
+
+    return TOKEN.sub(replace, value)
 
 
 def _identity_files(access: SshAccess, options: paramiko.SSHConfigDict, explicit: bool) -> tuple[Path, ...]:
@@ -114,13 +165,25 @@ def _with_includes(path: Path, depth: int) -> str:
     """Read a file, and in place of its Include lines, which paramiko does not know, the files they name."""
     if not path.is_file():
         return ""
-    lines = []
+    lines, block = [], "Host *"
     for line in path.read_text(errors="replace").splitlines():
-        words = line.replace("=", " ", 1).split()
-        if len(words) > 1 and words[0].lower() == "include" and depth:
-            for pattern in words[1:]:
-                whole = Path.home() / ".ssh" / Path(pattern.strip('"')).expanduser()
+        if proxy := PROXY_LINE.fullmatch(line):
+            lines.append(f"{JUMP if proxy[1].lower() == 'jump' else COMMAND} {proxy[2]}")
+        elif (included := INCLUDE_LINE.fullmatch(line)) and depth:
+            for pattern in _words(included[1], path):
+                whole = Path.home() / ".ssh" / Path(pattern).expanduser()
                 lines += [_with_includes(Path(name), depth - 1) for name in sorted(glob.glob(str(whole)))]  # noqa: PTH207
+            # A block that began in another file ends with it.
+            lines.append(block)
         else:
+            if BLOCK_LINE.fullmatch(line):
+                block = line
             lines.append(line)
     return "\n".join(lines)
+
+
+def _words(text: str, path: Path) -> list[str]:
+    try:
+        return shlex.split(text, comments=True)
+    except ValueError as error:
+        raise ConfigurationError(f"Include {text}: {error}", source=path) from error

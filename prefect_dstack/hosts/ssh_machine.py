@@ -16,7 +16,6 @@ from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
 from prefect_dstack.hosts import unix_sockets
 from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.engine import docker_engine
-from prefect_dstack.hosts.forwarding import Forward
 from prefect_dstack.hosts.locks import host_lock
 from prefect_dstack.hosts.machine import CommandResult
 from prefect_dstack.hosts.pool import connection_to
@@ -27,7 +26,7 @@ __all__ = ["Root", "SshMachine"]
 
 
 class SshMachine:
-    """A machine reached over SSH; implements `Machine`.
+    """A machine reached over SSH; implements `DockerHost`.
 
     Any number of these share one connection to the host.
 
@@ -50,6 +49,15 @@ class SshMachine:
 
     def __repr__(self) -> str:
         return f"SshMachine({self.name!r})"
+
+    @property
+    def identity(self) -> None:
+        """It belongs to nobody in particular; see `Machine.identity`."""
+
+    @property
+    def engine_optional(self) -> bool:
+        """It runs nothing but containers; see `DockerHost.engine_optional`."""
+        return False
 
     def docker(self) -> DockerClient:
         """Reach the host's Docker Engine; see `Machine.docker`."""
@@ -88,21 +96,6 @@ class SshMachine:
     def free_port(self) -> int:
         """Find a free port there; see `Machine.free_port`."""
         return self._ports.pick()
-
-    def close(self) -> None:
-        """Nothing to do: the connection is shared, and closed by `shared_connections` or at exit."""
-
-    def forward(self, port: int, address: str | None = None) -> Forward:
-        """Open a local port that leads to one there.
-
-        Args:
-            port: The port there.
-            address: The address to reach from there; default: where replicas publish their ports.
-
-        Returns:
-            The forwarded port, to be closed.
-        """
-        return Forward(self.connection, address or self.publish_address, port)
 
     def lock(
         self, path: str, *, wait: float = 30.0, lease: float = 300.0, prefix: Sequence[str] = ()

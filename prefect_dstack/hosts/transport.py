@@ -7,6 +7,7 @@ import errno
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import paramiko
@@ -16,18 +17,30 @@ from prefect_dstack.errors import HostAuthenticationError, HostKeyError, HostUnr
 from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.host_keys import HostKey, TrustedKeys, trusted_keys
 from prefect_dstack.hosts.keys import LockedKeyError, read_private_key, read_private_key_file
+from prefect_dstack.hosts.proxy_command import ProxySocket
 from prefect_dstack.hosts.ssh_config import Resolved
 
-__all__ = ["CHANNEL_TIMEOUT", "CONNECT_TIMEOUT", "NoAnswerError", "Transport", "open_transport"]
+__all__ = [
+    "CHANNEL_TIMEOUT",
+    "CONNECT_TIMEOUT",
+    "NoAnswerError",
+    "Transport",
+    "is_dead",
+    "is_lost",
+    "open_transport",
+]
 
 CONNECT_TIMEOUT = 10.0
 BANNER_TIMEOUT = 15.0
 LOGIN_TIMEOUT = 20.0
 CHANNEL_TIMEOUT = 15.0
 KEEPALIVE = 15
+LAST_MOMENT = 0.2
 # With a keepalive every 15 s, a peer that acknowledges nothing for this long is gone.
 UNACKNOWLEDGED = 30.0
 TCP_RXT_CONNDROPTIME = 0x80  # macOS's name for what Linux calls TCP_USER_TIMEOUT, in seconds
+
+GREETING = "greeting"
 
 Dial = Callable[[], socket.socket | paramiko.Channel]
 
@@ -42,6 +55,9 @@ class Transport(paramiko.Transport):
     def __init__(self, sock: socket.socket | paramiko.Channel) -> None:
         self._rest_of_open = threading.local()
         super().__init__(sock)
+        options = self.get_security_options()
+        # Half the work of those that paramiko prefers.
+        options.ciphers = sorted(options.ciphers, key=lambda cipher: "gcm" not in cipher)
 
     def open_unix_socket(self, path: str, timeout: float) -> paramiko.Channel:
         """Open a channel to a unix socket of the host.
@@ -70,6 +86,18 @@ class Transport(paramiko.Transport):
         super()._send_user_message(data)  # type: ignore[misc]
 
 
+def is_lost(channel: paramiko.Channel) -> bool:
+    """Return whether a channel that has nothing more to read ended with its connection, not by itself."""
+    return not channel.eof_received and channel.closed and is_dead(channel.get_transport())
+
+
+def is_dead(transport: paramiko.Transport) -> bool:
+    """Return whether a transport, one of whose channels has ended, has ended too."""
+    # It closes its channels a moment before it says that it is not active any more.
+    transport.join(LAST_MOMENT)
+    return not transport.is_active()
+
+
 def open_transport(place: str, access: SshAccess, resolved: Resolved, dial: Dial | None) -> Transport:
     """Connect to a host, check its key, and log in.
 
@@ -90,7 +118,7 @@ def open_transport(place: str, access: SshAccess, resolved: Resolved, dial: Dial
     trusted = trusted_keys(access.host_key, resolved.known_as, resolved.known_hosts)
     transport = _negotiate(place, trusted, dial or (lambda: _dial(place, resolved)))
     try:
-        with _explained(place, "logging in"):
+        with _explained(place, "logging in", transport):
             _log_in(place, transport, access, resolved)
     except BaseException:
         transport.close()
@@ -100,6 +128,8 @@ def open_transport(place: str, access: SshAccess, resolved: Resolved, dial: Dial
 
 
 def _dial(place: str, resolved: Resolved) -> socket.socket:
+    if resolved.proxy_command is not None:
+        return _dial_through_command(place, resolved.proxy_command)
     try:
         connection = socket.create_connection((resolved.hostname, resolved.port), timeout=CONNECT_TIMEOUT)
     except socket.gaierror as error:
@@ -126,6 +156,16 @@ def _dial(place: str, resolved: Resolved) -> socket.socket:
     return connection
 
 
+def _dial_through_command(place: str, command: str) -> ProxySocket:
+    try:
+        return ProxySocket(command)
+    except OSError as error:
+        raise HostUnreachableError(
+            f"{place}: its ProxyCommand cannot be started: {error.filename or 'the shell'}: "
+            f"{error.strerror}: check SHELL"
+        ) from error
+
+
 def _negotiate(place: str, trusted: TrustedKeys, dial: Dial) -> Transport:
     """Connect and check the host key.
 
@@ -136,12 +176,13 @@ def _negotiate(place: str, trusted: TrustedKeys, dial: Dial) -> Transport:
         transport = Transport(dial())
         try:
             _prefer(transport, trusted.kinds, [key.kind for key in offered])
-            with _explained(place, "greeting"):
+            with _explained(place, GREETING, transport):
                 transport.banner_timeout = BANNER_TIMEOUT
                 transport.auth_timeout = LOGIN_TIMEOUT
                 transport.channel_timeout = CHANNEL_TIMEOUT
+                # It returns without a word when the time is over, so the keys may not be agreed on yet.
                 transport.start_client(timeout=BANNER_TIMEOUT)
-            shown = transport.get_remote_server_key()
+                shown = transport.get_remote_server_key()
             key = HostKey(shown.get_name(), shown.asbytes())
             if trusted.accept(key):
                 return transport
@@ -149,16 +190,22 @@ def _negotiate(place: str, trusted: TrustedKeys, dial: Dial) -> Transport:
             if key in trusted.revoked or not trusted.fingerprints:
                 raise trusted.refuse(place, offered)
         except IncompatiblePeer as error:
-            transport.close()
+            _hang_up(transport)
             if offered:
                 raise trusted.refuse(place, offered) from None
             raise HostUnreachableError(
                 f"{place}: its SSH server and we share no algorithm: {error}"
             ) from error
         except BaseException:
-            transport.close()
+            _hang_up(transport)
             raise
-        transport.close()
+        _hang_up(transport)
+
+
+def _hang_up(transport: Transport) -> None:
+    transport.close()
+    # That does nothing for a transport whose thread was not started yet.
+    transport.sock.close()
 
 
 def _prefer(transport: Transport, first: Sequence[str], never: Sequence[str]) -> None:
@@ -175,16 +222,41 @@ def _key_of(algorithm: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(place: str, doing: str) -> Iterator[None]:
+def _explained(place: str, doing: str, transport: Transport) -> Iterator[None]:
+    began = time.monotonic()
     try:
         yield
     except (HostKeyError, HostAuthenticationError, IncompatiblePeer):
         raise
     except (paramiko.SSHException, OSError, EOFError) as error:
+        waited = time.monotonic() - began
+        silent = doing == GREETING and waited >= BANNER_TIMEOUT
+        if isinstance(transport.sock, ProxySocket):
+            raise _explain_command(place, transport.sock, error, waited if silent else None) from error
+        if silent:
+            raise NoAnswerError(
+                f"{place}: it was connected but sent no greeting within {BANNER_TIMEOUT:g} s: "
+                "is this the port of an SSH server, and is it overloaded?"
+            ) from error
         raise HostUnreachableError(
             f"{place}: the connection broke while {doing} ({str(error) or type(error).__name__}): "
             "is this the port of an SSH server, and is it overloaded?"
         ) from error
+
+
+def _explain_command(
+    place: str, way: ProxySocket, error: Exception, silent_for: float | None
+) -> HostUnreachableError:
+    code, complaint = way.outcome()
+    if code is not None:
+        what = f"ended with exit code {code}"
+    elif silent_for is not None:
+        what = f"gave no answer within {silent_for:.0f} s"
+    else:
+        what = f"lost the connection ({str(error) or type(error).__name__})"
+    kind = HostUnreachableError if code is not None or silent_for is None else NoAnswerError
+    said = f": {complaint}" if complaint else ""
+    return kind(f"{place}: its ProxyCommand {what}{said}: try `ssh` to it, and check ~/.ssh/config")
 
 
 def _log_in(place: str, transport: Transport, access: SshAccess, resolved: Resolved) -> None:

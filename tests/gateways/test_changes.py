@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dstack.gateways.changes import Changes, changes
 from prefect_dstack.gateways.health import HealthCheck
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 from tests.gateways.world import with_token
 
 LOCAL = RouteReplica(name="r2", address="127.0.0.1", port=8000)
@@ -21,7 +21,7 @@ STATE = (
     .with_route(ROUTE)
     .with_replica("hello", R1)
 )
-TOKEN = Token(sha256="a" * 64, expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc))
+TOKEN = AcceptedToken(sha256="a" * 64, expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc))
 CHECKED = (
     "check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 observe layer4 error-limit 3 "
     "on-error mark-down on-marked-down shutdown-sessions"
@@ -102,7 +102,7 @@ def test_a_replica_that_moved_is_made_anew() -> None:
 def test_tokens_and_challenges_are_entries_of_maps() -> None:
     known = with_token(STATE, "hello", "t", TOKEN)
     assert texts(known) == [f"add map tokens.map hello/{'a' * 64} 1893456000"]
-    forever = with_token(known, "hello", "t", Token(sha256="a" * 64))
+    forever = with_token(known, "hello", "t", AcceptedToken(sha256="a" * 64))
     assert texts(forever, known) == [f"set map tokens.map hello/{'a' * 64} 253402300799"]
     assert texts(STATE, known) == [f"del map tokens.map hello/{'a' * 64}"]
     assert texts(with_token(STATE, None, "t", TOKEN)) == [f"add map tokens.map */{'a' * 64} 1893456000"]

@@ -6,11 +6,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways.attachment import Attachment, direct_address
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.host import HostPlace
 from prefect_dstack.gateways.host_tunnels import HostTunnels, tunnels_on
@@ -18,12 +21,10 @@ from prefect_dstack.gateways.local_tunnels import LocalTunnels
 from prefect_dstack.gateways.route import Route, RouteReplica
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.tunnels import (
-    Attachment,
     Hop,
     TunnelHolder,
     TunnelTarget,
     close_tunnel,
-    direct_address,
     keys_on,
     open_tunnel,
     revoke_key,
@@ -34,6 +35,7 @@ from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.hosts.ssh import ChannelRefusedError
 from prefect_dstack.hosts.ssh_machine import SshMachine
 from tests.gateways.hosts import answers, machine, median_latency, run_app, traces
+from tests.hosts.relay import RELAY
 from tests.polling import wait_until
 from tests.testbed.host import Host
 from tests.testbed.images import load_image
@@ -76,12 +78,34 @@ class TestDirectly:
     address=st.ip_addresses().map(str),
     port=st.integers(1, 65535),
     jumps=st.integers(0, 2),
+    command=st.none() | st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1),
 )
-def test_each_setting_of_ssh_is_one_line(directory: str, address: str, port: int, jumps: int) -> None:
-    hops = tuple(Hop(f"10.0.0.{number}", 22, "root", "ssh-ed25519 AAAA") for number in range(jumps))
-    target = TunnelTarget("10.0.0.7", 22, "root", "ssh-ed25519 AAAA", address, port, hops)
+def test_each_setting_of_ssh_is_one_line(
+    directory: str, address: str, port: int, jumps: int, command: str | None
+) -> None:
+    hops = tuple(
+        Hop(
+            f"10.0.0.{number}",
+            22,
+            "root",
+            "ssh-ed25519 AAAA",
+            proxy_command=command if number == 0 else None,
+        )
+        for number in range(jumps)
+    )
+    target = TunnelTarget(
+        "10.0.0.7",
+        22,
+        "root",
+        "ssh-ed25519 AAAA",
+        address,
+        port,
+        hops,
+        proxy_command=None if jumps else command,
+    )
     files = ssh_files(f"/{directory}", 20000, target)
     lines = files["config"].decode().rstrip("\n").split("\n")
+    assert ("ProxyCommand " + (command or "").replace("%", "%%") in lines) == (command is not None)
     tame = ssh_files("/x", 20000, target)["config"].decode().rstrip("\n").split("\n")
     assert [line.split(" ")[0] for line in lines] == [line.split(" ")[0] for line in tame]
     assert sum(line.startswith("ProxyCommand ssh -F ") for line in lines) == jumps
@@ -310,6 +334,58 @@ class TestOnHosts:
         finally:
             close_tunnel(holder, behind, STAMP)
 
+    def test_from_this_machine_through_a_command(
+        self,
+        clean: None,
+        hosts: tuple[Host, Host],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        inner = hosts[1]
+        behind = behind_command(inner, tmp_path, monkeypatch)
+        holder: TunnelHolder = LocalTunnels(tmp_path / "it's 100% here")
+        port = open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT)
+        try:
+            assert open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT) == port
+            url = f"http://127.0.0.1:{port}/"
+            wait_until(answers(url), 20, "the tunnel is open")
+            inner.reboot()
+            wait_until(answers(url), 30, "it answers after the reboot")
+            assert relays() == ["for-the-tunnel"]
+        finally:
+            close_tunnel(holder, behind, STAMP)
+        close_connections()
+        assert relays() == []
+
+    def test_a_gateway_elsewhere_cannot_use_a_command_of_this_machine(
+        self,
+        clean: None,
+        hosts: tuple[Host, Host],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        behind = behind_command(hosts[0], tmp_path, monkeypatch)
+        with pytest.raises(
+            GatewayError, match=r"'edge'.*no way to i-0abc.*ProxyCommand.*proxy_jump"
+        ) as error:
+            open_tunnel(HostTunnels(machine(hosts[1]), "edge"), behind, STAMP, "127.0.0.1", PORT)
+        assert "\n" not in str(error.value)
+        # What is reached through the gateway's own host needs no command.
+        inside = SshMachine(
+            SshAccess(
+                hostname="127.0.0.1",
+                user="root",
+                identity_file=hosts[0].identity_file,
+                host_key=hosts[0].fingerprint,
+                proxy_jump=SshAccess(hostname="i-0abc"),
+            )
+        )
+        holder = HostTunnels(behind, "edge")
+        try:
+            open_tunnel(holder, inside, STAMP, "127.0.0.1", PORT)
+        finally:
+            close_tunnel(holder, inside, STAMP)
+
     def test_from_this_machine(self, clean: None, hosts: tuple[Host, Host], tmp_path: Path) -> None:
         directory = tmp_path / "with space"
         holder: TunnelHolder = LocalTunnels(directory)
@@ -328,6 +404,30 @@ class TestOnHosts:
         assert (
             subprocess.run(["pgrep", "-f", str(directory)], check=False, capture_output=True).returncode == 1
         )
+
+
+def behind_command(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SshMachine:
+    """Reach a host through a ProxyCommand of this machine's, which needs something of the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PROFILE_OF_MINE", "for-the-tunnel")
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text(
+        f"Host i-0abc\n  HostName {host.address}\n  User root\n  IdentityFile {host.identity_file}\n"
+        f"  ProxyCommand {RELAY} %h %p ${{PROFILE_OF_MINE:?}}\n"
+    )
+    (tmp_path / ".ssh/known_hosts").write_text(host.known_hosts_line)
+    return SshMachine(SshAccess(hostname="i-0abc"))
+
+
+def relays() -> list[str]:
+    """The last arguments of the commands that hold a tunnel, or a connection of another process."""
+    ours = {child.pid for child in psutil.Process().children()}
+    found = [process.info for process in psutil.process_iter(["pid", "cmdline"])]
+    return [
+        it["cmdline"][-1]
+        for it in found
+        if it["pid"] not in ours and "relay.py" in " ".join(it["cmdline"] or ())
+    ]
 
 
 def publish(gateway: Gateway, service: str, port: int, address: str, replica_port: int) -> None:

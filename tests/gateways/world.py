@@ -6,15 +6,15 @@ import hashlib
 from datetime import datetime
 
 from prefect_dstack.gateways.gateway import Gateway
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 from tests.gateways.application import Answer, Application, request
 
 
-def token(secret: str, expires_at: datetime | None = None) -> Token:
-    return Token(sha256=hashlib.sha256(secret.encode()).hexdigest(), expires_at=expires_at)
+def token(secret: str, expires_at: datetime | None = None) -> AcceptedToken:
+    return AcceptedToken(sha256=hashlib.sha256(secret.encode()).hexdigest(), expires_at=expires_at)
 
 
-def with_token(state: GatewayState, service: str | None, token_id: str, it: Token) -> GatewayState:
+def with_token(state: GatewayState, service: str | None, token_id: str, it: AcceptedToken) -> GatewayState:
     """Accept a token: at one service, or at every service that asks for tokens (None)."""
     if service is None:
         return GatewayState.model_validate({**dict(state), "tokens": {**state.tokens, token_id: it}})

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import paramiko
 import pytest
 from pydantic import SecretStr
 
+from prefect_dstack.bundles import collect_files
 from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import (
     HostAuthenticationError,
@@ -225,6 +226,18 @@ class TestConnection:
         assert reached.run(["sh", "-c", cut, "sh", "/tmp/twice"], idempotent=True).stdout == b"done\n"
         assert host.read_file("/tmp/twice") == "x\nx\n"
 
+    def test_a_lost_connection_is_no_exit_code(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        # A dying transport closes its channels before it says that it is dead.
+        original = paramiko.Channel._unlink
+
+        def slow(channel: paramiko.Channel) -> None:
+            original(channel)
+            threading.Event().wait(0.05)
+
+        monkeypatch.setattr(paramiko.Channel, "_unlink", slow)
+        with pytest.raises(HostUnreachableError, match="lost while"):
+            machine(host).run(["sh", "-c", 'kill -9 "$PPID"; sleep 5'])
+
     def test_a_partition_is_noticed_in_time(self, make_host: Callable[..., Host]) -> None:
         host = make_host("partitioned", docker="absent")
         reached = machine(host)
@@ -299,13 +312,13 @@ class TestCommands:
 class TestFiles:
     def test_a_file_has_its_mode_and_owner(self, host: Host) -> None:
         reached = machine(host)
-        files.make_directory(reached, "/srv/files", mode=0o755)
+        host.check(["mkdir", "/srv/files"])
         files.write_file(reached, "/srv/files/a b", b"\x00secret\n", mode=0o640, owner="deployer:root")
         assert host.check(["stat", "-c", "%a %U:%G", "/srv/files/a b"]) == "640 deployer:root\n"
-        assert files.read_file(reached, "/srv/files/a b") == b"\x00secret\n"
-        assert files.list_directory(reached, "/srv/files") == ["a b"]
+        assert host.read_file("/srv/files/a b") == "\x00secret\n"
+        assert host.check(["ls", "-A", "/srv/files"]) == "a b\n"
         files.remove(reached, ["/srv/files"])
-        assert not files.file_exists(reached, "/srv/files")
+        assert host.check(["ls", "-A", "/srv"]) == ""
 
     def test_as_root_through_sudo(self, make_host: Callable[..., Host]) -> None:
         host = make_host("with-sudo")
@@ -329,7 +342,7 @@ class TestFiles:
 
         def read() -> None:
             while not done.is_set():
-                seen.add(files.read_file(reached, "/srv/swapped"))
+                seen.add(reached.run(["cat", "/srv/swapped"]).stdout)
 
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(read)
@@ -345,7 +358,7 @@ class TestFiles:
         host.fill_disk()
         with pytest.raises(HostNotReadyError, match=r"full: .*disk is full"):
             files.write_file(machine(host), "/srv/big", b"x" * 1_000_000)
-        assert files.list_directory(machine(host), "/srv") == []
+        assert host.check(["ls", "-A", "/srv"]) == ""
 
 
 class TestLock:
@@ -431,7 +444,7 @@ class TestDocker:
         script = "cd /opt/new; ls -ld . place; place/deep/run.sh; wc -c <place/large"
         container = engine.containers.create("testbed/busybox:1", ["sh", "-c", script])
         try:
-            with pack_files([mapping], tmp_path, "/opt") as archive:
+            with pack_files([mapping], collect_files([mapping], tmp_path).entries, "/opt") as archive:
                 assert container.put_archive("/", archive)
             container.start()
             assert container.wait()["StatusCode"] == 0
@@ -499,35 +512,6 @@ class TestDocker:
         with pytest.raises(HostNotReadyError) as error:
             machine(host, user="nobody-special").docker()
         assert "usermod -aG docker nobody-special" in one_line(error, host)
-
-
-class TestForwarding:
-    def test_a_port_there_is_a_port_here(self, host: Host) -> None:
-        load_image(host, "app")
-        reached = machine(host)
-        engine = reached.docker()
-        port = reached.free_port()
-        container = engine.containers.run(
-            "testbed/app:1", detach=True, ports={"8000/tcp": ("127.0.0.1", port)}
-        )
-        try:
-            with reached.forward(port) as forward:
-                url = f"http://127.0.0.1:{forward.port}/"
-
-                def status() -> int | None:
-                    try:
-                        return httpx.get(url, timeout=2).status_code
-                    except httpx.HTTPError:
-                        return None
-
-                wait_until(lambda: status() == 200, 20, "the application answers")
-                with ThreadPoolExecutor(10) as pool:
-                    assert list(pool.map(lambda _: status(), range(40))) == [200] * 40
-            with pytest.raises(httpx.HTTPError):
-                httpx.get(url, timeout=2)
-            assert reached.free_port() != port
-        finally:
-            container.remove(force=True)
 
 
 class TestUnixSockets:
