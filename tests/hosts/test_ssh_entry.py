@@ -272,10 +272,11 @@ def test_many_processes_lose_nothing(home: Path) -> None:
     (home / ".ssh").mkdir()
     (home / ".ssh/config").write_text("Host mine\n")
     code = (
-        "import sys; from prefect_dstack.hosts.ssh_entry import *\n"
+        "import sys, pathlib; from prefect_dstack.hosts.ssh_entry import *\n"
+        "home = pathlib.Path.home() / '.prefect-dstack'\n"
         "for number in range(10):\n"
-        "    add_entry(SshEntry(name=f'{sys.argv[1]}-{number}', hostname='h'))\n"
-        "    if number % 2: remove_entry(f'{sys.argv[1]}-{number}')\n"
+        "    add_entry(SshEntry(name=f'{sys.argv[1]}-{number}', hostname='h'), home)\n"
+        "    if number % 2: remove_entry(f'{sys.argv[1]}-{number}', home)\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(number)]) for number in range(4)]
     assert [process.wait(60) for process in processes] == [0] * 4
