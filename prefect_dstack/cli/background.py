@@ -54,7 +54,7 @@ def main() -> None:
     payload = json.load(sys.stdin)
     os.chdir(payload["directory"])
     from prefect_dstack.cli.output import connected, console_error, progress
-    from prefect_dstack.configurations import load_configuration
+    from prefect_dstack.configurations import TaskConfiguration, load_configuration
     from prefect_dstack.errors import PrefectDstackError
 
     try:
@@ -64,6 +64,8 @@ def main() -> None:
         loaded = load_configuration(
             payload["configuration"], name=payload["name"], directory=payload["directory"]
         )
+        if not isinstance(loaded, TaskConfiguration):
+            raise AssertionError  # pragma: no cover - `start` takes nothing else
         placed = loaded.placed(directory=Path(payload["directory"]), source_name=payload["source"], lines={})
         with progress():
             run_task(placed, artifacts=payload["artifacts"])

@@ -59,9 +59,8 @@ def apply_task(
         if record is None:
             _print_file(log)
             raise typer.Exit(process.returncode or 1)
-        out.print(
-            f"{record.name} (run {record.number}) goes on; prefect-dstack attach {record.name} follows it"
-        )
+        out.print(f"{record.name} (run {record.number}) goes on")
+        out.print(f"follow it with: prefect-dstack attach {record.name}")
         return
     with _printing(log, process):
         code = _accompany(configuration, 0 if before is None else before.number, process)
@@ -144,9 +143,8 @@ def _forwarder(name: str, before: int) -> Forwarder | None:
         return None
     replica = found.replica
     # A process listens on the port itself: nothing has to lead to what is there already.
-    ports = [
-        port for port in loaded.ports if record.runtime == "docker" or port.local_port != port.container_port
-    ]
+    is_process = record.runtime == "process"
+    ports = [port for port in loaded.ports if not (is_process and port.local_port == port.container_port)]
     forwarder = Forwarder(
         infrastructure.machine(found.instance),
         ports,

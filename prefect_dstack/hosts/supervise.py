@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 HEALTHY_AFTER = 10.0
 
+PROC = Path("/proc")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -63,6 +64,15 @@ def _linux_prctl() -> Callable[..., int] | None:
         return None
     prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
     return prctl
+
+
+def _processes() -> Iterator[tuple[int, str, str, str]]:
+    """Walk over the process table of Linux: process id, state, parent and process group."""
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                state, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                yield int(entry.name), state, parent, group
 
 
 class _Supervision:
@@ -166,13 +176,10 @@ class _Supervision:
         if self.prctl is None:
             return
         mine = str(os.getpid())
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError, IndexError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if parent == mine and state != "Z":
-                    os.kill(int(entry.name), signal.SIGKILL)
+        for pid, state, parent, _ in _processes():
+            if parent == mine and state != "Z":
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
     def forward_output(self) -> None:
         while True:
@@ -212,7 +219,10 @@ class _Supervision:
             os.killpg(group, 0)
         except (ProcessLookupError, PermissionError):
             return False
-        return True
+        if not PROC.is_dir():
+            return True
+        # What has ended still counts, if its parent does not ask for its exit code.
+        return any(found == str(group) and state != "Z" for _, state, _, found in _processes())
 
     def grace(self) -> float:
         with contextlib.suppress(OSError, ValueError):
