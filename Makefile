@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
 
-.PHONY: check clean demo docs install llm test test-hosts test-slow
+.PHONY: check clean coverage demo docs install llm test test-hosts test-slow
 
 install: $(INSTALLED)
 
@@ -40,6 +40,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The rooms that decide without I/O; their tests are fast.
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "not integration and not docker and not testbed and not slow and not llm" \
+		tests/domain tests/controller tests/configurations tests/gateways tests/certificates tests/backends \
+		--cov=prefect_dstack.domain --cov=prefect_dstack.controller --cov=prefect_dstack.configurations \
+		--cov-report=term-missing:skip-covered $(PYTEST)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/generate_reference.py

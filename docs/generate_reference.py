@@ -35,8 +35,8 @@ from prefect_dstack.configurations import (
     scalars,
 )
 from prefect_dstack.configurations.base import Model
-from prefect_dstack.domain import fleet_support, support
-from prefect_dstack.errors import UnsupportedKeyError
+from prefect_dstack.domain import support
+from prefect_dstack.services.publication import EventName
 
 DOCS = Path(__file__).resolve().parent
 PACKAGE = Path(prefect_dstack.__file__).parent
@@ -59,13 +59,16 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`replicas:` with a list of groups", {"replicas": [{"count": 1}]}),
     ("`max_duration: 2h`", {"max_duration": "2h"}),
     ("`idle_duration: 10m`", {"idle_duration": "10m"}),
-    ("`gateway: false`", {"gateway": False}),
     ("`model:` with `format: tgi`", {"model": {"name": "m", "format": "tgi"}}),
     ("`resources.shm_size` without `image`", {"image": None, "resources": {"shm_size": "1GB"}}),
     ("`backends: [aws]` or `[ssh]` without `image`", {"image": None, "backends": ["aws"]}),
     ("`fleets: [hosts]` without `image`", {"image": None, "fleets": ["hosts"]}),
     ("`working_dir: app` with `image`", {"working_dir": "app"}),
     ("`shell` beside `entrypoint`", {"entrypoint": "/run", "shell": "bash"}),
+    ("`env: {discovery.type: one}` without `image`", {"image": None, "env": {"discovery.type": "one"}}),
+    ("`env: {discovery.type: one}` with `commands`", {"env": {"discovery.type": "one"}}),
+    ("`resources.gpu: amd:MI300X`", {"resources": {"gpu": "amd:MI300X"}}),
+    ("`resources.gpu.compute_capability`", {"resources": {"gpu": {"compute_capability": 8.0}}}),
     ("`volumes: [weights:/models]`", {"volumes": ["weights:/models"]}),
     ("`volumes: [/var/run/docker.sock:/s]`", {"volumes": ["/var/run/docker.sock:/s"]}),
 )
@@ -96,7 +99,7 @@ def files() -> str:
     """Describe every key of every configuration."""
     definitions = configuration_schema()["$defs"]
     partly = {key: f"[not every value](#{anchor(REFUSED)})" for _, change in REFUSED_VALUES for key in change}
-    support_of = partly | {key: f"no: {reason}" for key, reason in support.NEVER.items()}
+    support_of = partly | refused_of("service")
     for key, reason in support.NEEDS_IMAGE.items():
         support_of[key] = "with `image` only" + reason.removeprefix("needs an 'image'")
     shared = list(RunConfiguration.model_fields)
@@ -144,16 +147,23 @@ def files() -> str:
         "## Keys that runs share\n",
         "The last column is about services; tasks and development environments are not started.\n",
         keys(ServiceConfiguration, of_service, shared),
+        "## References\n",
+        table(["reference", "what it stands for", "where"], REFERENCES),
+        REFERENCES_NOTES,
         "## Gateway\n\n`type: gateway`. " + sentence(GatewayConfiguration) + "\n",
         keys(GatewayConfiguration, of_gateway),
         "## Fleet\n\n`type: fleet`. " + sentence(FleetConfiguration) + "\n",
         keys(FleetConfiguration, of_fleet),
         "## Task\n\n`type: task`. " + sentence(TaskConfiguration) + f" {LOADED_ONLY}\n",
-        keys(TaskConfiguration, None, own(TaskConfiguration)),
+        keys(TaskConfiguration, lambda name: refused_of("task").get(name, "yes"), own(TaskConfiguration)),
         "## Development environment\n\n`type: dev-environment`. "
         + sentence(DevEnvironmentConfiguration)
         + f" {LOADED_ONLY}\n",
-        keys(DevEnvironmentConfiguration, None, own(DevEnvironmentConfiguration)),
+        keys(
+            DevEnvironmentConfiguration,
+            lambda name: refused_of("dev-environment").get(name, "yes"),
+            own(DevEnvironmentConfiguration),
+        ),
         "## Volume\n\n`type: volume`. " + sentence(VolumeConfiguration) + f" {LOADED_ONLY}\n",
         keys(VolumeConfiguration, None),
         "## Profiles\n",
@@ -172,6 +182,11 @@ def files() -> str:
     for name in parts:
         text += [f"### {name}\n", sentence(models[name]) + "\n", keys(models[name], None)]
     return "\n".join(text)
+
+
+def refused_of(kind: str) -> dict[str, str]:
+    """Give the keys of a kind that are refused, with the reasons."""
+    return {key: f"no: {reason}" for key, reason in support.NEVER[kind].items()}
 
 
 def models_below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -273,35 +288,15 @@ def of_gateway(name: str) -> str:
     """Say whether a key of a gateway is acted on."""
     if name in ("instance_type", "public_ip", "region", "tags"):
         return "with `backend: aws`"
-    written = {"router": {"router": {"type": "sglang"}}}
-    written["certificate"] = {"certificate": {"type": "acm", "arn": "arn"}}
-    if name not in written:
-        return "yes"
-    from prefect_dstack.flows.gateways import check_gateway_support
-
-    configuration = load_configuration({"type": "gateway", "name": "g", **written[name]})
-    if not isinstance(configuration, GatewayConfiguration):
-        raise TypeError(f"{written}: is no gateway")
-    try:
-        check_gateway_support(configuration)
-    except UnsupportedKeyError as error:
-        return f"no: {error.problem}" if error.key == name else f"yes, but `{error.key}: acm` {error.problem}"
-    raise TypeError(f"{name}: is acted on now; correct this page's generator")
+    if name == "certificate":
+        answers = (f"`type: {kind}` {reason}" for kind, reason in support.CERTIFICATES.items())
+        return f"yes, but {'; '.join(answers)}"
+    return refused_of("gateway").get(name, "yes")
 
 
 def of_fleet(name: str) -> str:
     """Say whether a key of a fleet is acted on."""
-    if name in fleet_support.ACTED_ON:
-        return "yes"
-    sample: dict[str, Any] = {"type": "fleet", "name": "f", "regions": ["r"]}
-    configuration = load_configuration(sample)
-    if not isinstance(configuration, FleetConfiguration):
-        raise TypeError(f"{sample}: is no fleet")
-    try:
-        fleet_support.check_fleet_support(configuration)
-    except UnsupportedKeyError as error:
-        return f"no: {error.problem}"
-    raise TypeError("keys of a cloud's fleet are acted on now; correct this page's generator")
+    return refused_of("fleet").get(name, "yes")
 
 
 # Commands
@@ -444,7 +439,8 @@ def settings() -> str:
     rows = []
     for name, field in Settings.model_fields.items():
         default = str(field.get_default(call_default_factory=True)).replace(str(Path.home()), "~")
-        rows.append([f"`PREFECT_DSTACK_{name.upper()}`", f"`{default}`", field.description or ""])
+        variable = f"`PREFECT_INTEGRATIONS_DSTACK_{name.upper()}`"
+        rows.append([variable, f"`{default}`", field.description or ""])
     head = ["variable", "default", "what it says"]
     return "\n".join([NOTE, "# Settings\n", SETTINGS_INTRODUCTION, table(head, rows), SETTINGS_OTHERS])
 
@@ -493,7 +489,10 @@ def runs() -> str:
     """Describe what the Prefect UI shows: flows, tasks, events."""
     flows: list[list[str]] = []
     tasks: list[list[str]] = []
-    events: list[list[str]] = []
+    events = [CERTIFICATE_EVENT]
+    for name in get_args(EventName):
+        when, payload = EVENTS[name]
+        events.append([f"`prefect-dstack.service.{name}`", when, SERVICE, payload])
     for path in sorted(PACKAGE.rglob("*.py")):
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -503,10 +502,6 @@ def runs() -> str:
                 kinds = {"served_flow": flows, "task": tasks}
                 if isinstance(call, ast.Call) and (kind := getattr(call.func, "id", "")) in kinds:
                     kinds[kind].append([f"`{constant(call, 'name')}`", said])
-            for node in ast.walk(function):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "emit_event":
-                    event = constant(node, "event")
-                    events.append([f"`{event}`", *EVENTS[event]])
     return "\n".join(
         [
             NOTE,
@@ -532,13 +527,47 @@ FILES_INTRODUCTION = """\
 # Configuration files
 
 One `*.dstack.yml` is one configuration; `type` says of what. `prefect-dstack schema` prints their JSON
-Schema, for completion in an editor. Wherever a number or a truth value stands, `${{ env.NAME }}`, `${{
-run.name }}` and `${{ run.args }}` may stand too; `${{ secrets.NAME }}`, a Prefect `Secret` block, may stand
-under `env`, in `registry_auth`, in `gateway` and in `ssh_key`. An unknown key is an error that names the
-nearest known one.
+Schema, for completion in an editor. Wherever a value stands, a [reference](#references) may stand too. An
+unknown key is an error that names the nearest known one.
 
 All keys of dstack's files load. *Acted on* says what happens then: `yes`, or that `apply` refuses the key
 with the answer given, before anything is created. A default that is empty means: not set.
+"""
+
+REFERENCES = (
+    (
+        "`${{ secrets.NAME }}`",
+        "a Prefect `Secret` block, read when something is launched",
+        "`env`, `registry_auth`, `probes`, `gateway`, `ssh_key`",
+    ),
+    (
+        "`${{ env.NAME }}`",
+        "the variable of that name under `env`, else that of the environment of who deploys",
+        "everywhere",
+    ),
+    ("`${{ run.name }}`, `${{ run.args }}`", "the name; what follows `--` on the command line", "everywhere"),
+    ("`${{ run.project_name }}`", "`DSTACK_PROJECT` of the environment, else `main`", "everywhere"),
+    ("`${{ prefect.variables.NAME }}`", "a Prefect variable, read when the file is", "everywhere"),
+    (
+        "`${{ dstack.node_rank }}`, `job_num`, `replica_num`, `nodes_num`, `master_node_ip`",
+        "what a node learns when it starts",
+        "`env`, `volumes`, the commands of tasks and groups",
+    ),
+    (
+        "`${{ groups[0].nodes[0].IP_ADDRESS }}`",
+        "the private address of a node; `replicas` instead of `nodes` in a service",
+        "`env`, `volumes`, the commands of tasks and groups",
+    ),
+)
+
+REFERENCES_NOTES = """\
+Under `env`, in `registry_auth` and in `probes`, the environment of who deploys is read at launch and kept
+secret. `HF_TOKEN:` without a value, `- HF_TOKEN` in a list and `HF_TOKEN: ${{ env.HF_TOKEN }}` say the same.
+Elsewhere it is read with the file. `$${{` is a literal `${{`. Prefect fills in `prefect.yaml` in a way of its
+own: see [schedules](../how-to/schedules.md#a-configuration-within-prefectyaml).
+
+The name of a variable may have dots, as `discovery.type` has, for an image that reads it: a shell would not
+hand it on.
 """
 
 LOADED_ONLY = "It loads, and `apply` refuses it: nothing acts on this type yet."
@@ -571,7 +600,13 @@ All of this is imported from `prefect_dstack`; importing that is cheap. Flows wo
 subflows of yours; the functions whose names begin with `a` are their twins for async code.
 """
 
-SETTINGS_INTRODUCTION = "Environment variables, read by the command line and by flows.\n"
+SETTINGS_INTRODUCTION = """\
+Read where Prefect reads its own settings, by the command line and by flows: in the environment and in `.env`
+by these names; in `prefect.toml` under `[integrations.dstack]` and in `pyproject.toml` under
+`[tool.prefect.integrations.dstack]` as `home` and so on; and last in the active profile, where Prefect warns
+of a setting that it does not know. The shorter `PREFECT_DSTACK_HOME` and `PREFECT_DSTACK_LOCAL_GATEWAY_PORT`
+are read too. `prefect config view` shows settings of no integration; `prefect-dstack doctor` shows these.
+"""
 
 SETTINGS_OTHERS = """\
 Others that are respected:
@@ -591,7 +626,8 @@ command line prints it and exits with its exit code; a flow run fails with it.
 
 BLOCKS_INTRODUCTION = """\
 What is kept in Prefect. Only `DstackAwsBackend` is written by you; the others are written by the flows, and
-by nothing else.
+by nothing else. Prefect's UI offers every type for creation once a block of it exists, and cannot be told
+not to; the cards of these types name the command that makes them.
 """
 
 PERMISSIONS_INTRODUCTION = """\
@@ -605,19 +641,25 @@ What the Prefect UI shows. A deployment's result is also there as two artifacts,
 """
 
 SERVICE = "`prefect-dstack.service.NAME`"
+ENDPOINT = "the [Endpoint](python.md#endpoint), and `gateway`"
+OUTCOME = "`reason`, and `serves`: the revision that serves now"
 EVENTS = {
-    "prefect-dstack.service.deployed": (
-        "a revision serves",
-        SERVICE,
-        "the [Endpoint](python.md#endpoint), and `gateway`",
-    ),
-    "prefect-dstack.service.stopped": ("a service is off the air", SERVICE, "none"),
-    "prefect-dstack.certificate.renewal-failed": (
-        "a certificate was not issued or renewed",
-        "`prefect-dstack.certificate.GATEWAY.HOST`",
-        "`gateway`, `hosts`, `expires_at` of the one that serves meanwhile, `reason`",
-    ),
+    "deployed": ("a new revision serves", ENDPOINT),
+    "unchanged": ("a deployment found nothing to do", "`replicas`"),
+    "failed": ("a deployment failed; what served before serves on", OUTCOME),
+    "rolled-back": ("an earlier revision serves again", ENDPOINT),
+    "scaled": ("a service has another number of replicas", ENDPOINT),
+    "stopped": ("a service was stopped", OUTCOME),
+    "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),
+    "restored": ("what a dead deployment had left was undone", "`reason`"),
+    "deleted": ("a service was forgotten", "none"),
 }
+CERTIFICATE_EVENT = [
+    "`prefect-dstack.certificate.renewal-failed`",
+    "a certificate was not issued or renewed",
+    "`prefect-dstack.certificate.GATEWAY.HOST`",
+    "`gateway`, `hosts`, `expires_at` of the one that serves meanwhile, `reason`",
+]
 
 INDEX = """\
 # Reference

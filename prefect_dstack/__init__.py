@@ -17,16 +17,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect_dstack.api import connect
     from prefect_dstack.configurations import load_configuration
     from prefect_dstack.domain.record import Endpoint
+    from prefect_dstack.domain.run_record import RunResult
     from prefect_dstack.domain.tokens import NewToken, Token
+    from prefect_dstack.flows.delete import adelete_service, delete_service
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
     from prefect_dstack.flows.reconcile import reconcile_services
     from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
+    from prefect_dstack.flows.run_task import arun_task, run_task
+    from prefect_dstack.flows.scale import ascale_service, scale_service
     from prefect_dstack.flows.stop import astop_service, stop_service
-    from prefect_dstack.flows.tokens import (
+    from prefect_dstack.services.tokens import (
         acreate_token,
         alist_tokens,
         arevoke_token,
@@ -38,16 +43,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Endpoint",
     "NewToken",
+    "RunResult",
     "Token",
     "acreate_token",
+    "adelete_service",
     "adeploy_service",
     "alist_tokens",
     "arevoke_token",
     "arollback_service",
+    "arun_task",
+    "ascale_service",
     "astop_service",
+    "connect",
     "create_gateway",
     "create_token",
     "delete_gateway",
+    "delete_service",
     "deploy_service",
     "list_tokens",
     "load_configuration",
@@ -55,29 +66,39 @@ __all__ = [
     "renew_certificates",
     "revoke_token",
     "rollback_service",
+    "run_task",
+    "scale_service",
     "stop_service",
 ]
 
 _PLACES = {
     "Endpoint": "domain.record",
     "NewToken": "domain.tokens",
+    "RunResult": "domain.run_record",
     "Token": "domain.tokens",
-    "acreate_token": "flows.tokens",
+    "acreate_token": "services.tokens",
+    "adelete_service": "flows.delete",
     "adeploy_service": "flows.deploy",
-    "alist_tokens": "flows.tokens",
-    "arevoke_token": "flows.tokens",
+    "alist_tokens": "services.tokens",
+    "arevoke_token": "services.tokens",
     "arollback_service": "flows.rollback",
+    "arun_task": "flows.run_task",
+    "ascale_service": "flows.scale",
     "astop_service": "flows.stop",
+    "connect": "api",
     "create_gateway": "flows.gateways",
-    "create_token": "flows.tokens",
+    "create_token": "services.tokens",
     "delete_gateway": "flows.gateways",
+    "delete_service": "flows.delete",
     "deploy_service": "flows.deploy",
-    "list_tokens": "flows.tokens",
+    "list_tokens": "services.tokens",
     "load_configuration": "configurations",
     "reconcile_services": "flows.reconcile",
     "renew_certificates": "flows.renew_certificates",
-    "revoke_token": "flows.tokens",
+    "revoke_token": "services.tokens",
     "rollback_service": "flows.rollback",
+    "run_task": "flows.run_task",
+    "scale_service": "flows.scale",
     "stop_service": "flows.stop",
 }
 

@@ -9,18 +9,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 
-from prefect_dstack.errors import OrchestratorError
+from prefect_dstack.errors import OrchestratorError, PrefectDstackError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.output import read_output
 from prefect_dstack.hosts.ports import port_is_free
 from prefect_dstack.settings import settings
 
-__all__ = ["answers", "connect", "local_server_url", "start_local_server", "stop_local_server"]
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+__all__ = [
+    "answers",
+    "check",
+    "connect",
+    "join_local_server",
+    "local_server_url",
+    "start_local_server",
+    "stop_local_server",
+]
 
 START_TIMEOUT = 180.0
 HEALTH_TIMEOUT = 5.0
@@ -28,32 +40,71 @@ ATTEMPTS = 3
 LOG_LINES = 20
 
 
-def connect(report: Callable[[str], None]) -> str:
-    """See that there is a Prefect API to talk to, for this whole process.
+def _print(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
+
+
+def connect(report: Callable[[str], None] | None = None) -> str:
+    """Make sure that there is a Prefect API to talk to, for this whole process.
+
+    It is the configured one, else the local server, which is started if it does not run. Scripts whose own
+    flow calls those of this package call it before, unless the local server runs already.
 
     Args:
-        report: Told when a server has to be started.
+        report: Told when a server has to be started; default: a line on standard error.
 
     Returns:
         The URL of the API.
 
     Raises:
-        OrchestratorError: If the configured API does not answer, or no server can be started.
+        OrchestratorError: If the configured API does not answer or refuses, or no server can be started.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_dstack import connect, deploy_service
+
+
+        @flow
+        def train_and_deploy() -> str:
+            return deploy_service("serve.dstack.yml").url
+
+
+        if __name__ == "__main__":
+            connect()
+            train_and_deploy()
+        ```
     """
-    from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     configured = get_current_settings().api.url
     if configured is not None:
-        if not answers(configured):
-            raise OrchestratorError(
-                f"the Prefect API at {configured} does not answer; start it, or unset PREFECT_API_URL"
-            )
+        check(configured)
         return configured
-    url = local_server_url() or start_local_server(report)
+    url = local_server_url() or start_local_server(report or _print)
+    check(url)
+    _use(url)
+    return url
+
+
+def join_local_server() -> None:
+    """Use the local server for this whole process, if it runs and no API is configured; else do nothing.
+
+    Prefect would start a temporary server beside it for a flow that is not of this package, and for all that
+    this flow calls.
+    """
+    from prefect.settings import get_current_settings
+
+    with contextlib.suppress(PrefectDstackError):
+        if get_current_settings().api.url is None and (url := local_server_url()) is not None:
+            _use(url)
+
+
+def _use(url: str) -> None:
+    from prefect.context import refresh_global_settings_context
+
     os.environ["PREFECT_API_URL"] = url
     refresh_global_settings_context()
-    return url
 
 
 def local_server_url() -> str | None:
@@ -63,7 +114,7 @@ def local_server_url() -> str | None:
         The URL of its API; None if it does not run.
     """
     url = _recorded_url()
-    return url if url is not None and answers(url) and _is_ours(url) else None
+    return url if url is not None and _is_ours(url) and answers(url) else None
 
 
 def start_local_server(report: Callable[[str], None]) -> str:
@@ -88,7 +139,7 @@ def start_local_server(report: Callable[[str], None]) -> str:
         report(f"starting a Prefect server on this machine, once: {url.removesuffix('/api')}")
         restarts = _process().restarts
         while time.monotonic() < deadline:
-            if answers(url) and _is_ours(url):
+            if _is_ours(url) and answers(url):
                 return url
             ended = _process().restarts - restarts
             if ended and not port_is_free(_port(url)) and not _is_ours(url):
@@ -191,7 +242,7 @@ def _program(port: int, directory: Path) -> supervisor.Program:
 
 
 def answers(url: str) -> bool:
-    """Tell whether a Prefect API answers.
+    """Return whether a Prefect API answers, be it only that somebody else may use it.
 
     Args:
         url: Its URL.
@@ -199,10 +250,60 @@ def answers(url: str) -> bool:
     Returns:
         Whether it says that it is healthy.
     """
-    try:
-        return httpx.get(f"{url}/health", timeout=HEALTH_TIMEOUT).status_code == 200
-    except httpx.HTTPError:
-        return False
+    with _client(url) as client:
+        return client.api_healthcheck() is None
+
+
+def check(url: str) -> None:
+    """Ask a Prefect API something, with the credentials and certificates that are configured for Prefect.
+
+    Args:
+        url: Its URL.
+
+    Raises:
+        OrchestratorError: If it does not answer, or refuses; the message says what to do.
+    """
+    with _client(url) as client:
+        try:
+            client.read_flows(limit=1)
+        except httpx.HTTPStatusError as error:
+            raise OrchestratorError(f"the Prefect API at {url} {_refusal(error.response)}") from error
+        except httpx.HTTPError as error:
+            raise OrchestratorError(f"the Prefect API at {url} {_silence(error)}") from error
+        except ValueError as error:
+            raise OrchestratorError(
+                f"what answers at {url} is no Prefect API; correct PREFECT_API_URL, which ends with /api"
+            ) from error
+
+
+def _refusal(response: httpx.Response) -> str:
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    if response.status_code in (401, 403):
+        return f"refuses the credentials ({status}); correct PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+    return f"answers {status}; read its log, or correct PREFECT_API_URL"
+
+
+def _silence(error: httpx.HTTPError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return (
+            "has a certificate that is not trusted; name the authority's file in PREFECT_API_SSL_CERT_FILE "
+            f"({error})"
+        )
+    reason = str(error) or type(error).__name__
+    return f"does not answer; start it, or unset PREFECT_API_URL ({reason})"
+
+
+@contextlib.contextmanager
+def _client(url: str) -> Iterator[SyncPrefectClient]:
+    """Make Prefect's own client, as its settings for certificates, headers and credentials are many."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(httpx_settings={"timeout": HEALTH_TIMEOUT}, sync_client=True) as client,
+    ):
+        yield client
 
 
 @contextlib.contextmanager

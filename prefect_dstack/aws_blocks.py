@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import boto3
@@ -10,7 +11,7 @@ from prefect_aws import AwsCredentials
 from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.backends.aws import AwsBackend, AwsSettings
-from prefect_dstack.blocks import DOCUMENTATION, LOGO
+from prefect_dstack.blocks import DOCUMENTATION, logo
 
 __all__ = ["DstackAwsBackend"]
 
@@ -34,7 +35,7 @@ class DstackAwsBackend(Block):
 
     _block_type_name: ClassVar[str] = "dstack AWS Backend"
     _block_type_slug: ClassVar[str] = "dstack-aws-backend"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _logo_url: ClassVar[HttpUrl] = logo("aws")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     credentials: AwsCredentials = Field(description="The credentials of the account, a block of prefect-aws.")
@@ -45,8 +46,11 @@ class DstackAwsBackend(Block):
         "that is made on first use and stays on that machine, so that only that one can deploy.",
     )
 
-    def backend(self) -> AwsBackend:
+    def backend(self, home: Path) -> AwsBackend:
         """Make the backend.
+
+        Args:
+            home: The home directory of prefect-dstack, for the key and the cache.
 
         Returns:
             A backend that asks the credentials for a new session now and then.
@@ -56,4 +60,4 @@ class DstackAwsBackend(Block):
         def session(region: str) -> boto3.Session:
             return credentials.model_copy(update={"region_name": region}).get_boto3_session()
 
-        return AwsBackend(self.settings, session, ssh_key=self.ssh_key)
+        return AwsBackend(self.settings, session, ssh_key=self.ssh_key, home=home)

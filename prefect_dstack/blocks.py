@@ -10,10 +10,23 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.domain.record import ServiceRecord
 
-__all__ = ["DstackAuthority", "DstackGateway", "DstackService", "DstackSshFleet", "DstackToken"]
+__all__ = ["DstackAuthority", "DstackGateway", "DstackRun", "DstackService", "DstackSshFleet", "DstackToken"]
 
-LOGO = HttpUrl("https://dstack.ai/docs/assets/images/dstack-logo.svg")
-DOCUMENTATION = HttpUrl("https://dstack.ai/docs/concepts/services/")
+# Prefect's own pictures and page on blocks, pinned as Prefect pins them; a picture cannot be shipped, as the
+# API takes nothing but web addresses.
+LOGOS = "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos"
+DOCUMENTATION = HttpUrl("https://www.prefect.io/docs/latest/develop/blocks")
+# Prefect's UI offers every registered type under "Create": the card says what to do instead.
+BY_HAND = "Written by prefect-dstack, not by hand: use `{}` instead of this form. {}"
+
+
+def logo(name: str) -> HttpUrl:
+    """Return the address of one of Prefect's pictures of blocks.
+
+    Args:
+        name: Its name, without the ending.
+    """
+    return HttpUrl(f"{LOGOS}/{name}.png")
 
 
 class DstackService(Block):
@@ -32,7 +45,10 @@ class DstackService(Block):
 
     _block_type_name: ClassVar[str] = "dstack Service"
     _block_type_slug: ClassVar[str] = "dstack-service"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack apply", "The record of one service: its revisions, its gateway and its endpoint."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("process")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     record: dict[str, Any] = Field(description="The record as JSON, as `ServiceRecord` describes it.")
@@ -50,6 +66,29 @@ class DstackService(Block):
         return ServiceRecord.model_validate(self.record)
 
 
+class DstackRun(Block):
+    """The record of one task or development environment: its last run.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackRun
+
+        run = DstackRun.load("BLOCK_NAME")
+        print(run.record["exit_code"])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Run"
+    _block_type_slug: ClassVar[str] = "dstack-run"
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack apply", "The record of one task or development environment: its last run."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("process")
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
+
+    record: dict[str, Any] = Field(description="The record as JSON, as `RunRecord` describes it.")
+
+
 class DstackGateway(Block):
     """A gateway: the reverse proxy with a public address in front of replicas.
 
@@ -64,7 +103,10 @@ class DstackGateway(Block):
 
     _block_type_name: ClassVar[str] = "dstack Gateway"
     _block_type_slug: ClassVar[str] = "dstack-gateway"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack apply", "A gateway: the reverse proxy with a public address in front of replicas."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("webhook")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     configuration: dict[str, Any] = Field(description="The gateway's configuration, as it was written.")
@@ -89,7 +131,10 @@ class DstackSshFleet(Block):
 
     _block_type_name: ClassVar[str] = "dstack SSH Fleet"
     _block_type_slug: ClassVar[str] = "dstack-ssh-fleet"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack apply", "Hosts that are reached over SSH, under one name."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("terminal")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     configuration: dict[str, Any] = Field(description="The fleet's configuration, as it was written.")
@@ -113,7 +158,10 @@ class DstackToken(Block):
 
     _block_type_name: ClassVar[str] = "dstack Token"
     _block_type_slug: ClassVar[str] = "dstack-token"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack token create", "What is known of a token that opens services: its SHA-256."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("secret")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     token: dict[str, Any] = Field(description="Its id, digest, purpose and end, as `Token` describes them.")
@@ -133,7 +181,10 @@ class DstackAuthority(Block):
 
     _block_type_name: ClassVar[str] = "dstack Certificate Authority"
     _block_type_slug: ClassVar[str] = "dstack-certificate-authority"
-    _logo_url: ClassVar[HttpUrl] = LOGO
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack apply", "The certificate authority of gateways with self-signed certificates."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("secret")
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     certificate: str = Field(description="Its certificate, PEM; what clients must trust.")

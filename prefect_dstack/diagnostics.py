@@ -1,16 +1,25 @@
-"""What this machine has and lacks for putting services on the air."""
+"""What this machine has and lacks for deploying services."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from prefect_dstack.errors import HostError, PrefectDstackError
+from prefect_dstack.errors import HostError, OrchestratorError, PrefectDstackError
 
 __all__ = ["Diagnosis", "diagnose"]
+
+# How many deployments are looked at: one page of Prefect's API.
+DEPLOYMENTS = 200
+# A scheduler sees new and changed deployments every few seconds.
+SCHEDULER_DELAY = timedelta(seconds=15)
+# Earlier ones fail with it in each round: "Can't evaluate bulk DML statement".
+FIRST_WITH_SQLALCHEMY_2_1 = (3, 9)
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,20 @@ def diagnose() -> list[Diagnosis]:
         The findings.
     """
     prefect = _prefect()
-    return [_python(), _haproxy(), _shell(), _docker(), prefect, *(_aws() if prefect.level == "ok" else ())]
+    findings = [_python(), _settings(), _haproxy(), _shell(), _docker(), prefect]
+    return [*findings, *_of_api()] if prefect.level == "ok" else findings
 
 
 def _python() -> Diagnosis:
     detail = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
     return Diagnosis("ok", "Python", detail)
+
+
+def _settings() -> Diagnosis:
+    from prefect_dstack.settings import settings
+
+    values = settings().model_dump()
+    return Diagnosis("ok", "settings", ", ".join(f"{name} {value}" for name, value in values.items()))
 
 
 def _haproxy() -> Diagnosis:
@@ -76,7 +93,7 @@ def _docker() -> Diagnosis:
 def _prefect() -> Diagnosis:
     from prefect.settings import get_current_settings
 
-    from prefect_dstack.api import answers, local_server_url
+    from prefect_dstack.api import check, local_server_url
 
     configured = get_current_settings().api.url
     if configured is None:
@@ -84,34 +101,86 @@ def _prefect() -> Diagnosis:
         return Diagnosis(
             "ok", "a Prefect API", url or "none is configured; a local one starts with the first deployment"
         )
-    if answers(configured):
-        return Diagnosis("ok", "a Prefect API", configured)
-    return Diagnosis(
-        "problem", "a Prefect API", f"{configured} does not answer", "start it, or unset PREFECT_API_URL"
-    )
+    try:
+        check(configured)
+    except OrchestratorError as error:
+        detail, _, remedy = str(error).removeprefix("the Prefect API at ").partition("; ")
+        return Diagnosis("problem", "a Prefect API", detail, remedy)
+    return Diagnosis("ok", "a Prefect API", configured)
 
 
-def _aws() -> Iterator[Diagnosis]:
-    """Try every action that AWS must allow, if an account is configured; nothing is done there."""
+def _of_api() -> Iterator[Diagnosis]:
+    """Look at what only a Prefect API that runs can show; none is started for it."""
     from prefect.settings import get_current_settings
 
-    from prefect_dstack.api import local_server_url
+    from prefect_dstack.api import connect, local_server_url
 
     if get_current_settings().api.url is None and local_server_url() is None:
         return
-    from prefect_dstack.api import connect
-    from prefect_dstack.tasks.inventory import inventory
-
     connect(lambda _: None)
-    backend = inventory().aws
-    if backend is None:
-        return
-    from prefect_dstack.backends.aws import check_permissions
+    yield _scheduler()
+    yield from _backends()
 
-    for check in check_permissions(backend.account.aws):
-        summary = f"AWS {check.action} in {check.region}"
-        if check.outcome == "denied":
-            remedy = "allow it: prefect-dstack doctor --iam-policy prints the least policy that suffices"
-            yield Diagnosis("problem", summary, check.detail or "denied", remedy)
-        else:
-            yield Diagnosis("ok", summary, check.outcome)
+
+def _scheduler() -> Diagnosis:
+    """Compare the deployments that have a schedule with those for which runs are planned."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterDeploymentId,
+        FlowRunFilterNextScheduledStartTime,
+    )
+
+    summary = "the scheduler of the Prefect API"
+    now = datetime.now(timezone.utc)
+    with get_client(sync_client=True) as client:
+        version = client.api_version()
+        scheduled = [
+            deployment
+            for deployment in client.read_deployments(limit=DEPLOYMENTS)
+            if not deployment.paused
+            and any(schedule.active for schedule in deployment.schedules)
+            and (deployment.updated is None or now - deployment.updated > SCHEDULER_DELAY)
+        ]
+        planned = {
+            deployment.id
+            for deployment in scheduled
+            if client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+                    next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(after_=now),
+                ),
+                limit=1,
+            )
+        }
+    if scheduled and not planned:
+        noun = "deployment" if len(scheduled) == 1 else "deployments"
+        detail = f"has planned no run for any of {len(scheduled)} {noun} with an active schedule"
+        return Diagnosis("problem", summary, detail, _scheduler_remedy(version))
+    if not scheduled:
+        return Diagnosis("ok", summary, "no deployment has had an active schedule for long enough to tell")
+    return Diagnosis("ok", summary, f"{len(planned)} of {len(scheduled)} deployments have planned runs")
+
+
+def _scheduler_remedy(version: str) -> str:
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release and release < FIRST_WITH_SQLALCHEMY_2_1:
+        return (
+            f"the server is Prefect {version}, which plans no runs with SQLAlchemy 2.1 or later: "
+            "install prefect>=3.9.1 where it runs, and start it again"
+        )
+    return (
+        "read the server's log; where it runs, install prefect>=3.9.1 and whenever>=0.11, and start it again"
+    )
+
+
+def _backends() -> Iterator[Diagnosis]:
+    """Let every configured backend check its own access; nothing is done there."""
+    from prefect_dstack.backends.base import ChecksItself
+    from prefect_dstack.store.sources import resolve_infrastructure
+
+    for backend in resolve_infrastructure().backends.values():
+        if isinstance(backend, ChecksItself):
+            for check in backend.checks():
+                level: Literal["ok", "problem"] = "ok" if check.passed else "problem"
+                yield Diagnosis(level, check.subject, check.detail, check.resolution)

@@ -21,6 +21,7 @@ PrefectDstackError                 exit code 1: something went wrong
 ├── GatewayError                   a gateway that cannot be started, reached or changed
 ├── CertificateError               a certificate that cannot be issued, read or renewed
 ├── DeploymentError                a rollout that did not end well; the previous revision serves on
+├── RunFailedError                 a task that ended with another exit code than 0, or was stopped
 └── OrchestratorError              the Prefect API is missing or refuses
 ```
 """
@@ -28,6 +29,7 @@ PrefectDstackError                 exit code 1: something went wrong
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 __all__ = [
     "CapacityError",
@@ -49,9 +51,13 @@ __all__ = [
     "ProvisioningError",
     "ReplicaExitedError",
     "ReplicaNotReadyError",
+    "RunFailedError",
     "UnsupportedKeyError",
     "UserError",
 ]
+
+
+E = TypeVar("E", bound="PrefectDstackError")
 
 
 class PrefectDstackError(Exception):
@@ -62,6 +68,37 @@ class PrefectDstackError(Exception):
     """
 
     exit_code = 1
+
+    def with_message(self: E, message: str) -> E:
+        """Return the same error with another message, for more about the circumstances.
+
+        Args:
+            message: The whole new message.
+
+        Returns:
+            An error of the same class, with the same attributes, traceback and cause.
+
+        Example:
+            >>> error = ConfigurationError("unknown key", source="serve.dstack.yml", line=3, key="prot")
+            >>> again = error.with_message(f"hello@2 failed: {error}; hello@1 serves on")
+            >>> type(again).__name__, again.line, again.exit_code
+            ('ConfigurationError', 3, 2)
+        """
+        error = _rebuild(type(self), (message,), vars(self).copy())
+        error.__cause__, error.__context__ = self.__cause__, self.__context__
+        error.__suppress_context__ = self.__suppress_context__
+        return error.with_traceback(self.__traceback__)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling, which Prefect does to the exceptions of runs, whatever the constructor takes."""
+        return (_rebuild, (type(self), self.args, vars(self).copy()))
+
+
+def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class UserError(PrefectDstackError):
@@ -100,16 +137,6 @@ class ConfigurationError(UserError):
         if place and line is not None:
             place += f":{line}"
         super().__init__(": ".join(part for part in (place, key or "", problem) if part))
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Survive pickling, which Prefect does to the exceptions of task runs."""
-        return (_rebuild, (type(self), self.problem, self.source, self.line, self.key))
-
-
-def _rebuild(
-    kind: type[ConfigurationError], problem: str, source: str | None, line: int | None, key: str | None
-) -> ConfigurationError:
-    return kind(problem, source=source, line=line, key=key)
 
 
 class UnsupportedKeyError(ConfigurationError):
@@ -178,6 +205,19 @@ class CertificateError(PrefectDstackError):
 
 class DeploymentError(PrefectDstackError):
     """A rollout that did not end well; the previous revision serves on."""
+
+
+class RunFailedError(PrefectDstackError):
+    """A task that ended with another exit code than 0, or was stopped.
+
+    Args:
+        message: Which task, and how it ended.
+        exit_code: What the command line exits with: the task's own exit code.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class OrchestratorError(PrefectDstackError):

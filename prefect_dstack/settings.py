@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import AliasChoices, AliasPath, Field, ValidationError, field_validator
 
-__all__ = ["Settings", "settings", "socket_directory"]
+from prefect_dstack.errors import ConfigurationError
 
-# sun_path holds 108 bytes on Linux and 104 on macOS, with the terminating NUL.
-LONGEST_SOCKET_PATH = 100
+__all__ = ["Settings", "settings"]
 
 
-class Settings(BaseSettings):
-    """Read from environment variables that start with `PREFECT_DSTACK_`."""
+def _names(field: str) -> AliasChoices:
+    """List what a setting is called: in TOML, in the environment and profiles, and the shorter one there."""
+    return AliasChoices(AliasPath(field), f"prefect_integrations_dstack_{field}", f"prefect_dstack_{field}")
 
-    model_config = SettingsConfigDict(env_prefix="PREFECT_DSTACK_", frozen=True)
+
+class Settings(PrefectBaseSettings):
+    """Read as Prefect reads its own: from the environment, `.env`, TOML files and the profile."""
+
+    model_config = build_settings_config(("integrations", "dstack"), frozen=True)
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".prefect-dstack",
         description="The directory of local replicas, local gateways and the local Prefect server.",
+        validation_alias=_names("home"),
     )
     local_gateway_port: int = Field(
         default=8080,
         ge=1,
         le=65535,
         description="The base port of the gateway on this machine, used by the first service without a port.",
+        validation_alias=_names("local_gateway_port"),
     )
+    bundle_size_limit: int = Field(
+        default=500 * 1024**2,
+        ge=0,
+        description="The most bytes of files that a revision keeps a copy of.",
+        validation_alias=_names("bundle_size_limit"),
+    )
+    bundle_files_limit: int = Field(
+        default=10_000,
+        ge=0,
+        description="The most files and directories that a revision keeps a copy of.",
+        validation_alias=_names("bundle_files_limit"),
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _expand_user(cls, home: Path) -> Path:
+        return home.expanduser()
 
 
 def settings() -> Settings:
@@ -38,28 +58,16 @@ def settings() -> Settings:
 
     Returns:
         The settings of this process.
-    """
-    return Settings()
-
-
-def socket_directory(directory: Path) -> Path:
-    """Find a directory whose path is short enough for unix sockets.
-
-    Args:
-        directory: Where the sockets would best be.
-
-    Returns:
-        `directory`, or a private directory under the system's temporary one, always the same for the
-        same `directory` and user. It exists, and only this user may enter it.
 
     Raises:
-        PermissionError: If somebody else holds the private directory.
+        ConfigurationError: If a value cannot be accepted.
     """
-    if len(str(directory)) + len("/haproxy-runtime.sock") > LONGEST_SOCKET_PATH:
-        digest = hashlib.sha256(str(directory).encode()).hexdigest()[:16]
-        directory = Path(tempfile.gettempdir()) / f"prefect-dstack-{os.getuid()}-{digest}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(f"{directory}: belongs to another user, set TMPDIR to a directory of your own")
-    directory.chmod(0o700)
-    return directory
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(
+            f"{first['msg'].lower()}; it is {first['input']!r}",
+            source="settings",
+            key=str(first["loc"][-1]).upper(),
+        ) from error

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import ssl
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
 import pytest
-from prefect.settings import PREFECT_SERVER_API_PORT, temporary_settings
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_CLIENT_CUSTOM_HEADERS,
+    PREFECT_SERVER_API_PORT,
+    temporary_settings,
+)
 
 from prefect_dstack import api
+from prefect_dstack.certificates.authority import new_authority
 from prefect_dstack.errors import OrchestratorError
 from prefect_dstack.hosts import supervisor
+from tests.command_line import CommandLine
 from tests.home import Home
+from tests.prefect_server import PrefectServer
 
 # Stands in for Prefect's server, which takes half a minute to start.
 STAND_IN = """
@@ -159,3 +175,132 @@ def test_a_server_that_crashed_comes_back_by_itself(stand_in: Callable[[str], No
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "http://no-such-host.invalid/api"])
 def test_who_does_not_listen_does_not_answer(url: str) -> None:
     assert not api.answers(url)
+
+
+class TestCheck:
+    """What works with Prefect's own client works here, and what does not is told in one line."""
+
+    @pytest.fixture
+    def wanted(self) -> dict[str, str]:
+        """The headers without which the API refuses; a test fills them in."""
+        return {}
+
+    @pytest.fixture
+    def authority(self, tmp_path: Path) -> Path:
+        """The file of a private authority, beside a certificate that it has issued."""
+        authority = new_authority(datetime.now(timezone.utc))
+        key = ec.generate_private_key(ec.SECP256R1())
+        chain = authority.issue(key, ["localhost"], datetime.now(timezone.utc))
+        unlocked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (tmp_path / "server.pem").write_bytes(unlocked + chain)
+        file = tmp_path / "authority.pem"
+        file.write_text(authority.certificate)
+        return file
+
+    @pytest.fixture
+    def https(self, authority: Path, wanted: dict[str, str]) -> Iterator[str]:
+        """The URL of an API behind a certificate of the private authority."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(authority.with_name("server.pem"))
+        with serving(wanted) as server:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            yield f"https://localhost:{server.server_port}/api"
+
+    @pytest.fixture
+    def http(self, wanted: dict[str, str]) -> Iterator[str]:
+        with serving(wanted) as server:
+            yield f"http://localhost:{server.server_port}/api"
+
+    def test_trusts_the_configured_authority(self, https: str, authority: Path) -> None:
+        with temporary_settings({PREFECT_API_SSL_CERT_FILE: str(authority)}):
+            assert api.answers(https)
+            api.check(https)
+
+    def test_trusts_any_certificate_where_that_is_configured(self, https: str) -> None:
+        with temporary_settings({PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
+            api.check(https)
+
+    def test_says_how_to_trust_a_private_authority(self, https: str) -> None:
+        with pytest.raises(OrchestratorError, match=r"is not trusted; .* PREFECT_API_SSL_CERT_FILE"):
+            api.check(https)
+
+    def test_sends_the_configured_headers(self, http: str, wanted: dict[str, str]) -> None:
+        wanted["X-Tenant"] = "blue"
+
+        with temporary_settings({PREFECT_CLIENT_CUSTOM_HEADERS: {"X-Tenant": "blue"}}):
+            api.check(http)
+        with pytest.raises(OrchestratorError, match="refuses the credentials \\(401 Unauthorized\\)"):
+            api.check(http)
+
+    def test_says_that_the_authentication_string_is_wrong(self, http: str, wanted: dict[str, str]) -> None:
+        wanted["Authorization"] = f"Basic {b64encode(b'admin:right').decode()}"
+
+        with temporary_settings({PREFECT_API_AUTH_STRING: "admin:right"}):
+            api.check(http)
+        with (
+            temporary_settings({PREFECT_API_AUTH_STRING: "admin:hunter2"}),
+            pytest.raises(OrchestratorError, match="correct PREFECT_API_AUTH_STRING") as caught,
+        ):
+            api.check(http)
+        assert "hunter2" not in str(caught.value)
+
+    def test_says_that_somebody_else_answers(self, http: str) -> None:
+        with pytest.raises(OrchestratorError, match=r"answers 404 Not Found; .* correct PREFECT_API_URL"):
+            api.check(http.removesuffix("/api"))
+
+    def test_says_that_nobody_listens(self) -> None:
+        with pytest.raises(OrchestratorError, match=r"at http://127.0.0.1:9/api does not answer; start it"):
+            api.check("http://127.0.0.1:9/api")
+
+
+@contextlib.contextmanager
+def serving(wanted: dict[str, str]) -> Iterator[http.server.ThreadingHTTPServer]:
+    """Answer as an empty Prefect API does, to those who send the wanted headers."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            allowed = all(self.headers.get(name) == value for name, value in wanted.items())
+            found = self.path in ("/api/flows/filter", "/api/health")
+            self.send_response((200 if found else 404) if allowed else 401)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        do_GET = do_POST = answer  # noqa: N815 - the names are the base class's
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.integration
+def test_commands_say_in_one_line_that_a_real_server_refuses(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:right")
+    server = PrefectServer(tmp_path / "server")
+    server.start()
+    try:
+        wrong, right = (
+            cli("ps", environment={"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": f"admin:{word}"})
+            for word in ("hunter2", "right")
+        )
+    finally:
+        server.stop()
+
+    assert right.code == 0, right
+    assert wrong.code == 1
+    assert (
+        wrong.err.split()
+        == (
+            f"error: the Prefect API at {server.url} refuses the credentials (401 Unauthorized); correct "
+            "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
+        ).split()
+    )

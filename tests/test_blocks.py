@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
+from urllib.error import URLError
 
+import prefect
 import pytest
 from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+
+from tests.command_line import CommandLine
 
 MODULES = ("prefect_dstack.blocks", "prefect_dstack.aws_blocks")
 BLOCKS: list[type[Block]] = [
@@ -24,6 +30,30 @@ class TestBlocks(BlockStandardTestSuite):
     def test_has_a_name_and_a_slug_of_this_project(self, block: type[Block]) -> None:
         assert block.get_block_type_name().startswith("dstack ")
         assert block.get_block_type_slug().startswith("dstack-")
+
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        try:
+            super().test_has_a_valid_image(block)
+        except URLError as error:
+            pytest.skip(f"the picture is on the network: {error}")
+
+    def test_shows_pictures_and_pages_that_prefect_itself_shows(self, block: type[Block]) -> None:
+        places = ("server/collection_blocks_data.json", "blocks/*.py", "workers/process.py")
+        root = Path(prefect.__file__).parent
+        known = "".join(file.read_text() for place in places for file in root.glob(place))
+
+        assert f'"{block._logo_url}"' in known
+        assert str(block._documentation_url) == str(Secret._documentation_url)
+
+    def test_says_on_its_card_how_it_is_made(self, block: type[Block]) -> None:
+        by_hand = block.__name__ == "DstackAwsBackend"
+
+        description = block.get_description()
+
+        assert description is not None
+        assert description.startswith("Written by prefect-dstack, not by hand") is not by_hand
+        for command in re.findall("`prefect-dstack ([^`]+)`", description):
+            CommandLine(Path.cwd()).ok(*command.split(), "--help")
 
 
 def test_are_found_by_prefect() -> None:

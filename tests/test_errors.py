@@ -6,16 +6,30 @@ import inspect
 import pickle
 import re
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.serializers import CompressedPickleSerializer, JSONSerializer, PickleSerializer
 
 from prefect_dstack import errors
-from prefect_dstack.errors import ConfigurationError, PrefectDstackError, UnsupportedKeyError, UserError
+from prefect_dstack.errors import (
+    ConfigurationError,
+    NotFoundError,
+    PrefectDstackError,
+    UnsupportedKeyError,
+    UserError,
+)
 
+# Whatever may carry an error from one process to another.
+CARRIERS = {
+    "pickle": (pickle.dumps, pickle.loads),
+    "cloudpickle": (cloudpickle.dumps, cloudpickle.loads),
+    "Prefect's pickle": (PickleSerializer().dumps, PickleSerializer().loads),
+    "Prefect's compressed pickle": (CompressedPickleSerializer().dumps, CompressedPickleSerializer().loads),
+    "Prefect's JSON": (JSONSerializer().dumps, JSONSerializer().loads),
+}
 ALL = [getattr(errors, name) for name in errors.__all__]
 
 
@@ -53,15 +67,50 @@ def test_what_the_user_can_mend_exits_with_2_and_the_rest_with_1(kind: type[Pref
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
-def test_survives_pickling(kind: type[PrefectDstackError], pickler: Any) -> None:
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("renamed", [False, True], ids=["as raised", "with another message"])
+def test_survives_the_journey_to_another_process(
+    kind: type[PrefectDstackError], carrier: str, renamed: bool
+) -> None:
+    dumps, loads = CARRIERS[carrier]
     error = kind("what is wrong")
+    if renamed:
+        error = error.with_message("hello@2 failed: what is wrong; hello@1 serves on")
 
-    again = pickler.loads(pickler.dumps(error))
+    again = loads(dumps(error))
 
     assert type(again) is kind
-    assert str(again) == "what is wrong"
+    assert str(again) == str(error)
     assert again.exit_code == error.exit_code
+
+
+def test_keeps_attributes_of_subclasses_on_the_journey() -> None:
+    error = NotFoundError("there is no such service")
+    error.add_note("a note")
+
+    assert pickle.loads(pickle.dumps(error)).__notes__ == ["a note"]
+
+
+class TestWithMessage:
+    def test_keeps_all_but_the_message(self) -> None:
+        cause = ValueError("cause")
+        with pytest.raises(UnsupportedKeyError) as caught:
+            raise UnsupportedKeyError("is not acted on", source="f", line=3, key="k") from cause
+
+        again = caught.value.with_message("hello@2 failed")
+
+        assert type(again) is UnsupportedKeyError
+        assert str(again) == "hello@2 failed"
+        assert (again.source, again.line, again.key) == ("f", 3, "k")
+        assert again.__cause__ is cause
+        assert again.__traceback__ is caught.value.__traceback__
+
+    def test_leaves_the_first_as_it_was(self) -> None:
+        error = ConfigurationError("wrong", key="port")
+
+        error.with_message("something else").line = 3
+
+        assert (str(error), error.line) == ("port: wrong", None)
 
 
 class TestConfigurationError:

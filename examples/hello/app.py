@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -32,6 +33,10 @@ class Server(ThreadingHTTPServer):
             for connection in self.idle:
                 connection.shutdown(socket.SHUT_RD)
         super().server_close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that has gone is nobody's mistake
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from prefect_dstack.backends.base import Gpu, Offer
+from prefect_dstack.backends.base import Accelerator, Offer
 from prefect_dstack.backends.claims import Claim
-from prefect_dstack.backends.inspection import GpuDevice, Inventory
+from prefect_dstack.backends.inspection import GpuDevice, HostInventory
 from prefect_dstack.backends.matching import shortfalls
 from prefect_dstack.configurations import Resources
 
@@ -33,7 +33,7 @@ class HostCapacity:
     def __init__(
         self,
         name: str,
-        inventory: Inventory,
+        inventory: HostInventory,
         claims: Sequence[Claim],
         blocks: int | Literal["auto"] | None = None,
     ) -> None:
@@ -179,12 +179,14 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _grouped(devices: Sequence[GpuDevice]) -> tuple[Gpu, ...]:
+def _grouped(devices: Sequence[GpuDevice]) -> tuple[Accelerator, ...]:
     groups: dict[tuple[str, float], int] = {}
     for device in devices:
         key = (device.name, device.memory_gb)
         groups[key] = groups.get(key, 0) + 1
-    return tuple(Gpu(name=name, memory_gb=memory, count=count) for (name, memory), count in groups.items())
+    return tuple(
+        Accelerator(name=name, memory_gb=memory, count=count) for (name, memory), count in groups.items()
+    )
 
 
 def _asked(resources: Resources) -> tuple[float, float]:

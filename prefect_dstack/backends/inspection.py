@@ -19,9 +19,9 @@ from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = [
     "GpuDevice",
+    "HostInventory",
+    "HostProblem",
     "HostReport",
-    "Inventory",
-    "Problem",
     "check_fleet",
     "check_hosts",
     "inspect",
@@ -61,7 +61,7 @@ class GpuDevice(BaseModel):
     memory_gb: float = Field(description="Its memory in GB.")
 
 
-class Problem(BaseModel):
+class HostProblem(BaseModel):
     """Something that is wrong with a host."""
 
     model_config = ConfigDict(frozen=True)
@@ -71,7 +71,7 @@ class Problem(BaseModel):
     fatal: bool = Field(description="Whether no replica can run there as it is.")
 
 
-class Inventory(BaseModel):
+class HostInventory(BaseModel):
     """What a host has."""
 
     model_config = ConfigDict(frozen=True)
@@ -88,12 +88,12 @@ class Inventory(BaseModel):
     gpu_runtime: bool = Field(default=False, description="Whether its engine can hand GPUs to containers.")
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[HostProblem, ...]:
         """What is wrong with it."""
         found = []
         if self.free_disk_gb < LEAST_FREE_DISK_GB:
             found.append(
-                Problem(
+                HostProblem(
                     summary=f"only {self.free_disk_gb:.1f} GB of its disk are free",
                     remedy="free some space there, for example with `docker system prune`",
                     fatal=self.free_disk_gb < 0.1,
@@ -101,7 +101,7 @@ class Inventory(BaseModel):
             )
         if self.broken_gpus:
             found.append(
-                Problem(
+                HostProblem(
                     summary=f"nvidia-smi fails: {self.broken_gpus}",
                     remedy="install the NVIDIA driver again, or reboot it after an update of the driver",
                     fatal=False,
@@ -109,7 +109,7 @@ class Inventory(BaseModel):
             )
         if self.gpus and not self.gpu_runtime:
             found.append(
-                Problem(
+                HostProblem(
                     summary="its Docker Engine cannot hand GPUs to containers",
                     remedy="install nvidia-container-toolkit there, then "
                     "`sudo nvidia-ctk runtime configure --runtime=docker` and restart Docker",
@@ -125,10 +125,12 @@ class HostReport(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     host: str = Field(description="The host's name.")
-    inventory: Inventory | None = Field(default=None, description="What it has; None: it could not be asked.")
+    inventory: HostInventory | None = Field(
+        default=None, description="What it has; None: it could not be asked."
+    )
     claims: tuple[Claim, ...] = Field(default=(), description="What replicas have been promised of it.")
     internal_ip: str | None = Field(default=None, description="Its address on the fleet's network.")
-    problems: tuple[Problem, ...] = Field(default=(), description="What is wrong with it.")
+    problems: tuple[HostProblem, ...] = Field(default=(), description="What is wrong with it.")
 
     @property
     def usable(self) -> bool:
@@ -146,7 +148,7 @@ class HostReport(BaseModel):
         return f"{place}{summary}: {fatal[0].remedy}"
 
 
-def read_inventory(survey: str) -> Inventory:
+def read_inventory(survey: str) -> HostInventory:
     """Read what the survey of a host has written.
 
     Args:
@@ -171,7 +173,7 @@ def read_inventory(survey: str) -> Inventory:
         raise ValueError(f"nothing is said about {', '.join(sorted(missing))}")
     size, free = said["disk"].split()
     names = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
-    return Inventory(
+    return HostInventory(
         cpus=int(said["cpus"]),
         memory_gb=int(said["memory"]) * 1024 / GB,
         architecture=names.get(said["arch"], said["arch"]),
@@ -188,7 +190,7 @@ def _gpu(row: str) -> GpuDevice:
     return GpuDevice(id=device, name=name.removeprefix("NVIDIA "), memory_gb=float(memory) / 1024)
 
 
-def inspect(machine: SshMachine) -> Inventory:
+def inspect(machine: SshMachine) -> HostInventory:
     """Look at a host: one command, one question to its engine.
 
     Args:
@@ -270,7 +272,7 @@ def _check(host: FleetHost) -> HostReport:
         claims = claims_on(machine.docker(), host.name)
     except HostError as error:
         summary, _, remedy = str(error).rpartition(": ")
-        return HostReport(host=host.name, problems=(Problem(summary=summary, remedy=remedy, fatal=True),))
+        return HostReport(host=host.name, problems=(HostProblem(summary=summary, remedy=remedy, fatal=True),))
     internal_ip, wrong = _internal_ip(host, inventory)
     return HostReport(
         host=host.name,
@@ -281,13 +283,13 @@ def _check(host: FleetHost) -> HostReport:
     )
 
 
-def _internal_ip(host: FleetHost, inventory: Inventory) -> tuple[str | None, tuple[Problem, ...]]:
+def _internal_ip(host: FleetHost, inventory: HostInventory) -> tuple[str | None, tuple[HostProblem, ...]]:
     has = ", ".join(inventory.addresses) or "none"
     if host.internal_ip is not None:
         if not inventory.addresses or host.internal_ip in inventory.addresses:
             return host.internal_ip, ()
         wrong = f"`internal_ip` {host.internal_ip} is none of its addresses ({has})"
-        return None, (Problem(summary=wrong, remedy="correct it, or leave it out", fatal=True),)
+        return None, (HostProblem(summary=wrong, remedy="correct it, or leave it out", fatal=True),)
     if host.network is None:
         return None, ()
     network = ipaddress.ip_network(host.network, strict=False)
@@ -295,4 +297,4 @@ def _internal_ip(host: FleetHost, inventory: Inventory) -> tuple[str | None, tup
     if inside:
         return inside[0], ()
     wrong = f"none of its addresses ({has}) is in the network {host.network}"
-    return None, (Problem(summary=wrong, remedy="correct `network`, or give `internal_ip`", fatal=True),)
+    return None, (HostProblem(summary=wrong, remedy="correct `network`, or give `internal_ip`", fatal=True),)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import functools
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from prefect_dstack.backends.base import Gpu, Instance, Offer, Report
+from prefect_dstack.backends.base import Accelerator, GatewayHost, Instance, Offer, Report
 from prefect_dstack.backends.matching import shortfalls
-from prefect_dstack.configurations import ServiceConfiguration
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements
 from prefect_dstack.errors import NoOfferError
+from prefect_dstack.gateways.attachment import Attachment, is_in
+from prefect_dstack.gateways.local import LocalPlace
+from prefect_dstack.hosts.identity import MachineIdentity, machine_identity
 from prefect_dstack.hosts.local_machine import LocalMachine
+
+if TYPE_CHECKING:
+    from prefect_dstack.configurations import GatewayConfiguration
+    from prefect_dstack.gateways.tunnels import TunnelHolder
 
 __all__ = ["LocalBackend"]
 
@@ -23,27 +31,31 @@ GB = 1024**3
 
 
 class LocalBackend:
-    """Gives this machine to everybody; implements `Backend`.
+    """Gives this machine to everybody; implements `Backend` and `HostsGateways`.
 
     Args:
-        home: A directory on the disk that replicas will use.
+        home: The home directory of prefect-dstack, on the disk that replicas will use.
+        gateway_port: The port of services that name none, at a gateway on this machine.
     """
 
     name = "local"
+    runtimes = frozenset({"docker", "process"})
+    preferred = False
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, gateway_port: int = 8080) -> None:
         self.home = home
+        self.gateway_port = gateway_port
 
-    def offers(self, configuration: ServiceConfiguration) -> Sequence[Offer]:
+    def offers(self, requirements: Requirements) -> Sequence[Offer]:
         """Offer this machine if it will do; see `Backend.offers`."""
         for key in ("regions", "availability_zones", "instance_types"):
-            if getattr(configuration, key):
+            if getattr(requirements, key):
                 raise NoOfferError(f"this machine has none of the {key} asked for; remove the key")
-        if configuration.spot_policy == "spot":
+        if requirements.spot_policy == "spot":
             raise NoOfferError("this machine is not a spot instance; remove spot_policy")
         offer = self._machine_as_offer()
-        missing = shortfalls(offer, configuration.resources)
-        arch = configuration.resources.cpu.arch if configuration.resources.cpu else None
+        missing = shortfalls(offer, requirements.resources)
+        arch = requirements.resources.cpu.arch if requirements.resources.cpu else None
         if arch not in (None, _architecture()):
             missing.append(f"cpu: {arch} asked, {_architecture()} there")
         if missing:
@@ -51,7 +63,7 @@ class LocalBackend:
         return [offer]
 
     def provision(
-        self, offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration, report: Report
+        self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
     ) -> Instance:
         """Hand out this machine; see `Backend.provision`."""
         return self.instances()[0]
@@ -61,7 +73,7 @@ class LocalBackend:
         return [
             Instance(
                 backend=self.name,
-                id=platform.node(),
+                id=self.identity.id,
                 name="this machine",
                 instance_type="local",
                 address="127.0.0.1",
@@ -77,9 +89,30 @@ class LocalBackend:
     def terminate(self, instance: Instance) -> None:
         """This machine stays; see `Backend.terminate`."""
 
+    @functools.cached_property
+    def identity(self) -> MachineIdentity:
+        """What tells this machine and home directory from others on the same Prefect API."""
+        return machine_identity(self.home)
+
     def machine(self, instance: Instance) -> LocalMachine:
         """Reach this machine; see `Backend.machine`."""
-        return LocalMachine()
+        return LocalMachine(self.identity.id)
+
+    def gateway_host(
+        self, name: str, configuration: GatewayConfiguration, machine: Instance | None
+    ) -> GatewayHost:
+        """Return where a gateway of this machine runs; see `HostsGateways.gateway_host`."""
+        network = configuration.network
+        own = next((address for address in _own_addresses() if is_in(address, network)), None)
+        tunnels = self.home / "tunnels" / name
+        return GatewayHost(
+            place=LocalPlace(name, self.home / "gateways" / name),
+            attachment=Attachment("127.0.0.1", own, network if own is not None else None),
+            public=False,
+            port=self.gateway_port,
+            tunnels=lambda: _local_tunnels(tunnels, name),
+            may_hold_tunnels=tunnels.is_dir,
+        )
 
     def _machine_as_offer(self) -> Offer:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -95,19 +128,31 @@ class LocalBackend:
         )
 
 
+def _local_tunnels(directory: Path, gateway: str) -> TunnelHolder:
+    # It imports paramiko, which takes its time, and which services without hosts need not pay.
+    from prefect_dstack.gateways.local_tunnels import LocalTunnels
+
+    return LocalTunnels(directory, gateway)
+
+
+def _own_addresses() -> Iterator[str]:
+    for addresses in psutil.net_if_addrs().values():
+        yield from (entry.address.partition("%")[0] for entry in addresses)
+
+
 def _architecture() -> str:
     machine = platform.machine().lower()
     return {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}.get(machine, machine)
 
 
 @functools.cache
-def _gpus() -> tuple[Gpu, ...]:
+def _gpus() -> tuple[Accelerator, ...]:
     fields = "name,memory.total,compute_cap"
     outcome = LocalMachine().run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
     return gpus_of(outcome.stdout.decode()) if outcome.exit_code == 0 else ()
 
 
-def gpus_of(table: str) -> tuple[Gpu, ...]:
+def gpus_of(table: str) -> tuple[Accelerator, ...]:
     """Read what `nvidia-smi` says.
 
     Args:
@@ -119,7 +164,7 @@ def gpus_of(table: str) -> tuple[Gpu, ...]:
     rows = (tuple(cell.strip() for cell in line.rsplit(",", 2)) for line in table.splitlines())
     kinds = Counter(row for row in rows if len(row) == 3)
     return tuple(
-        Gpu(
+        Accelerator(
             name=name,
             # A GPU without memory of its own uses the machine's.
             memory_gb=float(memory) / 1024 if memory.isdecimal() else psutil.virtual_memory().total / GB,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from prefect_dstack.backends.base import Gpu, Offer
+from prefect_dstack.backends.base import Accelerator, Offer
 from prefect_dstack.configurations.resources import Gpu as GpuRequirement
 from prefect_dstack.configurations.resources import Resources
 
@@ -39,7 +39,7 @@ def shortfalls(offer: Offer, resources: Resources | None) -> list[str]:
     return lacking
 
 
-def _suits(gpu: Gpu | None, wanted: GpuRequirement) -> bool:
+def _suits(gpu: Accelerator | None, wanted: GpuRequirement) -> bool:
     least = 1 if wanted.count is None or wanted.count.min is None else wanted.count.min
     if gpu is None:
         return least == 0

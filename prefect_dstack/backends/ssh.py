@@ -5,23 +5,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from prefect_dstack.backends.base import Instance, Offer, Report
+from prefect_dstack.backends.base import GatewayHost, Instance, Offer, Report
 from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, let_go
-from prefect_dstack.backends.fleet import Fleet, FleetHost
-from prefect_dstack.backends.inspection import Inventory, check_hosts, inspect
-from prefect_dstack.configurations import Resources, ServiceConfiguration
+from prefect_dstack.backends.fleet import Fleet, FleetHost, SecretLookup, host_of
+from prefect_dstack.backends.inspection import HostInventory, check_hosts, inspect
+from prefect_dstack.configurations import Resources
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements
 from prefect_dstack.errors import (
     CapacityError,
+    GatewayError,
     HostError,
     NoOfferError,
     NotFoundError,
     ProvisioningError,
 )
+from prefect_dstack.gateways.attachment import Attachment, is_in
 from prefect_dstack.hosts.ssh_machine import SshMachine
+
+if TYPE_CHECKING:
+    from prefect_dstack.configurations import GatewayConfiguration
 
 __all__ = ["SshBackend"]
 
@@ -33,7 +40,7 @@ _lock = threading.Lock()
 
 # What a host has changes rarely, and asking a GPU driver takes seconds.
 FRESH = 60.0
-_inventories: dict[FleetHost, tuple[float, Inventory]] = {}
+_inventories: dict[FleetHost, tuple[float, HostInventory]] = {}
 
 
 class SshBackend:
@@ -44,22 +51,37 @@ class SshBackend:
 
     Args:
         fleets: The fleets; a host that is in two of them belongs to the first.
+        unreadable: Fleets that cannot be used, and why; only those who ask for hosts need to know.
+        lookup: Gives the value of a secret by its name; for the hosts of gateways.
     """
 
     name = "ssh"
+    runtimes = frozenset({"docker"})
 
-    def __init__(self, fleets: Sequence[Fleet]) -> None:
+    def __init__(
+        self,
+        fleets: Sequence[Fleet],
+        unreadable: Mapping[str, str] | None = None,
+        lookup: SecretLookup | None = None,
+    ) -> None:
         self.fleets = tuple(fleets)
+        self.unreadable = dict(unreadable or {})
+        self._lookup = lookup
         self._hosts: dict[str, tuple[Fleet, FleetHost]] = {}
         for fleet in self.fleets:
             for host in fleet.hosts:
                 self._hosts.setdefault(host.name, (fleet, host))
 
-    def offers(self, configuration: ServiceConfiguration) -> Sequence[Offer]:
+    @property
+    def preferred(self) -> bool:
+        """Whether there are hosts at all, besides those of gateways; see `Backend.preferred`."""
+        return bool(self.fleets or self.unreadable)
+
+    def offers(self, requirements: Requirements) -> Sequence[Offer]:
         """Offer what is left of each host that has room, the emptiest first; see `Backend.offers`.
 
         Args:
-            configuration: Its `resources` and `fleets` say which hosts will do.
+            requirements: Their `resources` and `fleets` say which hosts will do.
 
         Returns:
             One offer for each host; `slots` says how many replicas fit. Hosts that do not answer are logged
@@ -69,7 +91,7 @@ class SshBackend:
             NoOfferError: If no host has room; says what was asked, and what is left of each.
             ProvisioningError: If not one host answers.
         """
-        hosts = self._acceptable(configuration)
+        hosts = self._acceptable(requirements)
         reports = check_hosts(hosts)
         fitting: list[tuple[float, int, int, Offer]] = []
         reasons = []
@@ -81,7 +103,7 @@ class SshBackend:
                 continue
             _inventories[host] = (time.monotonic(), report.inventory)
             capacity = HostCapacity(host.name, report.inventory, report.claims, host.blocks)
-            offer, lacking = capacity.offer(configuration.resources)
+            offer, lacking = capacity.offer(requirements.resources)
             if lacking:
                 reasons.append(f"{host.name}: {', '.join(lacking)}")
             else:
@@ -91,18 +113,18 @@ class SshBackend:
         if not any(report.inventory for report in reports):
             raise ProvisioningError(f"no host can be used: {'; '.join(reasons)}")
         raise NoOfferError(
-            f"no host has room for a replica with {_describe(configuration.resources)}: {'; '.join(reasons)}"
+            f"no host has room for a replica with {_describe(requirements.resources)}: {'; '.join(reasons)}"
         )
 
     def provision(
-        self, offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration, report: Report
+        self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
     ) -> Instance:
         """Set a share of the first host with room aside; see `Backend.provision`.
 
         Args:
             offers: Of `offers`, in the order to try.
             stamp: For whom.
-            configuration: Of the service.
+            requirements: As for `offers`.
             report: Told of hosts that are passed over.
 
         Returns:
@@ -119,7 +141,7 @@ class SshBackend:
                 continue
             fleet, host = self._hosts[offer.instance_type]
             try:
-                claim = _claim(host, stamp, configuration.resources)
+                claim = _claim(host, stamp, requirements.resources)
             except HostError as error:
                 passed.append(str(error))
                 report(f"{stamp.name}: {error}")
@@ -164,8 +186,31 @@ class SshBackend:
             )
         return self._hosts[instance.name][1].machine()
 
-    def _acceptable(self, configuration: ServiceConfiguration) -> list[FleetHost]:
-        wanted = configuration.fleets
+    def gateway_host(
+        self, name: str, configuration: GatewayConfiguration, machine: Instance | None
+    ) -> GatewayHost:
+        """Return the host that a gateway's configuration names; see `HostsGateways.gateway_host`."""
+        from prefect_dstack.gateways.host import HostPlace
+        from prefect_dstack.gateways.host_tunnels import HostTunnels
+
+        if configuration.host is None:
+            raise GatewayError(f"gateway '{name}': its configuration names no host")
+        host = host_of(configuration.host, configuration.directory, self._lookup or _no_secret)
+        private = configuration.host.internal_ip
+        if private is None and is_in(host.hostname, configuration.network):
+            private = host.hostname
+        reached = host.machine()
+        return GatewayHost(
+            place=HostPlace(reached, name),
+            attachment=Attachment(host.hostname, private, configuration.network),
+            public=True,
+            port=80,
+            tunnels=lambda: HostTunnels(reached, name),
+            may_hold_tunnels=lambda: True,
+        )
+
+    def _acceptable(self, requirements: Requirements) -> list[FleetHost]:
+        wanted = requirements.fleets
         if wanted is None:
             hosts = [host for _, host in self._hosts.values()]
         else:
@@ -174,8 +219,15 @@ class SshBackend:
         if not hosts:
             known = ", ".join(fleet.name for fleet in self.fleets) or "none"
             asked = f"of the fleets {', '.join(wanted)} " if wanted else ""
-            raise NoOfferError(f"there are no hosts {asked}(fleets: {known}): apply a fleet first")
+            broken = "".join(
+                f"; fleet '{name}' cannot be used: {why}" for name, why in self.unreadable.items()
+            )
+            raise NoOfferError(f"there are no hosts {asked}(fleets: {known}): apply a fleet first{broken}")
         return hosts
+
+
+def _no_secret(name: str) -> str:
+    raise NotFoundError(f"secrets.{name}: there is nothing to look it up in")
 
 
 def _is_held(host: str, stamp: Stamp) -> bool:
@@ -201,7 +253,7 @@ def _claim(host: FleetHost, stamp: Stamp, resources: Resources) -> Claim | None:
         return claim
 
 
-def _inventory(host: FleetHost, machine: SshMachine) -> Inventory:
+def _inventory(host: FleetHost, machine: SshMachine) -> HostInventory:
     looked, inventory = _inventories.get(host, (0.0, None))
     if inventory is None or time.monotonic() - looked > FRESH:
         inventory = inspect(machine)

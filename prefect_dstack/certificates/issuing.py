@@ -11,7 +11,7 @@ from prefect_dstack.certificates.authority import Authority
 from prefect_dstack.certificates.challenges import DnsRecords, DnsSolver, HttpSolver, Solver
 from prefect_dstack.certificates.files import read_files
 from prefect_dstack.certificates.pem import new_key, private_pem
-from prefect_dstack.certificates.renewal import Wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate
 from prefect_dstack.configurations.gateway import Certificate
 from prefect_dstack.gateways.gateway import Gateway
 
@@ -19,7 +19,7 @@ __all__ = ["issue"]
 
 
 def issue(
-    wanted: Wanted,
+    wanted: RequiredCertificate,
     certificate: Certificate,
     gateway: Gateway,
     *,

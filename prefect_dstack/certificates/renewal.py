@@ -10,7 +10,7 @@ from prefect_dstack.certificates.pem import Validity
 from prefect_dstack.configurations.gateway import Certificate
 from prefect_dstack.gateways.state import Route
 
-__all__ = ["Wanted", "due_at", "is_due", "wanted"]
+__all__ = ["RequiredCertificate", "due_at", "is_due", "wanted"]
 
 # Host names have no underscore: none of them can be taken for one of these.
 FILE = "file_"
@@ -19,7 +19,7 @@ WILDCARD = "wildcard_."
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequiredCertificate:
     """A certificate that a gateway needs.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wanted:
 
 def wanted(
     certificate: Certificate, domain: str | None, address: str, routes: Iterable[Route]
-) -> list[Wanted]:
+) -> list[RequiredCertificate]:
     """List the certificates that routes need.
 
     Args:
@@ -47,9 +47,9 @@ def wanted(
         domain where that costs no more, or the one that a file holds.
     """
     if certificate.type == "file":
-        return [Wanted(FILE, ())]
+        return [RequiredCertificate(FILE, ())]
     together = certificate.type == "self-signed" or certificate.challenge == "dns-01"
-    found: dict[str, Wanted] = {}
+    found: dict[str, RequiredCertificate] = {}
     for route in routes:
         if route.https_redirect:
             for host in route.hosts or (address,):
@@ -58,10 +58,10 @@ def wanted(
     return list(found.values())
 
 
-def _wanted(host: str, domain: str | None, address: str) -> Wanted:
+def _wanted(host: str, domain: str | None, address: str) -> RequiredCertificate:
     if domain is not None and domain in (host, host.partition(".")[2]):
-        return Wanted(WILDCARD + domain, (f"*.{domain}", domain))
-    return Wanted(ADDRESS if host == address else host, (host,))
+        return RequiredCertificate(WILDCARD + domain, (f"*.{domain}", domain))
+    return RequiredCertificate(ADDRESS if host == address else host, (host,))
 
 
 def due_at(validity: Validity) -> datetime:

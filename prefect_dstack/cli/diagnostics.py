@@ -52,10 +52,11 @@ def _print_policy(regions: list[str] | None) -> None:
         settings = AwsSettings(regions=tuple(regions))
     else:
         connected()
-        from prefect_dstack.tasks.inventory import inventory
+        from prefect_dstack.backends.aws import AwsBackend
+        from prefect_dstack.store.sources import resolve_infrastructure
 
-        backend = inventory().aws
-        if backend is None:
+        backend = resolve_infrastructure().backends.get("aws")
+        if not isinstance(backend, AwsBackend):
             raise NotFoundError("no AWS account is configured: name a region with --region")
         settings = backend.settings
     print(json.dumps(least_policy(settings), indent=2))  # noqa: T201

@@ -39,15 +39,16 @@ def apply(configuration: FleetConfiguration, *, yes: bool) -> None:
 def list_() -> None:
     """List the fleets and their hosts."""
     connected()
-    from prefect_dstack.tasks.inventory import inventory
+    from prefect_dstack.flows.fleets import known_fleets, unusable_fleets
+    from prefect_dstack.store.sources import resolve_infrastructure
 
-    fleets = inventory().fleets
-    if not fleets:
+    infrastructure = resolve_infrastructure()
+    fleets, unusable = known_fleets(infrastructure), unusable_fleets(infrastructure)
+    if not fleets and not unusable:
         out.print("there is no fleet; prefect-dstack apply -f FILE makes one")
         return
-    show_table(
-        ["FLEET", "HOSTS"], [[name, ", ".join(h.name for h in fleet.hosts)] for name, fleet in fleets.items()]
-    )
+    rows = [[name, ", ".join(h.name for h in fleet.hosts)] for name, fleet in fleets.items()]
+    show_table(["FLEET", "HOSTS"], [*rows, *([name, problem] for name, problem in unusable.items())])
 
 
 @application.command()
@@ -56,9 +57,10 @@ def show(name: Name) -> None:
     connected()
     from prefect_dstack.backends.inspection import check_fleet
     from prefect_dstack.errors import NotFoundError
-    from prefect_dstack.tasks.inventory import inventory
+    from prefect_dstack.flows.fleets import known_fleets
+    from prefect_dstack.store.sources import resolve_infrastructure
 
-    fleets = inventory().fleets
+    fleets = known_fleets(resolve_infrastructure())
     if name not in fleets:
         raise NotFoundError(f"{name}: there is no such fleet; there are: {', '.join(fleets) or 'none'}")
     _show(check_fleet(fleets[name]))

@@ -11,7 +11,7 @@ from prefect_dstack.cli.output import confirm, connected, out, progress, show_ta
 
 if TYPE_CHECKING:
     from prefect_dstack.configurations import GatewayConfiguration
-    from prefect_dstack.flows.gateway_overview import GatewayOverview
+    from prefect_dstack.services.gateway_overview import GatewayOverview
 
 __all__ = ["application", "apply_gateway"]
 
@@ -41,11 +41,13 @@ def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
 def _question(configuration: GatewayConfiguration) -> str:
     """Ask for a gateway, and where it costs money, say how much."""
     what = f"Create gateway {configuration.name}, or bring it up to date"
-    if configuration.backend != "aws":
-        return f"{what} ({configuration.backend})?"
-    from prefect_dstack.tasks.gateway_places import cloud
+    from prefect_dstack.store.sources import resolve_infrastructure
 
-    offer = cloud(configuration.name or "").offer(configuration)
+    gateway = resolve_infrastructure().new_gateway(configuration)
+    gateway.require_backend()
+    if gateway.machines is None:
+        return f"{what} ({configuration.backend})?"
+    offer = gateway.machines.offer(configuration)
     price = "price unknown" if offer.price is None else f"${offer.price:.4g} an hour"
     return f"{what}: {offer.instance_type} in {offer.region}, {price}?"
 
@@ -72,7 +74,7 @@ def create(
 def list_() -> None:
     """List the gateways and what they route."""
     connected()
-    from prefect_dstack.flows.gateway_overview import gateway_overview
+    from prefect_dstack.services.gateway_overview import gateway_overview
 
     rows = gateway_overview()
     if not rows:
@@ -106,7 +108,7 @@ def _days_left(row: GatewayOverview) -> str:
 def ca() -> None:
     """Print the certificate that clients of gateways with self-signed certificates must trust."""
     connected()
-    from prefect_dstack.tasks.certificates import authority
+    from prefect_dstack.store.authority import authority
 
     print(authority().certificate, end="")  # noqa: T201
 

@@ -1,4 +1,4 @@
-"""`apply`, `offer`, `ps`, `logs`, `stop`, `rollback`, `promote`, `history` and `reconcile`."""
+"""The commands on services."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefect_dstack.cli.output import can_ask, confirm, connected, out, progress, show_table
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.errors import ConfigurationError, UserError
 
 if TYPE_CHECKING:
     from prefect_dstack.backends.base import Offer
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 PLAN_LINES = 3
+# Nothing of them runs, and whoever deployed them was told.
+HIDDEN = ("stopped", "failed")
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The configuration, a *.dstack.yml file.")]
 Name = Annotated[str, typer.Argument(help="The name of the service.")]
@@ -31,7 +33,19 @@ def register(application: typer.Typer) -> None:
     Args:
         application: The command line.
     """
-    for command in (apply, offer, ps, logs, stop, rollback, promote, history, reconcile):
+    for command in (
+        apply,
+        offer,
+        ps,
+        logs,
+        scale,
+        stop,
+        rollback,
+        promote,
+        history,
+        delete,
+        reconcile,
+    ):
         application.command()(command)
 
 
@@ -42,23 +56,38 @@ def apply(
     json: Json = False,
     force: Annotated[bool, typer.Option(help="Replace the replicas even if nothing has changed.")] = False,
     profile: Annotated[str | None, typer.Option(help="The profile to use, of .dstack/profiles.yml.")] = None,
+    move: Annotated[bool, typer.Option("--move", help="Take over a service of another machine.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for a task to end.")] = False,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(help="Copy PATH=LOCAL back from a task that has succeeded; may be given again."),
+    ] = None,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGS]", help="What ${{ run.args }} stands for.")
     ] = None,
 ) -> None:
-    """Put a service, a gateway or a fleet on the air as its file says."""
+    """Deploy a service, a gateway or a fleet as its file says."""
     from prefect_dstack.configurations import (
         FleetConfiguration,
         GatewayConfiguration,
         ServiceConfiguration,
+        TaskConfiguration,
         load_configuration,
     )
     from prefect_dstack.domain.support import check_support
 
-    configuration = load_configuration(file, name=name, args=arguments or (), profile=profile)
+    configuration = load_configuration(
+        file, name=name, args=arguments or (), profile=profile, variables=_variable
+    )
     if isinstance(configuration, ServiceConfiguration):
         check_support(configuration)
-        _apply_service(configuration, yes=yes, json=json, force=force)
+        _apply_service(configuration, yes=yes, json=json, force=force, move=move)
+    elif isinstance(configuration, TaskConfiguration):
+        from prefect_dstack.cli.runs import apply_task
+
+        check_support(configuration)
+        copied = dict(pair.partition("=")[::2] for pair in artifact or ())
+        apply_task(configuration, yes=yes, detach=detach, artifacts=copied)
     elif isinstance(configuration, GatewayConfiguration):
         from prefect_dstack.cli.gateways import apply_gateway
 
@@ -78,7 +107,13 @@ def apply(
         )
 
 
-def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) -> None:
+def _variable(name: str) -> str:
+    from prefect_dstack.store.variables import lookup
+
+    return lookup(name)
+
+
+def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool, move: bool) -> None:
     if not yes and can_ask():
         connected()
         _show_plan(configuration)
@@ -88,7 +123,7 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) ->
     from prefect_dstack.flows.deploy import deploy_service
 
     with progress():
-        endpoint = deploy_service(configuration, force=force)
+        endpoint = deploy_service(configuration, force=force, move=move)
     if json:
         print(  # noqa: T201
             json_module.dumps(
@@ -117,9 +152,10 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool) ->
 
 
 def _show_plan(configuration: Any) -> None:
-    from prefect_dstack.flows.preparation import find_offers
+    from prefect_dstack.domain.workload import requirements_of
+    from prefect_dstack.store.sources import resolve_infrastructure
 
-    offers = find_offers(configuration)
+    offers = resolve_infrastructure().offers(requirements_of(configuration))
     what = configuration.image or "a process"
     out.print(f"{configuration.name}: {configuration.replica_count} x {what}, port {configuration.port}")
     _show_offers(offers[:PLAN_LINES], len(offers))
@@ -153,11 +189,14 @@ def offer(
     json: Json = False,
 ) -> None:
     """Show where a service could run, and at what price; nothing is created."""
-    from prefect_dstack.flows.preparation import find_offers, load_service
+    from prefect_dstack.services.preparation import load_service
 
     configuration = load_service(file, name=name, profile=profile)
     connected()
-    offers = find_offers(configuration)
+    from prefect_dstack.domain.workload import requirements_of
+    from prefect_dstack.store.sources import resolve_infrastructure
+
+    offers = resolve_infrastructure().offers(requirements_of(configuration))
     if json:
         print(json_module.dumps([one.model_dump(mode="json") for one in offers]))  # noqa: T201
     else:
@@ -166,13 +205,13 @@ def offer(
 
 def ps(
     json: Json = False,
-    show_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped services too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped and failed services too.")] = False,
 ) -> None:
     """List the services: what is wanted of each, and what truly runs."""
     connected()
-    from prefect_dstack.flows.overview import overview
+    from prefect_dstack.services.overview import overview
 
-    services = [service for service in overview() if show_all or service.state != "stopped"]
+    services = [service for service in overview() if show_all or service.state not in HIDDEN]
     if json:
         print(json_module.dumps([service.model_dump(mode="json") for service in services]))  # noqa: T201
         return
@@ -201,14 +240,54 @@ def logs(
         bool, typer.Option("--follow", "-f", help="Go on with what it writes from now.")
     ] = False,
     replica: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
+    revision: Annotated[
+        int | None, typer.Option(help="Only this revision; of one that failed, what was kept of it.")
+    ] = None,
     tail: Annotated[int | None, typer.Option(help="Only so many lines from the end.")] = None,
 ) -> None:
     """Print what the replicas of a service write."""
     connected()
-    from prefect_dstack.flows.overview import read_logs
+    from prefect_dstack.services.logs import read_logs
 
-    for line in read_logs(name, replica=replica, tail=tail, follow=follow):
+    for line in read_logs(name, replica=replica, revision=revision, tail=tail, follow=follow):
         print(line, flush=follow)  # noqa: T201
+
+
+def scale(
+    name: Name,
+    replicas: Annotated[int | None, typer.Argument(help="How many replicas, pinned until released.")] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Let the file, or the autoscaler, decide again.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Change how many replicas a service has; that makes no new revision."""
+    if (replicas is None) != release:
+        raise UserError("scale: give the number of replicas, or --release")
+    connected()
+    from prefect_dstack.flows.scale import scale_service
+
+    with progress():
+        endpoint = scale_service(name, replicas)
+    if json:
+        print(endpoint.model_dump_json())  # noqa: T201
+        return
+    count = len(endpoint.replicas)
+    out.print(f"{name}@{endpoint.revision} has {count} {'replica' if count == 1 else 'replicas'}")
+
+
+def delete(name: Name, yes: Yes = False) -> None:
+    """Forget a stopped service, with its history and files."""
+    connected()
+    from prefect_dstack.flows.delete import delete_service
+    from prefect_dstack.store.records import load_record
+
+    load_record(name)
+    if not confirm(f"Forget {name} and its history?", yes):
+        raise typer.Exit(2)
+    with progress():
+        delete_service(name)
+    out.print(f"{name} is deleted")
 
 
 def stop(
@@ -218,11 +297,20 @@ def stop(
         bool, typer.Option("--force", help="Go on without a gateway that is gone for good.")
     ] = False,
 ) -> None:
-    """Take a service off the air."""
+    """Stop a service; its history is kept."""
     connected()
     from prefect_dstack.flows.stop import stop_service
-    from prefect_dstack.tasks.records import load_record
+    from prefect_dstack.flows.stop_run import stop_run
+    from prefect_dstack.store.records import find_record, load_record
+    from prefect_dstack.store.run_records import find_run
 
+    if find_record(name) is None and find_run(name) is not None:
+        if not confirm(f"Stop {name}?", yes):
+            raise typer.Exit(2)
+        with progress():
+            stop_run(name)
+        out.print(f"{name} is stopped")
+        return
     load_record(name)
     if not confirm(f"Stop {name}?", yes):
         raise typer.Exit(2)
@@ -236,13 +324,13 @@ def rollback(
     to: Annotated[int | None, typer.Option(help="The revision; default: the one that served before.")] = None,
     yes: Yes = False,
 ) -> None:
-    """Put an earlier revision on the air again."""
+    """Go back to an earlier revision."""
     connected()
-    from prefect_dstack.flows.rollback import previous_revision, rollback_service
-    from prefect_dstack.tasks.records import load_record
+    from prefect_dstack.flows.rollback import rollback_service
+    from prefect_dstack.store.records import load_record
 
     record = load_record(name)
-    revision = record.revision(to) if to is not None else previous_revision(record)
+    revision = record.revision(to) if to is not None else record.previous_revision
     if not confirm(f"Take {name} from revision {record.active} back to {revision.number}?", yes):
         raise typer.Exit(2)
     with progress():
@@ -253,7 +341,7 @@ def rollback(
 def promote(name: Name) -> None:
     """Let a canary that waits for a person take over."""
     connected()
-    from prefect_dstack.flows.promotion import promote_service
+    from prefect_dstack.services.promotion import promote_service
 
     out.print(f"{name}@{promote_service(name)} takes over; prefect-dstack ps shows how it goes")
 
@@ -261,8 +349,8 @@ def promote(name: Name) -> None:
 def history(name: Name, json: Json = False) -> None:
     """List the revisions of a service: who, when, what changed, how it ended."""
     connected()
-    from prefect_dstack.flows.rollback import changes_of
-    from prefect_dstack.tasks.records import load_record
+    from prefect_dstack.domain.revision import changes_of
+    from prefect_dstack.store.records import load_record
 
     record = load_record(name)
     if json:

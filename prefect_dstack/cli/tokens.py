@@ -33,7 +33,7 @@ def create(
 ) -> None:
     """Make a token and print it, this once."""
     connected()
-    from prefect_dstack.flows.tokens import create_token
+    from prefect_dstack.services.tokens import create_token
 
     token = create_token(service, gateway, expires)
     if json:
@@ -47,7 +47,7 @@ def create(
 def list_(service: Service = None, gateway: Gateway = None, json: Json = False) -> None:
     """List the tokens, without their values."""
     connected()
-    from prefect_dstack.flows.tokens import list_tokens
+    from prefect_dstack.services.tokens import list_tokens
 
     tokens = list_tokens(service, gateway)
     if json:
@@ -77,7 +77,7 @@ def list_(service: Service = None, gateway: Gateway = None, json: Json = False) 
 def revoke(token: Annotated[str, typer.Argument(help="The id of the token.")]) -> None:
     """Take a token away, within a second."""
     connected()
-    from prefect_dstack.flows.tokens import revoke_token
+    from prefect_dstack.services.tokens import revoke_token
 
     revoked = revoke_token(token)
     out.print(f"token {revoked.id} is revoked")

@@ -11,8 +11,6 @@ from prefect_dstack.configurations.environment import (
     Environment,
     RegistryAuth,
     RegistryCredentials,
-    resolve_environment,
-    resolve_registry_auth,
 )
 from prefect_dstack.configurations.fleet import FleetConfiguration, FleetNodes
 from prefect_dstack.configurations.gateway import Certificate, GatewayConfiguration
@@ -22,7 +20,20 @@ from prefect_dstack.configurations.mounts import FileMapping, InstanceMount, Rep
 from prefect_dstack.configurations.ports import PortMapping, ServicePort
 from prefect_dstack.configurations.profile import Profile, Retry, Schedule
 from prefect_dstack.configurations.profile_files import load_profiles
-from prefect_dstack.configurations.records import resolve_gateway, secret_names, written_keys
+from prefect_dstack.configurations.records import secret_names, written_keys
+from prefect_dstack.configurations.resolving import (
+    NodeFacts,
+    awaited_addresses,
+    deployer_variables,
+    node_references,
+    private_references,
+    resolve_commands,
+    resolve_environment,
+    resolve_gateway,
+    resolve_mounts,
+    resolve_probes,
+    resolve_registry_auth,
+)
 from prefect_dstack.configurations.resources import Cpu, Disk, Gpu, Resources
 from prefect_dstack.configurations.rollout import Canary, Rollout, Scaling
 from prefect_dstack.configurations.run import RunConfiguration
@@ -61,6 +72,7 @@ __all__ = [
     "Gpu",
     "Header",
     "InstanceMount",
+    "NodeFacts",
     "NodeGroup",
     "PortMapping",
     "Probe",
@@ -91,15 +103,22 @@ __all__ = [
     "VolumeConfiguration",
     "VolumeMount",
     "amount_of",
+    "awaited_addresses",
     "configuration_schema",
+    "deployer_variables",
     "format_duration",
     "format_memory",
     "load_configuration",
     "load_profiles",
+    "node_references",
     "parse_duration",
+    "private_references",
     "relocated",
+    "resolve_commands",
     "resolve_environment",
     "resolve_gateway",
+    "resolve_mounts",
+    "resolve_probes",
     "resolve_registry_auth",
     "resolve_text",
     "secret_names",

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
-from prefect_dstack.configurations.interpolation import escape_literals
+from prefect_dstack.configurations.interpolation import Places, escape_literals
 
 PROBLEM = "configuration_problem"
 
@@ -54,8 +54,8 @@ class ConfigurationModel(Model):
     Two configurations are equal when their keys are; where they were read does not count.
     """
 
-    secret_places: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Paths at which a `${{ secrets.NAME }}` may stand; `*` is any one part."""
+    places: ClassVar[Places] = Places()
+    """Where references may stay until something is launched."""
 
     _directory: Path | None = PrivateAttr(default=None)
     _source_name: str | None = PrivateAttr(default=None)
@@ -101,6 +101,6 @@ class ConfigurationModel(Model):
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Dump to the form of the file, so that what was dumped can be loaded again."""
-        written = escape_literals(handler(self), self.secret_places)
+        written = escape_literals(handler(self), self.places.all)
         kind = getattr(self, "type", None)
         return {"type": kind, **written} if kind else written

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import refuse
-from prefect_dstack.configurations.names import Identifier
+from prefect_dstack.configurations.names import EditorVersion
 from prefect_dstack.configurations.ports import PortMapping
 from prefect_dstack.configurations.run import Commands, RunConfiguration, check_image_source
 from prefect_dstack.configurations.scalars import OffableDuration
@@ -24,7 +24,7 @@ class DevEnvironmentConfiguration(RunConfiguration):
         default=None,
         description="The editor to prepare: vscode, cursor, windsurf or zed; only SSH if not given.",
     )
-    version: Identifier | None = Field(default=None, description="The version of the editor.")
+    version: EditorVersion | None = Field(default=None, description="The version of the editor.")
     init: Commands = Field(default=(), description="The shell commands to run at the start.")
     inactivity_duration: OffableDuration = Field(
         default=None,
@@ -39,6 +39,8 @@ class DevEnvironmentConfiguration(RunConfiguration):
         check_image_source(self)
         if self.version is not None and self.ide is None:
             refuse("needs 'ide' beside it", key="version")
+        if self.ide == "windsurf" and self.version is not None and "@" not in self.version:
+            refuse("must be version@commit for windsurf, such as 1.101.0@0123abc", key="version")
         if self.entrypoint is not None:
             refuse("is not for a dev-environment; use 'init'", key="entrypoint")
         return self

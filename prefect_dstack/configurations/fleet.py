@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
 from prefect_dstack.configurations.environment import Env
+from prefect_dstack.configurations.interpolation import Places
 from prefect_dstack.configurations.names import Name
 from prefect_dstack.configurations.profile import ProvisioningKeys
 from prefect_dstack.configurations.resources import Resources
@@ -56,12 +57,15 @@ class FleetNodes(Model):
 class FleetConfiguration(ConfigurationModel, ProvisioningKeys):
     """Machines that are kept for runs: hosts that are there already, or instances of a cloud."""
 
-    secret_places: ClassVar[tuple[tuple[str, ...], ...]] = (
-        ("env", "*"),
-        ("ssh_config", "ssh_key"),
-        ("ssh_config", "proxy_jump", "ssh_key"),
-        ("ssh_config", "hosts", "*", "ssh_key"),
-        ("ssh_config", "hosts", "*", "proxy_jump", "ssh_key"),
+    places: ClassVar[Places] = Places(
+        secrets=(
+            ("env", "*"),
+            ("ssh_config", "ssh_key"),
+            ("ssh_config", "proxy_jump", "ssh_key"),
+            ("ssh_config", "hosts", "*", "ssh_key"),
+            ("ssh_config", "hosts", "*", "proxy_jump", "ssh_key"),
+        ),
+        environment=(("env", "*"),),
     )
 
     type: Literal["fleet"] = Field(default="fleet", description="The type of the configuration.")

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
+from prefect_dstack.configurations.interpolation import Places
 from prefect_dstack.configurations.names import (
     BackendName,
     Email,
@@ -20,6 +21,7 @@ from prefect_dstack.configurations.names import (
     WebAddress,
 )
 from prefect_dstack.configurations.ports import Port
+from prefect_dstack.configurations.scalars import Positive
 from prefect_dstack.configurations.service import Router
 from prefect_dstack.configurations.ssh import SshHost
 
@@ -29,14 +31,17 @@ _KEYS_BY_TYPE = {
     "file": {"cert_file", "key_file"},
     "self-signed": set[str](),
     "acm": {"arn"},
+    "gcp-cm": {"name"},
 }
 
 
 CertificateType = Annotated[
-    Literal["auto", "acme", "file", "self-signed", "acm"],
+    Literal["auto", "acme", "file", "self-signed", "acm", "gcp-cm"],
     BeforeValidator(
         lambda value: "acme" if value == "lets-encrypt" else value,
-        json_schema_input_type=Literal["auto", "acme", "lets-encrypt", "file", "self-signed", "acm"],
+        json_schema_input_type=Literal[
+            "auto", "acme", "lets-encrypt", "file", "self-signed", "acm", "gcp-cm"
+        ],
     ),
 ]
 
@@ -45,7 +50,7 @@ class Certificate(Model):
     """Where a gateway's certificate comes from."""
 
     type: CertificateType = Field(
-        description="The origin: acme (or lets-encrypt), file, self-signed, acm of AWS, or auto."
+        description="The origin: acme (or lets-encrypt), file, self-signed, acm (AWS), gcp-cm (GCP), or auto."
     )
     acme_url: WebAddress | None = Field(
         default=None, description="The directory of the ACME server; Let's Encrypt's if not given."
@@ -62,24 +67,35 @@ class Certificate(Model):
         default=None, description="The ARN of the certificate in AWS Certificate Manager."
     )
 
+    name: Identifier | None = Field(
+        default=None, description="The full name of the certificate in Google's Certificate Manager."
+    )
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         allowed = _KEYS_BY_TYPE[self.type]
-        for key in ("acme_url", "email", "challenge", "cert_file", "key_file", "arn"):
+        for key in ("acme_url", "email", "challenge", "cert_file", "key_file", "arn", "name"):
             if getattr(self, key) is not None and key not in allowed:
                 refuse(f"means nothing to a certificate of type {self.type}; remove it", key=key)
-            if key in ("cert_file", "key_file", "arn") and key in allowed and getattr(self, key) is None:
+            if (
+                key in ("cert_file", "key_file", "arn", "name")
+                and key in allowed
+                and getattr(self, key) is None
+            ):
                 refuse(f"is missing; a certificate of type {self.type} needs it", key=key)
         return self
+
+
+class LoadBalancer(Model):
+    """A load balancer of a cloud in front of a gateway."""
+
+    type: Literal["alb"] = Field(default="alb", description="The kind of load balancer; alb is the only one.")
 
 
 class GatewayConfiguration(ConfigurationModel):
     """A reverse proxy with a public address in front of services."""
 
-    secret_places: ClassVar[tuple[tuple[str, ...], ...]] = (
-        ("host", "ssh_key"),
-        ("host", "proxy_jump", "ssh_key"),
-    )
+    places: ClassVar[Places] = Places(secrets=(("host", "ssh_key"), ("host", "proxy_jump", "ssh_key")))
 
     type: Literal["gateway"] = Field(default="gateway", description="The type of the configuration.")
     name: Name | None = Field(
@@ -114,6 +130,10 @@ class GatewayConfiguration(ConfigurationModel):
         default_factory=lambda: Certificate(type="auto"),
         description="Where the certificate comes from; acme for a gateway with a domain, null for none.",
     )
+    load_balancer: LoadBalancer | None = Field(
+        default=None, description="The load balancer of a cloud in front of the gateway."
+    )
+    replicas: Positive = Field(default=1, description="The number of machines that the gateway runs on.")
     public_ip: bool = Field(default=True, description="Whether a gateway in a cloud gets a public address.")
     router: Router | None = Field(
         default=None, description="A router of requests among replicas that dstack runs."

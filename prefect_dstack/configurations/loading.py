@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +13,12 @@ from prefect_dstack.configurations.dev_environment import DevEnvironmentConfigur
 from prefect_dstack.configurations.environment import parse_environment
 from prefect_dstack.configurations.fleet import FleetConfiguration
 from prefect_dstack.configurations.gateway import GatewayConfiguration
-from prefect_dstack.configurations.interpolation import Interpolator, escape_literals
+from prefect_dstack.configurations.interpolation import (
+    DEFAULT_PROJECT,
+    Interpolator,
+    escape_literals,
+    lost_references,
+)
 from prefect_dstack.configurations.messages import dotted, nearest, one_of, show
 from prefect_dstack.configurations.names import parse_name
 from prefect_dstack.configurations.problems import Problem, first_problem, printable_source, validate
@@ -42,6 +47,9 @@ MODELS: dict[str, type[ConfigurationModel]] = {
     "fleet": FleetConfiguration,
     "volume": VolumeConfiguration,
 }
+_OTHER_KINDS = {
+    "preset": "presets are made by dstack itself; write the service, with its image and commands",
+}
 _WITH_PROFILE = ("service", "task", "dev-environment", "fleet")
 _PROFILE_ONLY = ("name", "default", "project")
 
@@ -54,8 +62,13 @@ def load_configuration(
     environ: Mapping[str, str] | None = None,
     profile: str | None = None,
     directory: str | Path | None = None,
+    variables: Callable[[str], str] | None = None,
+    templated: bool = False,
 ) -> Configuration:
     """Read and check a configuration.
+
+    Relative paths in a file start from the file's directory. YAML text and a mapping have none: their paths
+    start from the current directory, unless `directory` says another.
 
     Args:
         source: A path; YAML text (more than one line, or a mapping with `type`); a mapping; or a model,
@@ -66,10 +79,15 @@ def load_configuration(
         profile: The name of a profile whose keys are used where the configuration has none. If not given,
             a file or text gets the default profile, if there is one; a mapping gets none.
         directory: What relative paths start from, and where profiles are looked for, instead of the
-            file's directory or the current one.
+            file's directory; of YAML text and mappings, instead of the directory that this is called in.
+        variables: Gives the value of a Prefect variable by its name, for `${{ prefect.variables.NAME }}`, or
+            raises `NotFoundError`. Without it, such a reference is refused.
+        templated: Whether Prefect's templating may have gone over the text or mapping, as it does with the
+            parameters in `prefect.yaml`. It fills in `{{ … }}` with nothing; where only the dollar of a
+            reference is left, the configuration is refused.
 
     Returns:
-        A frozen model. `${{ secrets.NAME }}` stay references in it.
+        A frozen model. What is only known at launch stays a reference in it, such as `${{ secrets.NAME }}`.
 
     Raises:
         ConfigurationError: One line that says what is wrong, where, and what to do.
@@ -87,6 +105,8 @@ def load_configuration(
     opened = open_source(source)
     document = opened.document
     data = _checked_mapping(document)
+    if templated and not opened.is_file:
+        _refuse_lost_references(data, document)
     model = MODELS[_type_of(document, data)]
     from_profile = _profile_keys(
         data, model, profile, placed or opened.directory, by_default=opened.is_written
@@ -94,10 +114,18 @@ def load_configuration(
     data = {**from_profile, **data}
     if name is not None or (data.get("name") is None and opened.name is not None):
         data["name"] = name or opened.name
-    data = _interpolated(data, model, document, environ=os.environ if environ is None else environ, args=args)
+    data = _interpolated(
+        data,
+        model,
+        document,
+        environ=os.environ if environ is None else environ,
+        args=args,
+        variables=variables,
+        by_deployer=opened.is_written,
+    )
     loaded = validate(model, data, document)
     return loaded.placed(  # type: ignore[return-value]
-        directory=placed or opened.directory,
+        directory=placed or opened.directory or Path.cwd(),
         source_name=printable_source(document.source),
         lines={dotted(path): line for path, line in document.lines.items()},
     )
@@ -128,6 +156,16 @@ def _checked_mapping(document: Document) -> dict[str, Any]:
     return data
 
 
+def _refuse_lost_references(data: dict[str, Any], document: Document) -> None:
+    problem = (
+        "has a '$' alone, as Prefect leaves it of a reference such as ${{ secrets.NAME }} in prefect.yaml, "
+        "where it fills in {{ … }} itself; put the configuration into a file, and give its path instead"
+    )
+    lost = [Problem(path, problem) for path in lost_references(data)]
+    if lost:
+        raise first_problem(lost[:1], document)
+
+
 def _refuse_what_is_not_text(data: dict[str, Any], document: Document) -> None:
     bad = check_texts(data)
     if bad is not None:
@@ -142,6 +180,8 @@ def _type_of(document: Document, data: dict[str, Any]) -> str:
         problem = Problem(("type",), f"is missing; add 'type: service' (or {one_of(list(MODELS)[1:])})")
         raise first_problem([problem], document)
     kind = data["type"]
+    if isinstance(kind, str) and kind in _OTHER_KINDS:
+        raise first_problem([Problem(("type",), _OTHER_KINDS[kind])], document)
     if not isinstance(kind, str) or kind not in MODELS:
         meant = nearest(kind.lower(), MODELS) if isinstance(kind, str) else None
         hint = f"; did you mean '{meant}'?" if meant else ""
@@ -175,6 +215,8 @@ def _interpolated(
     *,
     environ: Mapping[str, str],
     args: Sequence[str],
+    variables: Callable[[str], str] | None,
+    by_deployer: bool,
 ) -> dict[str, Any]:
     problems: list[tuple[tuple[str | int, ...], str]] = []
 
@@ -182,9 +224,14 @@ def _interpolated(
         return Interpolator(
             own_env=_own_env(data),
             environ=environ,
-            run_name=run_name,
-            run_args=shlex.join(args),
-            secret_places=model.secret_places,
+            run={
+                "name": run_name,
+                "args": shlex.join(args),
+                "project_name": environ.get("DSTACK_PROJECT") or DEFAULT_PROJECT,
+            },
+            variables=variables,
+            places=model.places,
+            by_deployer=by_deployer,
         )
 
     run_name = interpolator(None).fill(data.get("name"), problems, ("name",))

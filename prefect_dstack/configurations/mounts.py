@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import Model, refuse
+from prefect_dstack.configurations.interpolation import OPENING
 from prefect_dstack.configurations.messages import show
-from prefect_dstack.configurations.names import ContainerPath, Line, LocalPath, Name
+from prefect_dstack.configurations.names import ContainerPath, InstancePath, Line, LocalPath, VolumeName
 
 _GIT_URL = re.compile(r"(?:[a-z+]{2,10}://|[A-Za-z0-9_.-]{1,64}@)[A-Za-z0-9_.@:/~%+-]{1,1024}")
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@#+-]{0,254}")
@@ -19,37 +20,52 @@ _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class VolumeMount(Model):
-    """A network volume in a container, written as `name:/path` or a mapping."""
+    """A network volume in a container, written as `name:/path`, perhaps with `:ro`, or a mapping."""
 
     shorthand = ("string",)
 
     name: Annotated[
-        tuple[Name, ...],
+        tuple[VolumeName, ...],
         BeforeValidator(
             lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
         ),
         Field(min_length=1),
     ] = Field(description="The name of the volume, or of several of which one is mounted.")
     path: ContainerPath = Field(description="The absolute path in the container.")
+    read_only: bool = Field(default=False, description="Whether the container can only read it.")
 
 
 class InstanceMount(Model):
-    """A directory of the instance in a container, written as `/on/instance:/in/container` or a mapping."""
+    """A directory of the instance in a container.
+
+    Written as `/on/instance:/in/container`, perhaps with `:ro`, or a mapping.
+    """
 
     shorthand = ("string",)
 
-    instance_path: ContainerPath = Field(description="The absolute path on the instance.")
+    instance_path: InstancePath = Field(
+        description="The absolute path on the instance; ~/ is the home directory of its user."
+    )
     path: ContainerPath = Field(description="The absolute path in the container.")
+    read_only: bool = Field(default=False, description="Whether the container can only read it.")
     optional: bool = Field(default=False, description="Whether to run without it where it cannot be mounted.")
 
 
 def _parse_mount(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    source, colon, path = value.partition(":")
-    if not colon or ":" in path:
-        refuse(f"must be 'volume:/path' or '/on/instance:/in/container', not {show(value)}")
-    return {"instance_path" if "/" in source else "name": source, "path": path}
+    source, *rest = value.split(":")
+    mode = rest[1] if len(rest) == 2 else "rw"
+    if not rest or len(rest) > 2 or mode not in ("ro", "rw"):
+        refuse(
+            "must be 'volume:/path' or '/on/instance:/in/container', perhaps with ':ro' for read-only, "
+            f"not {show(value)}"
+        )
+    if OPENING in rest[0]:
+        refuse("a reference cannot stand in the path in the container")
+    of_instance = "/" in source or source == "~"
+    read_only = {"read_only": mode == "ro"} if len(rest) == 2 else {}
+    return {"instance_path" if of_instance else "name": source, "path": rest[0], **read_only}
 
 
 def _kind_of_mount(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 from prefect_dstack.configurations.base import refuse
+from prefect_dstack.configurations.interpolation import check_with
 from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.scalars import to_text
 
@@ -25,10 +26,11 @@ _SSH_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _REQUEST_TARGET = re.compile(r"/[!-~]*")
 _ROUTE_PREFIX = re.compile(r"(/[A-Za-z0-9._~%:@+,=-]+)*/?")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,254}")
 _TAG_NAME = re.compile(r"[A-Za-z0-9_.:/=+@-]{1,128}")
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_.:/=+@ -]{0,256}")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/+-]{0,254}")
+_EDITOR_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}(@[a-f0-9]{1,64})?")
 _BACKEND = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _REFERENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99}/)?[a-z0-9][a-z0-9-]{0,62}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
@@ -176,7 +178,7 @@ def parse_environment_name(value: str) -> str:
     """Accept the name of an environment variable."""
     if not _ENVIRONMENT_NAME.fullmatch(value):
         refuse(
-            "the name of an environment variable has letters, digits and underscores, no digit first, "
+            "the name of an environment variable has letters, digits, underscores and dots, no digit first, "
             f"not {show(value)}"
         )
     return value
@@ -213,6 +215,13 @@ def parse_container_path(value: str) -> str:
     if ".." in PurePosixPath(path).parts:
         refuse(f"must not have '..' in it: {show(value)}")
     return str(PurePosixPath(path))
+
+
+def parse_instance_path(value: str) -> str:
+    """Accept an absolute path on an instance, or one that begins with the home directory, `~/`."""
+    if value == "~" or value.startswith("~/"):
+        return "~" + parse_container_path(value[1:] or "/").rstrip("/")
+    return parse_container_path(value)
 
 
 def parse_path(value: str) -> str:
@@ -256,6 +265,13 @@ def parse_identifier(value: str) -> str:
     """Accept the name of something that a cloud defines: a region, an instance type, a reservation."""
     if not _IDENTIFIER.fullmatch(value):
         refuse(f"must be a name of letters, digits, spaces and ._:/+-, not {show(value)}")
+    return value
+
+
+def parse_editor_version(value: str) -> str:
+    """Accept a version, or for windsurf a version and a commit."""
+    if not _EDITOR_VERSION.fullmatch(value):
+        refuse(f"must be a version such as 1.101.0, or 1.101.0@0123abc for windsurf, not {show(value)}")
     return value
 
 
@@ -322,17 +338,18 @@ Text = Annotated[str, BeforeValidator(to_text, json_schema_input_type=str | int 
 
 Line = Annotated[str, AfterValidator(parse_line)]
 Name = Annotated[str, AfterValidator(parse_name)]
+VolumeName = Annotated[str, AfterValidator(check_with(parse_name, "0"))]
 GroupName = Annotated[Text, AfterValidator(parse_group_name)]
 Domain = Annotated[str, AfterValidator(parse_domain)]
 GatewayDomain = Annotated[str, AfterValidator(parse_gateway_domain)]
 Address = Annotated[str, AfterValidator(parse_address)]
 PrivateAddress = Annotated[str, AfterValidator(parse_private_address)]
 Network = Annotated[str, AfterValidator(parse_network)]
-RequestTarget = Annotated[str, AfterValidator(parse_request_target)]
+RequestTarget = Annotated[str, AfterValidator(check_with(parse_request_target, "x"))]
 RoutePrefix = Annotated[str, AfterValidator(parse_route_prefix)]
 PathPrefix = Annotated[str, AfterValidator(parse_path_prefix)]
 HeaderName = Annotated[str, AfterValidator(parse_header_name)]
-HeaderValue = Annotated[Text, AfterValidator(parse_header_value)]
+HeaderValue = Annotated[Text, AfterValidator(check_with(parse_header_value, "x"))]
 HttpMethod = Annotated[str, AfterValidator(parse_http_method)]
 EnvironmentName = Annotated[str, AfterValidator(parse_environment_name)]
 TagName = Annotated[str, AfterValidator(parse_tag_name)]
@@ -340,11 +357,13 @@ TagValue = Annotated[Text, AfterValidator(parse_tag_value)]
 Tags = dict[TagName, TagValue]
 Image = Annotated[str, AfterValidator(parse_image)]
 ContainerPath = Annotated[str, AfterValidator(parse_container_path)]
+InstancePath = Annotated[str, AfterValidator(check_with(parse_instance_path, "0"))]
 LocalPath = Annotated[str, AfterValidator(parse_path)]
 Shell = Annotated[str, AfterValidator(parse_shell)]
 UnixUser = Annotated[Text, AfterValidator(parse_unix_user)]
 Login = Annotated[Text, AfterValidator(parse_login)]
 Identifier = Annotated[Text, AfterValidator(parse_identifier)]
+EditorVersion = Annotated[Text, AfterValidator(parse_editor_version)]
 BackendName = Annotated[str, AfterValidator(parse_backend_name)]
 ModelName = Annotated[str, AfterValidator(parse_model_name)]
 Email = Annotated[str, AfterValidator(parse_email)]

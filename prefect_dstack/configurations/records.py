@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
 
 from prefect_dstack.configurations.base import ConfigurationModel
-from prefect_dstack.configurations.environment import fill_in
 from prefect_dstack.configurations.interpolation import is_place, secrets_of, texts
-from prefect_dstack.configurations.service import ServiceConfiguration, check_gateway
-from prefect_dstack.errors import ConfigurationError
 
 
 def written_keys(configuration: ConfigurationModel) -> dict[str, Any]:
@@ -45,32 +41,5 @@ def _collect(value: Any, dumped: Any, key: str, keys: dict[str, Any]) -> None:
 def secret_names(configuration: ConfigurationModel) -> set[str]:
     """Return the names of all secrets that a configuration refers to."""
     dumped = configuration.model_dump(mode="json", exclude_unset=True)
-    places = configuration.secret_places
+    places = configuration.places.secrets
     return {name for path, text in texts(dumped) if is_place(path, places) for name in secrets_of(text)}
-
-
-def resolve_gateway(configuration: ServiceConfiguration, lookup: Callable[[str], str]) -> bool | str | None:
-    """Return the gateway of a service, its secret filled in and checked as if it had been written.
-
-    Args:
-        configuration: A service.
-        lookup: Gives the value of a secret by its name, or raises.
-
-    Returns:
-        The name or address of the gateway, true for the default one, false for none, None if nothing is said.
-
-    Raises:
-        ConfigurationError: The secret does not exist, or holds no name or address.
-    """
-    if not isinstance(configuration.gateway, str):
-        return configuration.gateway
-    resolved = fill_in(configuration, "gateway", configuration.gateway, lookup).strip()
-    try:
-        return check_gateway(resolved)
-    except ValueError:
-        raise ConfigurationError(
-            "its secret holds neither the name nor the address of a gateway",
-            source=configuration.source_name,
-            line=configuration.line_of("gateway"),
-            key="gateway",
-        ) from None

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import Model, refuse
+from prefect_dstack.configurations.names import Text, WebAddress
 from prefect_dstack.configurations.scalars import Amount, Duration, Number, Percent
 
 
@@ -64,12 +65,22 @@ class Rollout(Model):
         return self
 
 
+Metric = Literal["rps", "concurrency", "queue", "latency_p95", "prometheus"]
+
+
 class Scaling(Model):
     """When replicas are added and removed."""
 
-    metric: Literal["rps"] = Field(description="What is measured; rps is the requests per second.")
+    metric: Metric = Field(
+        description="What is measured: rps (requests per second), concurrency (requests at once), queue "
+        "(requests that wait), latency_p95 (seconds) or prometheus (a query)."
+    )
     target: Annotated[Number, Field(gt=0)] = Field(
         description="The value of the metric that one replica should have."
+    )
+    query: Text | None = Field(default=None, description="The PromQL query, for metric prometheus.")
+    url: WebAddress | None = Field(
+        default=None, description="The address of the Prometheus server, for metric prometheus."
     )
     window: Annotated[Duration, Field(ge=1, le=3600)] | None = Field(
         default=None, description="The time over which the metric is averaged, such as 60s."
@@ -78,3 +89,13 @@ class Scaling(Model):
     scale_down_delay: Duration = Field(
         default=600, description="How long to wait before replicas are removed."
     )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for key in ("query", "url"):
+            given = getattr(self, key) is not None
+            if given and self.metric != "prometheus":
+                refuse("needs 'metric: prometheus' beside it", key=key)
+            if not given and self.metric == "prometheus":
+                refuse("is missing; 'metric: prometheus' needs it", key=key)
+        return self

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from prefect_dstack.configurations.base import ConfigurationModel, refuse
 from prefect_dstack.configurations.environment import Env, RegistryAuth
+from prefect_dstack.configurations.interpolation import OF_NODES, Places, keep_references, references
 from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.mounts import Artifact, FileMapping, Mount, Repository
 from prefect_dstack.configurations.names import Image, LocalPath, Name, Shell, Text, UnixUser
@@ -48,13 +50,27 @@ Commands = Annotated[tuple[Command, ...], BeforeValidator(parse_commands, json_s
 PythonVersion = Annotated[str, BeforeValidator(parse_python, json_schema_input_type=str | float)]
 
 
+def _keep_node_references(commands: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(keep_references(command, OF_NODES) for command in commands)
+
+
+NodeCommands = Annotated[Commands, AfterValidator(_keep_node_references)]
+"""Commands in which `dstack` and `groups` references stay until a node starts; see `resolve_commands`."""
+
+PRIVATE_PLACES = (("env", "*"), ("registry_auth", "username"), ("registry_auth", "password"))
+MOUNT_PLACES = (
+    ("volumes", "*"),
+    ("volumes", "*", "name"),
+    ("volumes", "*", "name", "*"),
+    ("volumes", "*", "instance_path"),
+)
+
+
 class RunConfiguration(ConfigurationModel, ProfileKeys):
     """What services, tasks and development environments have in common."""
 
-    secret_places: ClassVar[tuple[tuple[str, ...], ...]] = (
-        ("env", "*"),
-        ("registry_auth", "username"),
-        ("registry_auth", "password"),
+    places: ClassVar[Places] = Places(
+        secrets=PRIVATE_PLACES, environment=PRIVATE_PLACES, nodes=(("env", "*"), *MOUNT_PLACES)
     )
 
     name: Name | None = Field(
@@ -126,6 +142,27 @@ def check_image_source(run: Any, where: str = "") -> None:
         chosen = [*chosen, "nvcc"] if chosen != ["python"] else chosen
     if len(chosen) > 1:
         refuse(f"cannot stand beside '{chosen[0]}'{where}; keep one of them", key=chosen[1])
+
+
+def check_addresses(commands: Iterable[str], member: str, sizes: Sequence[int], key: str) -> None:
+    """Refuse a reference to the address of a node or replica that the run does not have.
+
+    Args:
+        commands: The commands to check.
+        member: What the run has in its groups, `nodes` or `replicas`.
+        sizes: How many each group has for sure.
+        key: The key of the commands.
+    """
+    for number, command in enumerate(commands):
+        for reference in references(command):
+            if reference.namespace != "groups":
+                continue
+            group, kind, index = reference.address
+            if kind != member:
+                refuse(f"{reference.path}: the groups here have {member}, not {kind}", key=f"{key}.{number}")
+            if group >= len(sizes) or index >= sizes[group]:
+                there = f"groups[{group}] has {sizes[group]}" if group < len(sizes) else "no such group"
+                refuse(f"{reference.path}: {there}, counted from 0", key=f"{key}.{number}")
 
 
 def check_something_to_run(run: Any) -> None:

@@ -65,7 +65,7 @@ def parse_duration(value: Any) -> int:
     """
     seconds: int | None = None
     if isinstance(value, str):
-        if value.strip().isdecimal() and len(value) <= 12:
+        if value.strip(" ").isdecimal() and len(value) <= 12:
             seconds = int(value)
         elif _DURATION.fullmatch(value):
             seconds = sum(int(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(value))

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from prefect_dstack.configurations.base import Model, refuse
 from prefect_dstack.configurations.environment import check_references
-from prefect_dstack.configurations.interpolation import secrets_of
+from prefect_dstack.configurations.interpolation import Places, secrets_of
 from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.names import (
     Domain,
@@ -36,9 +36,12 @@ from prefect_dstack.configurations.profile import SpotPolicy
 from prefect_dstack.configurations.resources import Resources
 from prefect_dstack.configurations.rollout import Rollout, Scaling
 from prefect_dstack.configurations.run import (
+    PRIVATE_PLACES,
     Commands,
+    NodeCommands,
     PythonVersion,
     RunConfiguration,
+    check_addresses,
     check_image_source,
     check_something_to_run,
 )
@@ -49,8 +52,8 @@ from prefect_dstack.configurations.traffic import Auth, Cors, Probe, RateLimit, 
 class Router(Model):
     """A router of requests among replicas that dstack runs."""
 
-    type: Literal["sglang", "vllm", "dynamo"] = Field(
-        default="sglang", description="The implementation of the router."
+    type: Literal["smg", "sglang", "vllm", "dynamo"] = Field(
+        default="sglang", description="The implementation of the router: smg (or sglang), vllm or dynamo."
     )
     policy: Literal["random", "round_robin", "cache_aware", "power_of_two"] | None = Field(
         default=None, description="How the router chooses a replica."
@@ -84,7 +87,10 @@ class ReplicaGroup(Model):
     name: GroupName | None = Field(
         default=None, description="The name of the group; its position if not given."
     )
-    count: ReplicaRange = Field(description="The number of replicas, or a range of it.")
+    replicas: ReplicaRange | None = Field(
+        default=None, description="The number of replicas, or a range of it."
+    )
+    count: ReplicaRange | None = Field(default=None, description="The older name of replicas.")
     scaling: Scaling | None = Field(default=None, description="When replicas are added and removed.")
     resources: Resources = Field(default_factory=Resources, description="What a replica needs of a machine.")
     spot_policy: SpotPolicy | None = Field(
@@ -93,7 +99,7 @@ class ReplicaGroup(Model):
     reservation: Identifier | None = Field(
         default=None, description="The reservation of capacity to take machines from."
     )
-    commands: Commands = Field(default=(), description="The shell commands to run.")
+    commands: NodeCommands = Field(default=(), description="The shell commands to run.")
     image: Image | None = Field(default=None, description="The container image to run.")
     python: PythonVersion | None = Field(default=None, description="The version of Python to run with.")
     nvcc: bool | None = Field(default=None, description="Whether the NVIDIA CUDA compiler must be there.")
@@ -106,8 +112,19 @@ class ReplicaGroup(Model):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_image_source(self, " in a replica group")
-        _check_scaling(self.count, self.scaling, "count")
+        if self.docker and self.privileged is False:
+            refuse("cannot be false beside 'docker: true'", key="privileged")
+        if self.replicas is not None and self.count is not None:
+            refuse("is the older name of 'replicas', which is there too; remove it", key="count")
+        if self.replicas is None and self.count is None:
+            refuse("is missing; add 'replicas: 1'", key="replicas")
+        _check_scaling(self.range, self.scaling, "count" if self.replicas is None else "replicas")
         return self
+
+    @property
+    def range(self) -> CountRange:
+        """How many replicas there may be in the group."""
+        return self.replicas or self.count or CountRange(min=1, max=1)
 
 
 def _kind_of_replicas(value: Any) -> str:
@@ -177,6 +194,14 @@ def parse_https(value: Any) -> Any:
     return truth
 
 
+PROBE_PLACES = (
+    ("probes", "*", "url"),
+    ("probes", "*", "body"),
+    ("probes", "*", "headers", "*"),
+    ("probes", "*", "headers", "*", "value"),
+)
+
+
 class ServiceConfiguration(RunConfiguration):
     """A web application that runs as replicas behind a gateway.
 
@@ -185,7 +210,15 @@ class ServiceConfiguration(RunConfiguration):
         8000
     """
 
-    secret_places: ClassVar[tuple[tuple[str, ...], ...]] = (*RunConfiguration.secret_places, ("gateway",))
+    places: ClassVar[Places] = Places(
+        secrets=(*PRIVATE_PLACES, *PROBE_PLACES, ("gateway",)),
+        environment=(*PRIVATE_PLACES, *PROBE_PLACES),
+        nodes=(
+            *RunConfiguration.places.nodes,
+            ("groups", "*", "commands", "*"),
+            ("replicas", "*", "commands", "*"),
+        ),
+    )
 
     type: Literal["service"] = Field(default="service", description="The type of the configuration.")
     port: ServicePort = Field(
@@ -202,7 +235,13 @@ class ServiceConfiguration(RunConfiguration):
     )
     replicas: Replicas | None = Field(
         default=None,
-        description="The number of replicas, a range such as 1..4, or a list of groups; one if not given.",
+        description="The number of replicas, or a range such as 1..4; one if not given. A list is the older "
+        "form of groups.",
+    )
+    groups: tuple[ReplicaGroup, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Groups of replicas that run something of their own, instead of replicas.",
     )
     scaling: Scaling | None = Field(
         default=None, description="When replicas are added and removed, for a range."
@@ -269,43 +308,51 @@ class ServiceConfiguration(RunConfiguration):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_image_source(self)
-        if isinstance(self.replicas, tuple):
-            self._check_groups(self.replicas)
+        if self.groups is not None and self.replicas is not None:
+            refuse("cannot stand beside 'groups'; say how many in each group", key="replicas")
+        if self.replica_groups:
+            self._check_groups(self.replica_groups, "replicas" if self.groups is None else "groups")
         else:
             check_something_to_run(self)
             _check_scaling(self.replica_range, self.scaling, "replicas")
         return self
 
-    def _check_groups(self, groups: tuple[ReplicaGroup, ...]) -> None:
+    def _check_groups(self, groups: tuple[ReplicaGroup, ...], key_of_groups: str) -> None:
         for key in ("scaling", "commands"):
             if getattr(self, key):
-                refuse("belongs in each group while 'replicas' is a list of groups", key=key)
+                refuse("belongs in each group while there are groups of replicas", key=key)
         name, times = Counter(self.group_names).most_common(1)[0]
         if times > 1:
-            refuse(f"has {times} groups with the name {show(name)}", key="replicas")
+            refuse(f"has {times} groups with the name {show(name)}", key=key_of_groups)
+        sizes = [group.range.min or 0 for group in groups]
         for index, group in enumerate(groups):
+            place = f"{key_of_groups}.{index}"
+            check_addresses(group.commands, "replicas", sizes, f"{place}.commands")
             if not group.commands and group.image is None and self.image is None:
-                refuse("is missing; say what the group runs", key=f"replicas.{index}.commands")
+                refuse("is missing; say what the group runs", key=f"{place}.commands")
             for key in ("image", "python", "nvcc", "docker", "privileged", "spot_policy", "reservation"):
                 if getattr(self, key) and getattr(group, key) is not None:
-                    refuse(
-                        "is also given for the whole service; keep one of them", key=f"replicas.{index}.{key}"
-                    )
+                    refuse("is also given for the whole service; keep one of them", key=f"{place}.{key}")
         routers = [index for index, group in enumerate(groups) if group.router is not None]
         if len(routers) > 1:
-            refuse("is given for another group too; keep one", key=f"replicas.{routers[1]}.router")
+            refuse("is given for another group too; keep one", key=f"{key_of_groups}.{routers[1]}.router")
+
+    @property
+    def replica_groups(self) -> tuple[ReplicaGroup, ...]:
+        """The groups of replicas, under whichever key they are written; empty without groups."""
+        if self.groups is not None:
+            return self.groups
+        return self.replicas if isinstance(self.replicas, tuple) else ()
 
     @property
     def replica_range(self) -> CountRange:
         """How many replicas there may be, in all groups together; 1 if nothing is said."""
-        if self.replicas is None:
-            return CountRange(min=1, max=1)
-        if isinstance(self.replicas, tuple):
-            counts = [group.count for group in self.replicas]
+        if self.replica_groups:
+            counts = [group.range for group in self.replica_groups]
             return CountRange(
                 min=sum(count.min or 0 for count in counts), max=sum(count.max or 0 for count in counts)
             )
-        return self.replicas
+        return self.replicas if isinstance(self.replicas, CountRange) else CountRange(min=1, max=1)
 
     @property
     def replica_count(self) -> int:
@@ -315,8 +362,7 @@ class ServiceConfiguration(RunConfiguration):
     @property
     def group_names(self) -> list[str]:
         """The names of the replica groups, their positions where none is given; empty without groups."""
-        groups = self.replicas if isinstance(self.replicas, tuple) else ()
-        return [group.name or str(index) for index, group in enumerate(groups)]
+        return [group.name or str(index) for index, group in enumerate(self.replica_groups)]
 
     def host_names(self, gateway_domain: str | None) -> tuple[str, ...]:
         """List the names at which the service answers.

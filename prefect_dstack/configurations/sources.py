@@ -27,12 +27,14 @@ class Source:
         directory: What relative paths start from; None for the current directory.
         name: A name made from the file's, or None.
         is_written: Whether a person wrote it as YAML (and may want a default profile).
+        is_file: Whether it was read from a file.
     """
 
     document: Document
     directory: Path | None
     name: str | None
     is_written: bool
+    is_file: bool = False
 
 
 def open_source(source: str | Path | Mapping[str, Any]) -> Source:
@@ -73,7 +75,7 @@ def _open_file(source: str | Path) -> Source:
         raise ConfigurationError("no configuration: give a file, YAML text, a mapping or a model")
     text = read_text(source)
     path = Path(source).absolute()
-    return Source(read_yaml(text, name), path.parent, name_from_file(path), is_written=True)
+    return Source(read_yaml(text, name), path.parent, name_from_file(path), is_written=True, is_file=True)
 
 
 def read_text(path: str | Path) -> str:

@@ -22,6 +22,14 @@ from prefect_dstack.configurations.ports import Port
 from prefect_dstack.configurations.scalars import Positive
 
 
+def _not_a_key(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() <= {"public", "private"}:
+        refuse(
+            "must not be in the file; name a secret such as ${{ secrets.SSH_KEY }}, or use 'identity_file'"
+        )
+    return value
+
+
 def _only_reference(value: str) -> str:
     check_references(value)
     if not secrets_of(value):
@@ -29,7 +37,9 @@ def _only_reference(value: str) -> str:
     return value
 
 
-SshKey = Annotated[str, AfterValidator(_only_reference)]
+SshKey = Annotated[
+    str, BeforeValidator(_not_a_key, json_schema_input_type=str), AfterValidator(_only_reference)
+]
 
 
 def _parse_blocks(value: Any) -> Any:

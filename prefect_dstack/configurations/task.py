@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import Model, refuse
+from prefect_dstack.configurations.interpolation import Places
 from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.names import GroupName
 from prefect_dstack.configurations.ports import PortMapping
 from prefect_dstack.configurations.resources import Resources
 from prefect_dstack.configurations.run import (
-    Commands,
+    PRIVATE_PLACES,
+    NodeCommands,
     RunConfiguration,
+    check_addresses,
     check_image_source,
     check_something_to_run,
 )
@@ -30,15 +33,21 @@ class NodeGroup(Model):
     )
     nodes: Positive = Field(default=1, description="The number of nodes in the group.")
     resources: Resources = Field(default_factory=Resources, description="What a node needs of a machine.")
-    commands: Commands = Field(default=(), description="The shell commands to run.")
+    commands: NodeCommands = Field(default=(), description="The shell commands to run.")
     ports: tuple[PortMapping, ...] = Field(default=(), description="The ports of the nodes to expose.")
 
 
 class TaskConfiguration(RunConfiguration):
     """Commands that run to their end."""
 
+    places: ClassVar[Places] = Places(
+        secrets=PRIVATE_PLACES,
+        environment=PRIVATE_PLACES,
+        nodes=(*RunConfiguration.places.nodes, ("commands", "*"), ("groups", "*", "commands", "*")),
+    )
+
     type: Literal["task"] = Field(default="task", description="The type of the configuration.")
-    commands: Commands = Field(
+    commands: NodeCommands = Field(
         default=(), description="The shell commands to run; the image's own if not given."
     )
     ports: tuple[PortMapping, ...] = Field(
@@ -56,6 +65,7 @@ class TaskConfiguration(RunConfiguration):
         check_image_source(self)
         if self.groups is None:
             check_something_to_run(self)
+            check_addresses(self.commands, "nodes", [self.nodes or 1], "commands")
             return self
         for key in ("nodes", "commands", "ports", "entrypoint"):
             if getattr(self, key):
@@ -67,4 +77,6 @@ class TaskConfiguration(RunConfiguration):
         for index, group in enumerate(self.groups):
             if not group.commands and self.image is None:
                 refuse("is missing; say what the group runs", key=f"groups.{index}.commands")
+            sizes = [group.nodes for group in self.groups]
+            check_addresses(group.commands, "nodes", sizes, f"groups.{index}.commands")
         return self

@@ -25,7 +25,9 @@ class Header(Model):
     """An HTTP header of a probe."""
 
     name: HeaderName = Field(description="The name of the header.")
-    value: HeaderValue = Field(description="The value of the header, one line.")
+    value: HeaderValue = Field(
+        repr=False, description="The value of the header, one line, perhaps a secret reference."
+    )
 
 
 def _parse_headers(value: Any) -> Any:
@@ -49,7 +51,7 @@ class Probe(Model):
     method: HttpMethod = Field(default="get", description="The HTTP method of the request.")
     headers: Headers = Field(default=(), description="The headers to send, at most 16.")
     body: Annotated[Text, Field(min_length=1, max_length=2048)] | None = Field(
-        default=None, description="The body to send, with a method that has one."
+        default=None, repr=False, description="The body to send, with a method that has one."
     )
     timeout: Annotated[Duration, Field(ge=1)] = Field(default=10, description="How long an answer may take.")
     interval: Annotated[Duration, Field(ge=1)] = Field(

@@ -40,4 +40,5 @@ class VolumeConfiguration(ConfigurationModel):
     access_modes: tuple[Identifier, ...] = Field(
         default=("ReadWriteOnce",), description="The access modes of a claim in Kubernetes."
     )
+    read_only: bool = Field(default=False, description="Whether the claim in Kubernetes is only read.")
     tags: Tags | None = Field(default=None, description="Tags to put on the volume.")

@@ -1,4 +1,8 @@
-"""The record of a service: what was wanted, which revisions there were, and how each ended."""
+"""The record of a service: what is wanted, which revisions there were, and how each ended.
+
+Records are shared by all who deploy through one Prefect API, whichever version they have. Fields that this
+version does not know are kept as they are; a record of a newer `version` is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.errors import NotFoundError
+from prefect_dstack.hosts.identity import MachineIdentity
 
-__all__ = ["LOST", "Deploying", "Endpoint", "Outcome", "Revision", "Rollback", "ServiceRecord"]
+__all__ = [
+    "LOST",
+    "RECORD_VERSION",
+    "Deploying",
+    "DesiredReplicas",
+    "Endpoint",
+    "Outcome",
+    "PendingApproval",
+    "Revision",
+    "Rollback",
+    "ServiceRecord",
+]
+
+RECORD_VERSION = 2
+"""Raised when older versions of prefect-dstack would misread a record; new fields do not raise it."""
+
+SCALINGS_KEPT = 20
 
 # The reason of a deployment that was found unfinished by whoever came next.
 LOST = "its flow run ended before it was done"
@@ -50,20 +71,48 @@ class Endpoint(BaseModel):
         return self.url
 
 
-class Rollback(BaseModel):
-    """One return to an earlier revision."""
+class _Part(BaseModel):
+    """A part of a record; what a newer version has written into it is kept."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Rollback(_Part):
+    """One return to an earlier revision."""
 
     at: datetime = Field(description="When it began.")
     by: str = Field(default="", description="Who did it: user and machine.")
     flow_run: str = Field(default="", description="The id of the flow run that did it.")
 
 
-class Revision(BaseModel):
-    """One immutable version of a service."""
+class DesiredReplicas(_Part):
+    """How many replicas a service is to have: no part of a revision, and kept by those that follow."""
 
-    model_config = ConfigDict(frozen=True)
+    replicas: int = Field(ge=0, description="Their number.")
+    set_by: str = Field(
+        description="`configuration`: as the file says; `autoscaler`; else who it was: user and machine."
+    )
+    set_at: datetime = Field(description="When.")
+    reason: str = Field(default="", description="Why, in one line.")
+    pinned: bool = Field(
+        default=False, description="Whether it stays until somebody releases it, whatever the file says."
+    )
+
+
+class PendingApproval(_Part):
+    """A deployment that waits for a person, and for no process."""
+
+    revision: int = Field(description="The revision that waits.")
+    flow_run: str = Field(description="The id of the suspended flow run.")
+    requested_at: datetime = Field(description="Since when it waits.")
+    expires_at: datetime | None = Field(
+        default=None, description="When it is rejected by itself; None: never."
+    )
+    question: str = Field(default="", description="What is to be decided, in one line.")
+
+
+class Revision(_Part):
+    """One immutable version of a service."""
 
     number: int = Field(ge=1, description="Counted from 1, never given twice.")
     configuration: dict[str, Any] = Field(description="As written; secrets only as references.")
@@ -76,42 +125,56 @@ class Revision(BaseModel):
     replicas_of: int = Field(
         description="The revision whose replicas it uses: its own, or one that differs in settings only."
     )
+    bundle: str = Field(default="", description="The digest of its own copy of its files; empty: no files.")
+    values: dict[str, str] = Field(
+        default_factory=dict,
+        description="Digests of values that are not in the configuration, by what holds them: `env.TOKEN`.",
+    )
+    served_at: datetime | None = Field(
+        default=None, description="When it last began to serve; None: it never has."
+    )
     outcome: Outcome = Field(default="deploying", description="How its deployment ended.")
     reason: str = Field(default="", description="Why it failed, in one line.")
     rollbacks: list[Rollback] = Field(
         default_factory=list, description="The returns to it from later revisions, the oldest first."
     )
 
+    @property
+    def runtime(self) -> str:
+        """What its replicas run in: `docker` where the configuration names an image, else `process`."""
+        return "docker" if self.configuration.get("image") else "process"
+
     def returned_to(self, rollback: Rollback) -> Revision:
-        """Note that a rollback puts it on the air again.
+        """Return the revision with a rollback to it noted.
 
         Args:
             rollback: Who does it, and when.
-
-        Returns:
-            The new revision.
         """
         return self.model_copy(update={"rollbacks": [*self.rollbacks, rollback]})
 
 
-class Deploying(BaseModel):
+class Deploying(_Part):
     """A deployment that is under way, so that others can finish or undo it if it dies."""
 
-    model_config = ConfigDict(frozen=True)
-
-    revision: int | None = Field(description="The revision that is being put on the air; None: a stop.")
+    revision: int | None = Field(description="The revision that is being deployed; None: a stop.")
     flow_run: str = Field(description="The id of the flow run that does it.")
     lease: str = Field(default="", description="The id of the lease with which it holds the service's lock.")
+    location: MachineIdentity | None = Field(
+        default=None, description="The machine that it moves the service to; None: where the service is."
+    )
     machine: str = Field(default="", description="The machine that the flow run's process runs on.")
     process: int | None = Field(default=None, description="The process id there.")
     process_started: float | None = Field(default=None, description="When it started; ids are given again.")
+    heartbeat: float | None = Field(
+        default=None, description="Seconds between the heartbeats of the flow run; None: it sends none."
+    )
 
 
-class ServiceRecord(BaseModel):
+class ServiceRecord(_Part):
     """All that is remembered of one service."""
 
-    model_config = ConfigDict(frozen=True)
-
+    version: int = Field(default=RECORD_VERSION, description="Which versions of prefect-dstack read it.")
+    kind: Literal["service"] = Field(default="service", description="What it is the record of.")
     name: str = Field(description="The name of the service.")
     salt: str = Field(description="Mixed into digests, so that they tell nothing of the values behind them.")
     gateway: str = Field(default="local", description="The gateway in front of its replicas.")
@@ -123,6 +186,22 @@ class ServiceRecord(BaseModel):
     deploying: Deploying | None = Field(default=None, description="The deployment that is under way.")
     endpoint: Endpoint | None = Field(default=None, description="Where the service answers.")
     taken_off: bool = Field(default=False, description="Whether it was stopped since it was last deployed.")
+    desired: DesiredReplicas | None = Field(
+        default=None, description="How many replicas it is to have; None: what its revision began with."
+    )
+    scalings: list[DesiredReplicas] = Field(
+        default_factory=list, description="The last changes of that number, the oldest first."
+    )
+    location: MachineIdentity | None = Field(
+        default=None,
+        description="The one machine on which it can be changed, as its replicas or its gateway are there; "
+        "None: any machine that reaches the same hosts.",
+    )
+    left_behind: list[MachineIdentity] = Field(
+        default_factory=list,
+        description="Machines that it was moved away from, on which something of it may still run.",
+    )
+    approval: PendingApproval | None = Field(default=None, description="The deployment that waits.")
     asked_at: datetime | None = Field(
         default=None, description="When what serves now, or that nothing does, was asked for."
     )
@@ -146,12 +225,22 @@ class ServiceRecord(BaseModel):
         raise NotFoundError(f"{self.name}: there is no revision {number}; kept are: {kept}")
 
     @property
+    def wanted_replicas(self) -> int:
+        """How many replicas it is to have; none while nothing is to serve."""
+        return 0 if self.active is None or self.desired is None else self.desired.replicas
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        """What the replicas of its revisions run in: `docker`, `process`."""
+        return frozenset(revision.runtime for revision in self.revisions)
+
+    @property
     def active_revision(self) -> Revision | None:
         """The revision that shall serve."""
         return None if self.active is None else self.revision(self.active)
 
     def begun(self, revision: Revision, deploying: Deploying, retain: int) -> ServiceRecord:
-        """Note that a deployment begins.
+        """Return the record with a deployment begun.
 
         Args:
             revision: The revision that is put on the air.
@@ -166,8 +255,8 @@ class ServiceRecord(BaseModel):
         if self.deploying is not None and self.deploying.revision is not None:
             before = self.failed(self.deploying.revision, LOST)
         others = [known for known in before.revisions if known.number != revision.number]
-        failed = [known for known in others if known.outcome == "failed"]
-        served = [known for known in others if known.outcome != "failed"]
+        failed = [known for known in others if known.outcome == "failed" and known.served_at is None]
+        served = [known for known in others if known.outcome != "failed" or known.served_at is not None]
         recent = {self.active}
         for kind in (failed, served):
             recent |= {known.number for known in kind[-retain:]}
@@ -183,7 +272,7 @@ class ServiceRecord(BaseModel):
         )
 
     def served(self, number: int, endpoint: Endpoint) -> ServiceRecord:
-        """Note that a revision serves now.
+        """Return the record with a revision that serves.
 
         Args:
             number: The revision.
@@ -194,12 +283,55 @@ class ServiceRecord(BaseModel):
         """
         before = None if self.active == number else self.active
         record = self._with_outcome(before, "superseded") if before is not None else self
-        return record._with_outcome(number, "active").model_copy(  # noqa: SLF001 - of its own kind
-            update={"active": number, "endpoint": endpoint, "deploying": None}
+        served = record._with_outcome(number, "active")  # noqa: SLF001 - of its own kind
+        revisions = [
+            revision.model_copy(update={"served_at": datetime.now(timezone.utc)})
+            if revision.number == number
+            else revision
+            for revision in served.revisions
+        ]
+        return served.model_copy(
+            update={"active": number, "endpoint": endpoint, "deploying": None, "revisions": revisions}
+        )
+
+    @property
+    def previous_revision(self) -> Revision:
+        """The revision that served last, apart from the active one: what a rollback returns to.
+
+        Raises:
+            NotFoundError: If none is kept.
+        """
+        served = [
+            revision
+            for revision in self.revisions
+            if revision.served_at is not None and revision.number != self.active
+        ]
+        if not served:
+            raise NotFoundError(
+                f"{self.name}: no earlier revision that has served is kept ('retain' says how many are)"
+            )
+        return max(served, key=lambda revision: (revision.served_at, revision.number))
+
+    def released(self) -> ServiceRecord:
+        """Return the record with a number of replicas that its configuration may change again."""
+        if self.desired is None:
+            return self
+        return self.model_copy(update={"desired": self.desired.model_copy(update={"pinned": False})})
+
+    def scaled(self, desired: DesiredReplicas) -> ServiceRecord:
+        """Return the record with another number of replicas wanted.
+
+        Args:
+            desired: The number, who wants it and why.
+        """
+        if self.desired is not None and self.desired.replicas == desired.replicas:
+            return self.model_copy(update={"desired": desired})
+        return self.model_copy(
+            update={"desired": desired, "scalings": [*self.scalings, desired][-SCALINGS_KEPT:]}
         )
 
     def failed(self, number: int, reason: str) -> ServiceRecord:
-        """Note that a revision did not make it.
+        """Return the record with a revision that failed.
 
         Args:
             number: The revision.
@@ -212,7 +344,7 @@ class ServiceRecord(BaseModel):
         return record.model_copy(update={"deploying": None})
 
     def stopped(self) -> ServiceRecord:
-        """Note that the service is off the air.
+        """Return the record of the service as stopped.
 
         Returns:
             The new record.
@@ -236,7 +368,7 @@ class ServiceRecord(BaseModel):
 
 
 def now() -> datetime:
-    """Tell the time.
+    """Return the time.
 
     Returns:
         The time now, in UTC, to the second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import hmac
 import json
@@ -9,8 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
+from prefect_dstack.domain.record import Revision, ServiceRecord, readable
 
-__all__ = ["settings_digest", "workload_digest", "written"]
+__all__ = ["changes_of", "settings_digest", "value_digests", "workload_digest", "written"]
+
+# How many replicas are wanted is no part of a revision: the record keeps it.
+DESIRED = frozenset({"replicas", "scaling"})
 
 # Everything else of a configuration goes into the replicas themselves.
 SETTINGS = frozenset(
@@ -29,10 +34,8 @@ SETTINGS = frozenset(
         "probes",
         "queue_timeout",
         "rate_limits",
-        "replicas",
         "retain",
         "rollout",
-        "scaling",
         "stop_duration",
         "strip_prefix",
         "timeouts",
@@ -58,6 +61,7 @@ def workload_digest(
     registry: RegistryCredentials | None,
     directory: str,
     salt: str,
+    bundle: str = "",
 ) -> str:
     """Sum up all that takes new replicas when it changes, the values of secrets among it.
 
@@ -67,18 +71,44 @@ def workload_digest(
         registry: Its credentials.
         directory: Where a process starts.
         salt: The service's own, so that the digest tells nothing of the values.
+        bundle: The digest of the files that it brings along; empty if there are none.
 
     Returns:
         A hexadecimal digest.
     """
-    keys = {key: value for key, value in written(configuration).items() if key not in SETTINGS}
+    keys = {key: value for key, value in written(configuration).items() if key not in SETTINGS | DESIRED}
+    if configuration.group_names:
+        groups = written(configuration)["replicas"]
+        keys["groups"] = [
+            {k: v for k, v in group.items() if k not in ("count", "scaling")} for group in groups
+        ]
     port = configuration.port.port
     secrets = {
         "environment": environment.reveal(),
         "registry": None if registry is None else registry.password.get_secret_value(),
     }
-    place = directory if configuration.image is None else ""
-    return _digest({"keys": {**keys, "port": port}, "secrets": secrets, "directory": place}, salt)
+    place = directory if configuration.image is None and not bundle else ""
+    content = {"keys": {**keys, "port": port}, "secrets": secrets, "directory": place}
+    return _digest({**content, "bundle": bundle} if bundle else content, salt)
+
+
+def value_digests(
+    environment: Environment, registry: RegistryCredentials | None, salt: str
+) -> dict[str, str]:
+    """Return digests of the secret values of a service, so that changes can be named without the values.
+
+    Args:
+        environment: Its environment with all values.
+        registry: Its credentials.
+        salt: The service's own.
+
+    Returns:
+        Digests by the dotted key of what has the value.
+    """
+    secret = {f"env.{name}": value.get_secret_value() for name, value in environment.secret.items()}
+    if registry is not None:
+        secret["registry_auth.password"] = registry.password.get_secret_value()
+    return {key: _digest({key: value}, salt)[:16] for key, value in sorted(secret.items())}
 
 
 def settings_digest(configuration: ServiceConfiguration, salt: str) -> str:
@@ -98,3 +128,36 @@ def settings_digest(configuration: ServiceConfiguration, salt: str) -> str:
 def _digest(content: Mapping[str, Any], salt: str) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hmac.new(salt.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def changes_of(record: ServiceRecord, revision: Revision) -> str:
+    """Return what a revision changed.
+
+    Args:
+        record: The record of the service.
+        revision: One of its revisions.
+
+    Returns:
+        A unified diff against the kept revision before it that did not fail, with a line for each value that
+        changed and is not shown; empty if nothing changed.
+    """
+    before = [known for known in record.revisions if known.number < revision.number]
+    # What failed never served, so nothing was changed from there.
+    before = [known for known in before if known.outcome != "failed"] or before
+    if not before:
+        return ""
+    lines = list(
+        difflib.unified_diff(
+            readable(before[-1].configuration).splitlines(),
+            readable(revision.configuration).splitlines(),
+            f"{record.name}@{before[-1].number}",
+            f"{record.name}@{revision.number}",
+            lineterm="",
+            n=1,
+        )
+    )
+    old, new = before[-1].values, revision.values
+    lines += [f"~{key}: its value changed" for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
+    if before[-1].bundle != revision.bundle:
+        lines.append("~files: their content changed")
+    return "\n".join(lines)

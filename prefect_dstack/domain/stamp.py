@@ -25,6 +25,10 @@ class Stamp(BaseModel):
     revision: int = Field(ge=1, description="The revision of the service.")
     replica: int = Field(ge=0, description="Which replica of the revision, counted from 0.")
     flow_run: str = Field(default="", description="The id of the flow run that created it.")
+    machine: str = Field(
+        default="",
+        description="The identity of the machine that it belongs to; empty on machines that many deploy to.",
+    )
 
     @property
     def name(self) -> str:
@@ -45,6 +49,7 @@ class Stamp(BaseModel):
             f"{PREFIX}{separator}revision": str(self.revision),
             f"{PREFIX}{separator}replica": str(self.replica),
             f"{PREFIX}{separator}flow-run": self.flow_run,
+            **({f"{PREFIX}{separator}machine": self.machine} if self.machine else {}),
         }
 
     @classmethod
@@ -64,6 +69,7 @@ class Stamp(BaseModel):
                 revision=int(labels[f"{PREFIX}{separator}revision"]),
                 replica=int(labels[f"{PREFIX}{separator}replica"]),
                 flow_run=labels.get(f"{PREFIX}{separator}flow-run", ""),
+                machine=labels.get(f"{PREFIX}{separator}machine", ""),
             )
         except (KeyError, ValueError):
             return None

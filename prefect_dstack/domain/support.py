@@ -1,48 +1,113 @@
-"""Which keys are acted on where: what loads but would be ignored is refused before anything is created."""
+"""Which keys are acted on where: what loads but would be ignored is refused before anything is created.
+
+To act on a key, delete its line from the tables here.
+"""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.configurations import (
+    Configuration,
+    DevEnvironmentConfiguration,
+    FleetConfiguration,
+    GatewayConfiguration,
+    NodeGroup,
+    ReplicaGroup,
+    Resources,
+    ServiceConfiguration,
+    TaskConfiguration,
+    VolumeConfiguration,
+    node_references,
+    private_references,
+)
+from prefect_dstack.domain import fleet_support
 from prefect_dstack.errors import UnsupportedKeyError
 
 __all__ = ["check_support", "unsupported_keys"]
 
-LATER = "is not acted on yet; remove it"
+Run = ServiceConfiguration | TaskConfiguration | DevEnvironmentConfiguration
 
-# Keys of a service that load, so that dstack's files can be read, and on which nothing acts.
-NEVER = {
-    "artifacts": "is a part of older versions of dstack; mount a directory with 'volumes' instead",
-    "build": "is a part of older versions of dstack; build an image yourself and name it in 'image'",
-    "cache": "is a part of older versions of dstack; mount a directory with 'volumes' instead",
+LATER = "is not acted on yet; remove it"
+TRIED_AGAIN = "is not acted on: tasks are tried again and replicas restarted in any case; remove it"
+OLDER = "is a part of older versions of dstack"
+
+# Keys that load, so that dstack's files can be read, and on which nothing acts.
+OF_RUNS = {
+    "artifacts": f"{OLDER}; mount a directory with 'volumes' instead",
+    "backend_options": LATER,
+    "build": f"{OLDER}; build an image yourself and name it in 'image'",
+    "cache": f"{OLDER}; mount a directory with 'volumes' instead",
     "creation_policy": LATER,
     "docker": "would need the Docker socket in the container, which is never given away; remove it",
     "dstack": "needs a dstack server, and there is none; remove it",
-    "home_dir": "is a part of older versions of dstack; set HOME under 'env' instead",
-    "instance_name": "is a part of older versions of dstack; name a fleet in 'fleets' instead",
+    "home_dir": f"{OLDER}; set HOME under 'env' instead",
+    "idle_duration": LATER,
+    "instance_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "instances": "is not acted on yet; name a fleet in 'fleets' instead",
     "nvcc": "needs dstack's own images; name an image with CUDA in 'image' instead",
-    "pool_name": "is a part of older versions of dstack; name a fleet in 'fleets' instead",
+    "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
     "python": "needs dstack's own images; name an image such as python:3.12 in 'image' instead",
     "repos": "is not acted on yet; use 'files', or clone in 'commands'",
     "reservation": LATER,
-    "retry": "is not acted on: tasks are tried again and replicas restarted in any case; remove it",
-    "retry_policy": "is not acted on: tasks are tried again and replicas restarted in any case; remove it",
+    "schedule": "belongs to the Prefect deployment; give that a schedule instead",
+    "setup": f"{OLDER}; put its commands first in 'commands'",
+    "single_branch": "is for 'repos', which are not acted on yet; remove it",
+    "termination_idle_time": f"{OLDER}; remove it",
+    "termination_policy": f"{OLDER}; remove it",
+    "utilization_policy": LATER,
+}
+OF_SERVICES = {
+    "max_duration": LATER,
+    "groups": "groups of replicas are not acted on yet; give 'replicas' one number",
+    "retry": TRIED_AGAIN,
+    "retry_policy": TRIED_AGAIN,
     "router": LATER,
     "scaling": "is not acted on yet; give 'replicas' one number",
-    "schedule": "belongs to the Prefect deployment; give that a schedule instead",
-    "setup": "is a part of older versions of dstack; put its commands first in 'commands'",
-    "single_branch": "is for 'repos', which are not acted on yet; remove it",
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
-    "termination_idle_time": "is a part of older versions of dstack; remove it",
-    "termination_policy": "is a part of older versions of dstack; remove it",
-    "utilization_policy": LATER,
-    "backend_options": LATER,
+}
+OF_TASKS = {
+    "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
+    "startup_order": LATER,
+    "stop_criteria": LATER,
+}
+OF_DEV_ENVIRONMENTS = {
+    "max_duration": LATER,
+    "ide": LATER,
+    "inactivity_duration": LATER,
+    "init": LATER,
+    "ports": LATER,
+    "retry": LATER,
+    "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
+    "startup_order": "is for tasks of several nodes; remove it",
+    "stop_criteria": "is for tasks of several nodes; remove it",
+    "version": LATER,
+}
+OF_GATEWAYS = {
+    "load_balancer": "is not acted on: a gateway answers at its own address; remove it",
+    "replicas": "a gateway on several machines is not acted on yet; use one",
+    "router": LATER,
+}
+OF_VOLUMES = {
+    "type": "volumes of a cloud are not created yet; mount a directory with '/on/instance:/in/container'",
+}
+NEVER: dict[str, dict[str, str]] = {
+    "service": OF_RUNS | OF_SERVICES,
+    "task": OF_RUNS | OF_TASKS,
+    "dev-environment": OF_RUNS | OF_DEV_ENVIRONMENTS,
+    "gateway": OF_GATEWAYS,
+    "fleet": fleet_support.NEVER,
+    "volume": OF_VOLUMES,
+}
+"""What is refused of each kind of configuration, and why."""
+
+CERTIFICATES = {
+    "acm": "is not acted on: a certificate of ACM works with AWS's own load balancers only; use type: acme",
+    "gcp-cm": "is not acted on: it works with Google's own load balancers only; use type: acme",
 }
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
@@ -58,11 +123,11 @@ NEEDS_IMAGE = {
 }
 
 
-def check_support(configuration: ServiceConfiguration) -> None:
-    """Refuse a service of which anything would be ignored.
+def check_support(configuration: Configuration) -> None:
+    """Refuse a configuration of which anything would be ignored.
 
     Args:
-        configuration: The service.
+        configuration: A configuration of any kind.
 
     Raises:
         UnsupportedKeyError: For the first such key.
@@ -73,53 +138,95 @@ def check_support(configuration: ServiceConfiguration) -> None:
         )
 
 
-def unsupported_keys(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
+def unsupported_keys(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Find what would be ignored.
 
     Args:
-        configuration: The service.
+        configuration: A configuration of any kind.
 
     Yields:
         Dotted keys, each with the reason and what to do.
     """
-    written = {key for key in configuration.model_fields_set if _says_something(configuration, key)}
-    for key in sorted(written):
-        if key in NEVER:
-            yield key, NEVER[key]
-        if key in NEEDS_IMAGE and configuration.image is None:
-            yield key, NEEDS_IMAGE[key]
+    never = NEVER[configuration.type]
+    for key in sorted(never):
+        if key == "type" or _says_something(configuration, key):
+            yield key, never[key]
+    if isinstance(configuration, GatewayConfiguration):
+        certificate = configuration.effective_certificate
+        if certificate is not None and certificate.type in CERTIFICATES:
+            yield "certificate.type", CERTIFICATES[certificate.type]
+    if isinstance(configuration, (FleetConfiguration, GatewayConfiguration, VolumeConfiguration)):
+        return
     yield from _of_values(configuration)
+    if isinstance(configuration, ServiceConfiguration):
+        yield from _of_services(configuration)
+    if isinstance(configuration, TaskConfiguration):
+        yield from _of_groups(configuration, "groups", configuration.groups or ())
     yield from _of_processes(configuration) if configuration.image is None else _of_containers(configuration)
 
 
-def _of_values(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
-    if configuration.group_names:
-        yield "replicas", "groups of replicas are not acted on yet; give one number"
-    elif not configuration.replica_range.fixed:
+def _of_values(configuration: Run) -> Iterator[tuple[str, str]]:
+    yield from _of_resources(configuration.resources, "resources")
+    never = NEVER[configuration.type]
+    # What nodes learn is acted on where there can be several of them.
+    if "groups" in never or "nodes" in never or isinstance(configuration, DevEnvironmentConfiguration):
+        for key, reference in node_references(configuration):
+            yield key, f"{reference.path} is for several nodes, which are not acted on here; remove it"
+
+
+def _of_resources(resources: Resources, key: str) -> Iterator[tuple[str, str]]:
+    gpu = resources.gpu
+    if gpu is not None and gpu.vendor not in (None, "nvidia"):
+        yield f"{key}.gpu.vendor", "only the GPUs of nvidia are found; remove it"
+    if gpu is not None and gpu.compute_capability is not None:
+        yield f"{key}.gpu.compute_capability", f"is not acted on yet; name the GPUs in '{key}.gpu.name'"
+
+
+def _of_groups(
+    configuration: Run, key: str, groups: Sequence[ReplicaGroup | NodeGroup]
+) -> Iterator[tuple[str, str]]:
+    never = NEVER[configuration.type]
+    for number, group in enumerate(groups):
+        for name in sorted(never.keys() & type(group).model_fields.keys()):
+            if _says_something(group, name):
+                yield f"{key}.{number}.{name}", never[name]
+        yield from _of_resources(group.resources, f"{key}.{number}.resources")
+
+
+def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
+    never = NEVER["service"]
+    if isinstance(configuration.replicas, tuple):
+        # The older form of `groups`.
+        if "groups" in never:
+            yield "replicas", never["groups"]
+        yield from _of_groups(configuration, "replicas", configuration.replicas)
+    elif "scaling" in never and not configuration.replica_range.fixed and not configuration.replica_groups:
         yield "replicas", "a range needs autoscaling, which is not there yet; give one number"
-    for key in ("max_duration", "idle_duration"):
-        if getattr(configuration, key) not in (None, "off"):
-            yield key, LATER
+    yield from _of_groups(configuration, "groups", configuration.groups or ())
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
-    if configuration.gateway is False:
-        yield "gateway", "a service without a gateway is not acted on yet; remove it"
 
 
-def _of_processes(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
+def _of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
+    for key in sorted(NEEDS_IMAGE):
+        if _says_something(configuration, key):
+            yield key, NEEDS_IMAGE[key]
     if configuration.resources.shm_size is not None:
         yield "resources.shm_size", "needs an 'image'"
     elsewhere = [name for name in configuration.backends or () if name != "local"]
     if elsewhere or configuration.fleets:
         key = "backends" if elsewhere else "fleets"
         yield key, "needs an 'image': only this machine runs commands without one"
+    for name in _dotted_names(configuration):
+        yield f"env.{name}", "a name with a dot needs an 'image': a shell does not hand it on"
 
 
-def _of_containers(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
+def _of_containers(configuration: Run) -> Iterator[tuple[str, str]]:
     if configuration.working_dir is not None and not configuration.working_dir.startswith("/"):
         yield "working_dir", "must be an absolute path in the container"
     if configuration.entrypoint and configuration.shell:
         yield "shell", "has no effect beside 'entrypoint'; remove one of them"
+    yield from _of_dotted_names(configuration)
     for number, volume in enumerate(configuration.volumes):
         if not hasattr(volume, "instance_path"):
             yield (
@@ -133,11 +240,34 @@ def _of_containers(configuration: ServiceConfiguration) -> Iterator[tuple[str, s
             )
 
 
+def _of_dotted_names(configuration: Run) -> Iterator[tuple[str, str]]:
+    names = _dotted_names(configuration)
+    hidden = [name for name, value in configuration.env.items() if value is None]
+    hidden += [key.removeprefix("env.") for key, _ in private_references(configuration, "env")]
+    commands = getattr(configuration, "commands", ()) and not configuration.entrypoint
+    for name in names:
+        if hidden:
+            yield f"env.{name}", f"a shell does not hand on a name with a dot, and '{hidden[0]}' needs one"
+        elif commands:
+            yield (
+                f"env.{name}",
+                "a shell does not hand on a name with a dot; use 'entrypoint' instead of 'commands'",
+            )
+
+
+def _dotted_names(configuration: Run) -> list[str]:
+    return [name for name in configuration.env if "." in name]
+
+
 def _holds_socket(path: str) -> bool:
     # Two slashes at the start are not one to `normpath`.
     mounted = PurePosixPath(posixpath.normpath("/" + path.lstrip("/")))
     return any(PurePosixPath(socket).is_relative_to(mounted) for socket in SOCKETS)
 
 
-def _says_something(configuration: ServiceConfiguration, key: str) -> bool:
-    return getattr(configuration, key) not in (None, (), [], {}, False)
+def _says_something(said: Configuration | ReplicaGroup | NodeGroup, key: str) -> bool:
+    if key not in said.model_fields_set:
+        return False
+    value = getattr(said, key)
+    default = type(said).model_fields[key].get_default(call_default_factory=True)
+    return value != default and value not in (None, (), [], {}, False, "off") and (key, value) != ("nodes", 1)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from prefect_dstack.backends.fleet import Fleet, fleet_of
-from prefect_dstack.backends.inspection import HostReport, check_fleet, with_internal_addresses
+from prefect_dstack.backends.inspection import HostReport, with_internal_addresses
 from prefect_dstack.blocks import DstackSshFleet
 from prefect_dstack.configurations import FleetConfiguration, load_configuration
 from prefect_dstack.domain.fleet_support import check_fleet_support
@@ -21,10 +20,13 @@ from prefect_dstack.errors import (
     NotFoundError,
 )
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.tasks import documents, inventory, observation
-from prefect_dstack.tasks.secrets import lookup
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.store import documents
+from prefect_dstack.store.secrets import lookup
+from prefect_dstack.store.sources import resolve_infrastructure
+from prefect_dstack.tasks.hosts import check_hosts
 
-__all__ = ["apply_fleet", "delete_fleet", "load_fleet", "survey"]
+__all__ = ["apply_fleet", "delete_fleet", "known_fleets", "load_fleet", "unusable_fleets"]
 
 
 def load_fleet(
@@ -51,26 +53,6 @@ def load_fleet(
     return loaded
 
 
-@task(name="check-hosts", task_run_name="check-hosts {fleet.name}", cache_policy=NO_CACHE)
-def survey(fleet: Fleet) -> list[HostReport]:
-    """Look at every host of a fleet, all at once.
-
-    Args:
-        fleet: The fleet.
-
-    Returns:
-        What was found, host by host.
-    """
-    logger = get_run_logger()
-    reports = check_fleet(fleet)
-    for report in reports:
-        for problem in report.problems:
-            logger.warning("%s: %s: %s", report.host, problem.summary, problem.remedy)
-        if report.usable:
-            logger.info("%s: ready", report.host)
-    return reports
-
-
 @served_flow(name="apply-fleet")
 def apply_fleet(
     configuration: str | Path | dict[str, Any] | FleetConfiguration, name: str | None = None
@@ -91,11 +73,11 @@ def apply_fleet(
     """
     loaded = load_fleet(configuration, name)
     fleet = fleet_of(loaded, lookup)
-    reports = survey(fleet)
+    reports = check_hosts(fleet)
     if not any(report.usable for report in reports):
         refusals = "; ".join(report.refusal for report in reports)
         raise HostNotReadyError(f"{fleet.name}: no host can be used: {refusals}")
-    _refuse_to_drop_hosts_in_use(fleet)
+    _refuse_to_drop_hosts_in_use(fleet, resolve_infrastructure())
     placed = with_internal_addresses(fleet, reports)
     block = DstackSshFleet(
         configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "fleet"},
@@ -103,25 +85,24 @@ def apply_fleet(
         internal_addresses={host.name: host.internal_ip for host in placed.hosts if host.internal_ip},
     )
     documents.save(block, fleet.name)
-    inventory.forget()
     return reports
 
 
-def _refuse_to_drop_hosts_in_use(fleet: Fleet) -> None:
-    """See that no replica is on a host that the fleet had and has no more: nobody would find it again."""
-    before = inventory.inventory().fleets.get(fleet.name)
+def _refuse_to_drop_hosts_in_use(fleet: Fleet, infrastructure: Infrastructure) -> None:
+    """Refuse while a replica is on a host that the fleet had and has no more: nobody would find it again."""
+    before = known_fleets(infrastructure).get(fleet.name)
     kept = {host.name for host in fleet.hosts}
     dropped = {host.name for host in before.hosts} - kept if before is not None else set()
     if not dropped:
         return
-    there = [one for one in observation.instances_of(None, ["docker"]) if one.name in dropped]
-    sight = observation.look(None, there, ["docker"])
-    for found in sight.found:
+    there = [one for one in infrastructure.instances(None, ["docker"]) if one.name in dropped]
+    observation = infrastructure.observe(None, ["docker"], there)
+    for found in observation.found:
         raise ConflictError(
             f"{fleet.name}: {found.replica.name} runs on {found.instance.name}, which the file has no more: "
             f"stop {found.replica.stamp.service} first, and deploy it again without that host"
         )
-    for host, reason in sight.unreachable.items():
+    for host, reason in observation.unreachable.items():
         get_run_logger().warning("%s: forgotten, with what may run there: %s", host, reason)
 
 
@@ -141,13 +122,16 @@ def delete_fleet(name: str, force: bool = False) -> None:
     known = documents.names(DstackSshFleet)
     if name not in known:
         raise NotFoundError(f"{name}: there is no such fleet; there are: {', '.join(known) or 'none'}")
-    hosts = {host.name for host in inventory.inventory().fleets[name].hosts}
-    instances = [one for one in observation.instances_of(None, ["docker"]) if one.name in hosts]
-    sight = observation.look(None, instances, ["docker"])
-    services = sorted({found.replica.stamp.service for found in sight.found})
+    infrastructure = resolve_infrastructure()
+    fleet = known_fleets(infrastructure).get(name)
+    # A block that cannot be used has no hosts that anybody could have used.
+    hosts = set() if fleet is None else {host.name for host in fleet.hosts}
+    instances = [one for one in infrastructure.instances(None, ["docker"]) if one.name in hosts]
+    observation = infrastructure.observe(None, ["docker"], instances)
+    services = sorted({found.replica.stamp.service for found in observation.found})
     if services:
         raise ConflictError(f"{name}: {', '.join(services)} run on its hosts; stop them first")
-    for host, reason in sight.unreachable.items():
+    for host, reason in observation.unreachable.items():
         if not force:
             raise HostUnreachableError(
                 f"{name}: what runs on {host} is not known: {reason}; if it is gone for good: "
@@ -155,4 +139,29 @@ def delete_fleet(name: str, force: bool = False) -> None:
             )
         get_run_logger().warning("%s: forgotten, with what may run there: %s", host, reason)
     documents.delete(DstackSshFleet, name)
-    inventory.forget()
+
+
+def known_fleets(infrastructure: Infrastructure) -> dict[str, Fleet]:
+    """Return the fleets that can be used, by name.
+
+    Args:
+        infrastructure: Where they are.
+    """
+    return {
+        fleet.name: fleet
+        for backend in infrastructure.backends.values()
+        for fleet in getattr(backend, "fleets", ())
+    }
+
+
+def unusable_fleets(infrastructure: Infrastructure) -> dict[str, str]:
+    """Return why fleets whose blocks are there cannot be used, by name.
+
+    Args:
+        infrastructure: Where they are.
+    """
+    return {
+        name: problem
+        for backend in infrastructure.backends.values()
+        for name, problem in getattr(backend, "unreadable", {}).items()
+    }

@@ -8,8 +8,10 @@ from typing import Any
 
 from prefect import get_run_logger
 
+from prefect_dstack.backends.base import EditsDns, ProvidesGatewayMachines
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
+from prefect_dstack.domain.support import check_support
 from prefect_dstack.errors import (
     ConfigurationError,
     ConflictError,
@@ -19,13 +21,17 @@ from prefect_dstack.errors import (
     PrefectDstackError,
     UnsupportedKeyError,
 )
-from prefect_dstack.flows.renew_certificates import ensure_certificates
 from prefect_dstack.flows.served import served_flow
+from prefect_dstack.gateways.choice import LOCAL
 from prefect_dstack.gateways.state import GatewayState, Route
-from prefect_dstack.tasks import documents, gateway_places, inventory
+from prefect_dstack.infrastructure.certificates import check_files
+from prefect_dstack.infrastructure.gateways import ManagedGateway
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.services.certificates import ensure_certificates
+from prefect_dstack.store import documents
+from prefect_dstack.store.records import all_records
+from prefect_dstack.store.sources import resolve_infrastructure
 from prefect_dstack.tasks import gateways as tasks
-from prefect_dstack.tasks.certificates import check_files
-from prefect_dstack.tasks.records import all_records
 
 __all__ = ["create_gateway", "delete_gateway", "missing_records"]
 
@@ -55,53 +61,62 @@ def create_gateway(
         )
     if loaded.name is None:
         raise ConfigurationError("is missing; add 'name: my-gateway'", source=loaded.source_name, key="name")
-    check_gateway_support(loaded)
-    check_files(loaded, _known_routes(loaded.name), must_exist=True)
+    infrastructure = resolve_infrastructure()
+    check_gateway_support(loaded, infrastructure)
     before = documents.load(DstackGateway, loaded.name)
     block = DstackGateway(
         configuration=loaded.model_dump(mode="json", exclude_unset=True) | {"type": "gateway"},
         directory=str(loaded.directory),
+        details={} if before is None else before.details,
     )
+    # A host that only this gateway names belongs to a backend once its block is there.
+    gateway = _gateway(loaded, infrastructure)
+    check_files(gateway, _known_routes(gateway), must_exist=True)
     documents.save(block, loaded.name)
-    inventory.forget()
+    infrastructure = resolve_infrastructure()
+    gateway = _gateway(loaded, infrastructure)
     try:
-        if loaded.backend == "aws":
-            block.details = tasks.provision_gateway(loaded.name).model_dump(mode="json")
+        created = tasks.provision_gateway(gateway) if gateway.machines is not None else None
+        if created is not None:
+            block.details = created.model_dump(mode="json")
             documents.save(block, loaded.name)
-            inventory.forget()
-        state = tasks.create_gateway(loaded.name)
+        state = tasks.create_gateway(gateway)
         if state.base_port not in state.http_ports:
-            _warn_of_taken_port(loaded.name, state)
-        ensure_certificates(loaded.name, list(state.routes.values()))
+            _warn_of_taken_port(gateway, state)
+        ensure_certificates(infrastructure, gateway, list(state.routes.values()))
     except BaseException:
         if before is None:
-            _remove(loaded.name)
+            _remove(gateway)
         else:
             documents.save(before, loaded.name)
-        inventory.forget()
         raise
     return loaded.name
 
 
-def _warn_of_taken_port(name: str, state: GatewayState) -> None:
-    place = gateway_places.gateway(name).place
-    if not place.port_is_free(state.base_port, state.bind_address):
+def _gateway(configuration: GatewayConfiguration, infrastructure: Infrastructure) -> ManagedGateway:
+    gateway = infrastructure.new_gateway(configuration)
+    gateway.require_backend()
+    return gateway
+
+
+def _warn_of_taken_port(gateway: ManagedGateway, state: GatewayState) -> None:
+    if not gateway.port_is_free(state.base_port):
         get_run_logger().warning(
             "gateway %s: its port %d is in use by another program: end that, or choose another",
-            *(name, state.base_port),
+            *(gateway.name, state.base_port),
         )
 
 
-def _known_routes(name: str) -> list[Route]:
-    """List what a gateway routes, as far as it can be asked: it may not be there yet, or any more."""
+def _known_routes(gateway: ManagedGateway) -> list[Route]:
+    """Return what a gateway routes, as far as it can be asked: it may not be there yet, or any more."""
     with contextlib.suppress(PrefectDstackError):
-        state = gateway_places.state(name)
+        state = gateway.state()
         return [] if state is None else list(state.routes.values())
     return []
 
 
 def missing_records(name: str) -> list[str]:
-    """Tell which DNS records a gateway in a cloud lacks, since their zone is not in its account.
+    """Return the DNS records that a gateway in a cloud lacks, as their zone is not in its account.
 
     Args:
         name: The gateway.
@@ -109,14 +124,8 @@ def missing_records(name: str) -> list[str]:
     Returns:
         The records as a zone file has them.
     """
-    block = documents.load(DstackGateway, name)
-    if block is None or "records" not in block.details:
-        return []
-    # boto3 takes its time to import, which gateways elsewhere need not pay.
-    from prefect_dstack.backends.aws import CreatedGateway
-
-    created = CreatedGateway.model_validate(block.details)
-    return [str(record) for record in created.records if not record.created]
+    created = resolve_infrastructure().gateway(name).created
+    return [] if created is None else list(created.missing_records)
 
 
 @served_flow(name="delete-gateway", flow_run_name="delete gateway {name}")
@@ -132,19 +141,17 @@ def delete_gateway(name: str, force: bool = False) -> None:
         ConflictError: If services use it.
         GatewayError: If its machine cannot be reached.
     """
-    exists = name in documents.names(DstackGateway)
-    if name == gateway_places.LOCAL:
-        remains = gateway_places.state(name) is not None
-    else:
-        remains = not exists and name in gateway_places.in_cloud()
-    if not exists and not remains:
-        known = ", ".join(documents.names(DstackGateway)) or "none"
+    infrastructure = resolve_infrastructure()
+    exists = name in infrastructure.configured_gateways
+    gateway = _known_gateway(name, infrastructure)
+    if gateway is None:
+        known = ", ".join(infrastructure.configured_gateways) or "none"
         raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
     users = [record.name for record in all_records() if record.gateway == name and record.active is not None]
     if users:
         raise ConflictError(f"{name}: serves {', '.join(users)}; stop them first")
     try:
-        tasks.delete_gateway(name)
+        tasks.delete_gateway(gateway)
     except (GatewayError, HostError) as error:
         if not force:
             raise GatewayError(
@@ -154,32 +161,48 @@ def delete_gateway(name: str, force: bool = False) -> None:
         get_run_logger().warning("gateway %s: forgotten, and left where it may be: %s", name, error)
     if exists:
         documents.delete(DstackGateway, name)
-        inventory.forget()
     get_run_logger().info("gateway %s: deleted", name)
 
 
-def _remove(name: str) -> None:
+def _known_gateway(name: str, infrastructure: Infrastructure) -> ManagedGateway | None:
+    """Return a gateway that is configured, or of which a machine is left somewhere; None: neither."""
+    if name in infrastructure.configured_gateways:
+        return infrastructure.gateway(name)
+    if name == LOCAL:
+        gateway = infrastructure.gateway(name)
+        return None if gateway.state() is None else gateway
+    for backend in infrastructure.backends.values():
+        if isinstance(backend, ProvidesGatewayMachines) and name in backend.gateway_machines().names():
+            return ManagedGateway(name, GatewayConfiguration(name=name, backend=backend.name), backend)
+    return None
+
+
+def _remove(gateway: ManagedGateway) -> None:
     """Leave nothing of a gateway that could not be created, not even a machine that costs money."""
     try:
-        tasks.delete_gateway(name)
+        tasks.delete_gateway(gateway)
     except PrefectDstackError as error:
-        get_run_logger().warning("gateway %s: not all of it could be removed: %s", *(name, error))
-        if gateway_places.configuration_of(name).backend == "aws":
+        get_run_logger().warning("gateway %s: not all of it could be removed: %s", *(gateway.name, error))
+        if gateway.machines is not None:
             return
-    documents.delete(DstackGateway, name)
+    documents.delete(DstackGateway, gateway.name)
 
 
-def check_gateway_support(configuration: GatewayConfiguration) -> None:
+def check_gateway_support(
+    configuration: GatewayConfiguration, infrastructure: Infrastructure | None = None
+) -> None:
     """Refuse a gateway of which anything would be ignored.
 
     Args:
         configuration: The gateway.
+        infrastructure: What it may need; None: only its keys are checked.
 
     Raises:
         UnsupportedKeyError: For the first such key.
         ConfigurationError: If it needs what is not configured.
     """
-    reasons = {"router": "is not acted on yet; remove it"}
+    check_support(configuration)
+    reasons: dict[str, str] = {}
     if configuration.backend != "aws":
         reasons |= dict.fromkeys(("region", "instance_type", "tags"), "needs 'backend: aws'")
     for key, reason in reasons.items():
@@ -188,14 +211,9 @@ def check_gateway_support(configuration: GatewayConfiguration) -> None:
                 reason, source=configuration.source_name, line=configuration.line_of(key), key=key
             )
     certificate = configuration.effective_certificate
-    if certificate is not None and certificate.type == "acm":
-        raise UnsupportedKeyError(
-            "is not acted on: a certificate of ACM works with AWS's own load balancers only; use type: acme",
-            source=configuration.source_name,
-            line=configuration.line_of("certificate.type"),
-            key="certificate.type",
-        )
-    if certificate is not None and certificate.challenge == "dns-01" and inventory.inventory().aws is None:
+    if infrastructure is None or certificate is None or certificate.challenge != "dns-01":
+        return
+    if not any(isinstance(backend, EditsDns) for backend in infrastructure.backends.values()):
         raise ConfigurationError(
             "dns-01 writes to Route 53: save a DstackAwsBackend block named 'default', or use http-01",
             source=configuration.source_name,

@@ -1,17 +1,16 @@
-"""Taking a service off the air."""
+"""Stopping a service."""
 
 from __future__ import annotations
 
-import asyncio
-
-from prefect import get_run_logger
-
-from prefect_dstack.flows.goals import asked_at, held
-from prefect_dstack.flows.restoring import restore_hook, take_off
+from prefect_dstack.flows.asynchronous import in_thread
+from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.tasks.publication import publish_removed
-from prefect_dstack.tasks.records import load_record, save_record
-from prefect_dstack.tasks.runs import deploying
+from prefect_dstack.services.location import refuse_elsewhere
+from prefect_dstack.services.publication import publish_not_serving
+from prefect_dstack.services.restoration import take_down
+from prefect_dstack.services.run import holding, requested_at
+from prefect_dstack.store.records import load_record, save_record
+from prefect_dstack.store.runs import deploying
 
 __all__ = ["astop_service", "stop_service"]
 
@@ -24,7 +23,7 @@ __all__ = ["astop_service", "stop_service"]
     on_crashed=[restore_hook],
 )
 def stop_service(name: str, force: bool = False) -> None:
-    """Take a service off the air: drain its replicas, remove them, and give their machines back.
+    """Stop a service: drain its replicas, remove them, and give their machines back.
 
     Its record is kept, so that it can be deployed again or rolled back.
 
@@ -34,30 +33,25 @@ def stop_service(name: str, force: bool = False) -> None:
 
     Raises:
         NotFoundError: If there is no such service.
+        ConflictError: If it runs on another machine.
         GatewayError: If the gateway cannot be reached.
     """
     load_record(name)
-    logger = get_run_logger()
-    with held(name) as turn:
+    with holding(name) as run:
+        record = load_record(name)
+        refuse_elsewhere(record, run.infrastructure.here, "stop")
+        revision = record.active
         # Wanted from now on is that nothing serves: a stop that dies is completed, not undone.
-        stopped = load_record(name).stopped().model_copy(update={"asked_at": asked_at()})
-        record = stopped.model_copy(update={"deploying": deploying(None, turn.flow_run, turn.lease)})
+        stopped = record.stopped().model_copy(update={"asked_at": requested_at()})
+        record = stopped.model_copy(update={"deploying": deploying(None, run.flow_run, run.lease)})
         save_record(record)
-        take_off(record, turn.flow_run, force=force)
+        take_down(record, run, force=force)
+        stopped = stopped.model_copy(update={"location": None})
         save_record(stopped)
-        publish_removed(name)
-        logger.info("%s: stopped", name)
+        publish_not_serving(stopped, "stopped", revision)
+        run.log.info("%s: stopped", name)
 
 
 async def astop_service(name: str, force: bool = False) -> None:
-    """Do the same as `stop_service` without blocking an event loop.
-
-    Args:
-        name: The service.
-        force: Go on without the gateway if that cannot be reached, for one that is gone for good.
-
-    Raises:
-        NotFoundError: If there is no such service.
-        GatewayError: If the gateway cannot be reached.
-    """
-    await asyncio.to_thread(stop_service, name, force)
+    """Stop a service without blocking an event loop; see `stop_service` for arguments and errors."""
+    await in_thread(stop_service, name, force)

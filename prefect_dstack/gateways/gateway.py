@@ -86,6 +86,65 @@ class Gateway:
                 self._apply(state, state, stale=True)
         return state
 
+    def ensure(
+        self, initial_state: GatewayState, transition: Callable[[GatewayState], GatewayState]
+    ) -> GatewayState:
+        """Start the gateway if it does not run, and change its state, in one step.
+
+        Nobody can take what the transition chooses, or remove the gateway, in between.
+
+        Args:
+            initial_state: What a new gateway begins with; an existing one keeps its state.
+            transition: From the present state to the new one; it may raise.
+
+        Returns:
+            The new state, which runs.
+
+        Raises:
+            ConflictError: If another program listens on a port of the new state.
+            GatewayError: If it cannot be started, or refuses the new state.
+        """
+        with self.place.lock():
+            if self.place.read(STATE) is None:
+                state = transition(initial_state)
+                self._create(state)
+                return state
+            old = self.state()
+            new = transition(old)
+            stale = self._stale(old)
+            if new != old or stale or not self._ready():
+                self._apply(old, new, stale or not self._ready())
+            return new
+
+    def change_or_destroy(
+        self,
+        transition: Callable[[GatewayState], GatewayState],
+        obsolete: Callable[[GatewayState], bool],
+    ) -> GatewayState:
+        """Change the desired state; a gateway that is obsolete then is removed in the same step.
+
+        Args:
+            transition: From the present state to the new one.
+            obsolete: Returns whether nobody needs a gateway with this state.
+
+        Returns:
+            The new state.
+
+        Raises:
+            NotFoundError: If there is no such gateway.
+            GatewayError: If HAProxy refuses the new state; the old one goes on running.
+        """
+        with self.place.lock():
+            old = self.state()
+            new = transition(old)
+            if obsolete(new):
+                self.place.destroy()
+                return new
+            stale = self._stale(old)
+            if new != old or stale:
+                self._apply(old, new, stale)
+        return new
+
     def _create(self, state: GatewayState) -> None:
         self._refuse_taken_ports(_ports(state), state)
         try:

@@ -18,7 +18,7 @@ from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.ports import port_is_free
-from prefect_dstack.settings import settings, socket_directory
+from prefect_dstack.hosts.socket_paths import socket_directory
 
 __all__ = ["LocalPlace", "haproxy_binary"]
 
@@ -50,35 +50,44 @@ class LocalPlace:
     """A directory of this machine, and a supervised HAProxy.
 
     Args:
-        directory: Where the files are; default: below the home directory of prefect-dstack.
+        directory: Where the files are.
         gateway: The name of the gateway.
     """
 
-    def __init__(self, gateway: str, directory: Path | None = None) -> None:
-        self.directory = (directory or settings().home / "gateways" / gateway).absolute()
+    def __init__(self, gateway: str, directory: Path) -> None:
+        self.directory = directory.absolute()
         self.name = f"gateway '{gateway}' on this machine"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """See `Place.lock`."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while (descriptor := self._try_lock()) is None:
+            if time.monotonic() > deadline:
+                raise GatewayError(
+                    f"{self.name}: somebody else has been changing it for {LOCK_PATIENCE:.0f} s, "
+                    "try again later"
+                )
+            time.sleep(0.02)
         try:
-            deadline = time.monotonic() + LOCK_PATIENCE
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise GatewayError(
-                            f"{self.name}: somebody else has been changing it for {LOCK_PATIENCE:.0f} s, "
-                            "try again later"
-                        ) from None
-                    time.sleep(0.02)
             yield
         finally:
             os.close(descriptor)
+
+    def _try_lock(self) -> int | None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.directory / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the gateway was removed since
+            return None
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever removes the gateway removes this file too: a lock on what is gone excludes nobody.
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+        return None
 
     def read(self, name: str) -> bytes | None:
         """See `Place.read`."""

@@ -17,7 +17,7 @@ from prefect_dstack.errors import ConflictError
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.paths import normalised
 
-__all__ = ["Part", "Route", "RouteReplica", "Token", "TokenId", "refuse_conflict"]
+__all__ = ["AcceptedToken", "Part", "Route", "RouteReplica", "TokenId", "refuse_conflict"]
 
 MEGABYTE = 1024 * 1024
 
@@ -35,7 +35,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
-class Token(Part):
+class AcceptedToken(Part):
     """What a gateway knows of a token: never the token."""
 
     sha256: Digest = Field(description="The SHA-256 of the token, in lower-case hexadecimal.")
@@ -88,7 +88,7 @@ class Route(Part):
     forward_authorization: bool = Field(
         default=False, description="Whether the replicas see the `Authorization` header that was checked."
     )
-    tokens: dict[TokenId, Token] = Field(
+    tokens: dict[TokenId, AcceptedToken] = Field(
         default_factory=dict, description="The tokens that it accepts, by id."
     )
     rate_limits: tuple[RateLimit, ...] = Field(

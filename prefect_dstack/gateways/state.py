@@ -11,9 +11,9 @@ from typing_extensions import Self
 from prefect_dstack.configurations.names import Domain, Name
 from prefect_dstack.configurations.ports import Port
 from prefect_dstack.errors import ConflictError, NotFoundError
-from prefect_dstack.gateways.route import Part, Route, RouteReplica, Token, TokenId, refuse_conflict
+from prefect_dstack.gateways.route import AcceptedToken, Part, Route, RouteReplica, TokenId, refuse_conflict
 
-__all__ = ["GatewayState", "Route", "RouteReplica", "Token", "free_port"]
+__all__ = ["AcceptedToken", "GatewayState", "Route", "RouteReplica", "free_port"]
 
 CertificateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,252}$")]
 ChallengeToken = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
@@ -42,7 +42,7 @@ class GatewayState(Part):
         default=(),
         description="Names of the certificates it holds; the first answers clients that name no host.",
     )
-    tokens: dict[TokenId, Token] = Field(
+    tokens: dict[TokenId, AcceptedToken] = Field(
         default_factory=dict, description="Tokens that every service with `auth` accepts, by id."
     )
     challenges: dict[ChallengeToken, KeyAuthorization] = Field(
@@ -127,7 +127,7 @@ class GatewayState(Part):
         """Begin or end to compare a service's replicas, as a canary needs; see `Route.compared`."""
         return self._with_fields(self.route(service), compared=compared)
 
-    def with_token(self, service: str | None, token_id: str, token: Token) -> GatewayState:
+    def with_token(self, service: str | None, token_id: str, token: AcceptedToken) -> GatewayState:
         """Accept a token: at one service, or at every service that asks for tokens (None)."""
         if service is None:
             return self._with(tokens={**self.tokens, token_id: token})

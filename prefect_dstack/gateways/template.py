@@ -18,7 +18,7 @@ from prefect_dstack.gateways import quoting, servers
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
-from prefect_dstack.gateways.state import GatewayState, Route, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
 
 __all__ = ["ACME_PATH", "CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
 
@@ -175,7 +175,7 @@ def loaded_maps(state: GatewayState) -> set[str]:
     return loaded
 
 
-def _until(token: Token) -> str:
+def _until(token: AcceptedToken) -> str:
     return str(NEVER if token.expires_at is None else int(token.expires_at.timestamp()))
 
 

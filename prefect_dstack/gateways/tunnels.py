@@ -6,7 +6,6 @@ the replica's host and do nothing else. Whatever holds it connects again by itse
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import shlex
 from collections.abc import Sequence
@@ -21,14 +20,12 @@ from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = [
-    "Attachment",
     "HeldTunnel",
     "Hop",
     "TunnelHolder",
     "TunnelTarget",
     "address_of",
     "close_tunnel",
-    "direct_address",
     "jump_hosts",
     "keys_on",
     "open_tunnel",
@@ -38,21 +35,6 @@ __all__ = [
 ]
 
 ALIAS = "replica"
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """Where a machine is, as seen from others.
-
-    Attributes:
-        address: Where we reach it.
-        private_address: Its address on a private network.
-        network: That network, such as `10.0.0.0/24`: machines in one reach each other.
-    """
-
-    address: str
-    private_address: str | None = None
-    network: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,38 +125,6 @@ class TunnelHolder(Protocol):
     def log(self, stamp: Stamp) -> str:
         """Read what a tunnel's `ssh` has said."""
         ...
-
-
-def direct_address(gateway: Attachment, replica: Attachment) -> str | None:
-    """Decide whether a gateway reaches a replica without a tunnel.
-
-    Args:
-        gateway: The gateway's machine.
-        replica: The replica's machine.
-
-    Returns:
-        The address to reach it at; None: only through a tunnel.
-
-    Example:
-        >>> inside = Attachment("203.0.113.7", "10.0.0.7", "10.0.0.0/24")
-        >>> direct_address(Attachment("203.0.113.1", "10.0.0.1", "10.0.0.0/24"), inside)
-        '10.0.0.7'
-        >>> direct_address(Attachment("198.51.100.1"), inside) is None
-        True
-    """
-    if gateway.address == replica.address:
-        return replica.private_address or "127.0.0.1"
-    if replica.private_address is None or gateway.network is None:
-        return None
-    if gateway.network == replica.network:
-        return replica.private_address
-    try:
-        inside = ipaddress.ip_address(replica.private_address) in ipaddress.ip_network(
-            gateway.network, strict=False
-        )
-    except ValueError:  # the name of a network, as clouds give them
-        inside = False
-    return replica.private_address if inside and replica.network is None else None
 
 
 def open_tunnel(holder: TunnelHolder, machine: SshMachine, stamp: Stamp, address: str, port: int) -> int:

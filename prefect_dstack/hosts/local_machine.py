@@ -23,10 +23,18 @@ USUAL_ENGINE = "unix:///var/run/docker.sock"
 
 
 class LocalMachine:
-    """The machine that this code runs on; implements `Machine`."""
+    """The machine that this code runs on; implements `DockerHost`.
+
+    Args:
+        identity: Tells its replicas from those of others that use the same Docker Engine; None: all count.
+    """
 
     name = "this machine"
     publish_address = "127.0.0.1"
+    engine_optional = True
+
+    def __init__(self, identity: str | None = None) -> None:
+        self.identity = identity
 
     def docker(self) -> DockerClient:
         """Reach the Docker Engine that `DOCKER_HOST` names, else the one at the usual socket."""

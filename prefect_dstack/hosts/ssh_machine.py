@@ -26,7 +26,7 @@ __all__ = ["Root", "SshMachine"]
 
 
 class SshMachine:
-    """A machine reached over SSH; implements `Machine`.
+    """A machine reached over SSH; implements `DockerHost`.
 
     Any number of these share one connection to the host.
 
@@ -49,6 +49,15 @@ class SshMachine:
 
     def __repr__(self) -> str:
         return f"SshMachine({self.name!r})"
+
+    @property
+    def identity(self) -> None:
+        """It belongs to nobody in particular; see `Machine.identity`."""
+
+    @property
+    def engine_optional(self) -> bool:
+        """It runs nothing but containers; see `DockerHost.engine_optional`."""
+        return False
 
     def docker(self) -> DockerClient:
         """Reach the host's Docker Engine; see `Machine.docker`."""

@@ -91,6 +91,7 @@ class _Supervision:
         self.status: dict[str, Any] = {"state": "starting", "pid": None, "restarts": 0, "exit_code": None}
         self.prctl = _linux_prctl()
         self.stopping = False
+        self.finished = False
 
     def report(self, **changes: Any) -> None:
         self.status.update(changes)
@@ -134,6 +135,10 @@ class _Supervision:
             self.signal_group(signal.SIGKILL)
             self.child = None
         self.kill_strays()
+        if not self.program.get("restart", True):
+            self.finished = True
+            self.report(state="stopped", pid=None, exit_code=code)
+            return
         if time.monotonic() - self.started >= HEALTHY_AFTER:
             self.delay = FIRST_DELAY
         self.restart_at = time.monotonic() + self.delay
@@ -246,13 +251,16 @@ class _Supervision:
         signal.signal(signal.SIGINT, lambda *_: None)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         self.launch()
-        while not asked:
+        while not asked and not self.finished:
             pause = None if self.restart_at is None else max(0.0, self.restart_at - time.monotonic())
             self.wait(wakeup, pause)
             self.reap()
             if not asked and self.restart_at is not None and time.monotonic() >= self.restart_at:
                 self.launch()
-        self.stop(wakeup)
+        if self.finished:
+            self.forward_output()
+        else:
+            self.stop(wakeup)
 
 
 def _acquire(lock: int) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import stat
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from prefect_dstack.bundles import Entry
 from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import ConfigurationError
-from prefect_dstack.hosts.ignoring import kept
 
 __all__ = ["pack_files"]
 
@@ -21,37 +20,42 @@ IN_MEMORY = 16 * 1024**2
 
 def pack_files(
     files: Sequence[FileMapping],
-    directory: Path,
+    entries: Iterable[Entry],
     working_dir: str = "/",
     *,
     owner: tuple[int, int] = (0, 0),
+    home: str | None = None,
 ) -> IO[bytes]:
     """Pack files and directories for a container.
 
-    Directories are packed without what `.gitignore` leaves out. Modes and times are kept. A symbolic link
-    stays one if it leads to something in the same directory; one that leads out of it is an error.
-
     Args:
         files: What goes where.
-        directory: What relative local paths start from.
+        entries: What was collected of them with `collect_files`, or is stored of that.
         working_dir: What relative paths in the container start from, absolute.
         owner: User and group ids that own the files there.
+        home: What `~/` stands for in the container; None if that is not known.
 
     Returns:
         A tar archive whose paths are relative to `/`, at its beginning; the caller closes it.
 
     Raises:
-        ConfigurationError: If a file is missing, cannot be read, or a link leads astray.
+        ConfigurationError: If a path in the container cannot be, or a file cannot be read.
 
     Example:
-        >>> with pack_files(mappings, Path("."), "/app") as archive:  # doctest: +SKIP
+        >>> with pack_files(files, stored_entries(copy), "/app") as archive:  # doctest: +SKIP
         ...     container.put_archive("/", archive)
     """
+    targets = [
+        _target(mapping.path, working_dir, f"files.{number}", home) for number, mapping in enumerate(files)
+    ]
     spool = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
         with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for number, mapping in enumerate(files):
-                _pack(archive, mapping, f"files.{number}", directory, working_dir, owner)
+            for entry in entries:
+                number, _, rest = entry.path.partition("/")
+                # A directory itself is not packed: it may be one that the image has, with its own mode.
+                if rest or entry.kind == "file":
+                    _add(archive, entry, targets[int(number)] / rest, owner)
         spool.seek(0)
     except BaseException:
         spool.close()
@@ -59,66 +63,35 @@ def pack_files(
     return spool
 
 
-def _pack(
-    archive: tarfile.TarFile,
-    mapping: FileMapping,
-    key: str,
-    directory: Path,
-    working_dir: str,
-    owner: tuple[int, int],
-) -> None:
-    source = directory / Path(mapping.local_path).expanduser()
-    target = _target(mapping.path, working_dir, key)
-    try:
-        root = source.resolve(strict=True)
-        if not root.is_dir():
-            _add(archive, root, target, owner)
-            return
-        # The directory itself is not packed: it may be one that the image has, with its own mode.
-        for path in kept(root):
-            name = target / path.relative_to(root).as_posix()
-            if path.is_symlink():
-                _check_link(path, root, key)
-            _add(archive, path, name, owner)
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{error.filename or source}: there is no such file", key=key) from error
-    except OSError as error:
-        raise ConfigurationError(
-            f"{error.filename or source}: cannot be read: {error.strerror or error}", key=key
-        ) from error
-
-
-def _target(path: str, working_dir: str, key: str) -> PurePosixPath:
+def _target(path: str, working_dir: str, key: str, home: str | None) -> PurePosixPath:
+    if home and (path == "~" or path.startswith("~/")):
+        path = home.rstrip("/") + path[1:] or "/"
     if path.startswith("~"):
         raise ConfigurationError(f"{path}: give the whole path that it shall have in the container", key=key)
     target = PurePosixPath("/", working_dir, path)
     if ".." in target.parts:
         raise ConfigurationError(f"{path}: must not have '..' in it", key=key)
-    return target.relative_to("/")
+    # Of a path that begins with two slashes, pathlib keeps both.
+    return PurePosixPath(*target.parts[1:])
 
 
-def _check_link(path: Path, root: Path, key: str) -> None:
-    target = path.readlink()
-    if target.is_absolute() or not (path.parent / target).resolve().is_relative_to(root):
-        raise ConfigurationError(
-            f"{path}: the link leads out of {root}, to {target}: put it into .gitignore, "
-            "or copy what it leads to",
-            key=key,
-        )
-
-
-def _add(archive: tarfile.TarFile, path: Path, name: PurePosixPath, owner: tuple[int, int]) -> None:
-    status = path.lstat()
-    mode = status.st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-        return  # a socket, a pipe or a device means nothing elsewhere
-    member = archive.gettarinfo(path, str(name))
+def _add(archive: tarfile.TarFile, entry: Entry, name: PurePosixPath, owner: tuple[int, int]) -> None:
+    member = tarfile.TarInfo(str(name))
     member.uid, member.gid = owner
-    member.uname = member.gname = ""
-    if stat.S_ISREG(mode):
-        # Of two names of one file, each is packed whole: the other may be left out, or unpacked elsewhere.
-        member.type, member.linkname, member.size = tarfile.REGTYPE, "", status.st_size
-        with path.open("rb") as content:
-            archive.addfile(member, content)
-    else:
+    member.mode = entry.mode
+    member.mtime = entry.modified_ns / 1e9
+    if entry.kind == "directory":
+        member.type = tarfile.DIRTYPE
         archive.addfile(member)
+    elif entry.kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, entry.target
+        archive.addfile(member)
+    else:
+        member.size = entry.size
+        try:
+            with Path(entry.source).open("rb") as content:
+                archive.addfile(member, content)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{entry.source}: has changed since it was read, or cannot be read: {error.strerror or error}"
+            ) from error

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.hosts.machine import Machine
 
 __all__ = ["Launch", "Replica", "ReplicaStatus", "Report", "Runtime"]
@@ -21,13 +21,10 @@ Report = Callable[[str], None]
 class Launch(BaseModel):
     """All that is needed to start one replica."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True)
 
     stamp: Stamp = Field(description="For whom; every trace of the replica carries it.")
-    configuration: ServiceConfiguration = Field(description="Of the service.")
-    environment: Environment = Field(description="The replica's environment, secrets apart.")
-    registry: RegistryCredentials | None = Field(default=None, description="To pull a private image.")
-    directory: Path = Field(description="What relative paths start from: the configuration's directory.")
+    spec: WorkloadSpec = Field(description="What it runs.")
     gpu_devices: tuple[str, ...] = Field(default=(), description="The accelerators set aside for it.")
 
 
@@ -37,10 +34,13 @@ class Replica(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     stamp: Stamp = Field(description="For whom it runs.")
-    runtime: Literal["docker", "process"] = Field(description="What runs it.")
+    runtime: str = Field(description="What runs it: `docker`, `process`, or a backend's own runtime.")
     id: str = Field(description="What the runtime calls it.")
     address: str = Field(description="Where it listens, on its machine.")
-    port: int = Field(description="The TCP port there.")
+    port: int = Field(description="The TCP port there; 0: it listens on none.")
+    ports: dict[int, int] = Field(
+        default_factory=dict, description="The ports there by those that the application listens on."
+    )
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class Runtime(Protocol):
     """What starts replicas on a machine."""
 
     @property
-    def name(self) -> Literal["docker", "process"]:
+    def name(self) -> str:
         """What replicas and records call it."""
         ...
 
@@ -115,6 +115,21 @@ class Runtime(Protocol):
 
         Yields:
             Lines without their end.
+        """
+        ...
+
+    def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
+        """Copy a file or directory of a replica to this machine.
+
+        Args:
+            machine: Where it runs, or ran.
+            replica: Which.
+            path: Of the file or directory; a relative one starts from where its commands run.
+            target: Where it goes; replaced if it is there.
+
+        Raises:
+            NotFoundError: If the replica has no such file.
+            HostError: If the machine fails.
         """
         ...
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
-from prefect_dstack.configurations import Environment, InstanceMount, ServiceConfiguration
+from prefect_dstack.bundles import BundleStore, Entry, collect_files, stored_entries
+from prefect_dstack.configurations import Environment, InstanceMount
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.errors import CapacityError, HostNotReadyError, ImageError
-from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.domain.workload import WorkloadSpec
+from prefect_dstack.errors import (
+    CapacityError,
+    ConfigurationError,
+    ConflictError,
+    HostNotReadyError,
+    ImageError,
+    NotFoundError,
+)
+from prefect_dstack.hosts.download import unpack
+from prefect_dstack.hosts.machine import DockerHost, Machine
 from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
@@ -32,41 +44,54 @@ LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 
 
 class DockerRuntime:
-    """Runs replicas as containers."""
+    """Runs replicas as containers.
 
-    name: Literal["docker"] = "docker"
+    Args:
+        bundles: The copies of the files that revisions bring along; None: they are taken from where they are.
+    """
+
+    name = "docker"
+
+    def __init__(self, bundles: BundleStore | None = None) -> None:
+        self.bundles = bundles
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
-        engine = machine.docker()
+        host = docker_host(machine)
+        engine = host.docker()
         existing = _container(engine, launch.stamp)
+        if existing is not None and not _belongs(existing, machine):
+            raise ConflictError(
+                f"{machine.name}: a container named {existing.name} belongs to another home directory of "
+                "prefect-dstack that uses the same Docker Engine: give the service another name"
+            )
         if existing is not None and existing.status in ("running", "restarting"):
             return _replica(existing)
         if existing is not None:
             existing.remove(force=True, v=True)
-        image = launch.configuration.image or ""
-        ensure_image(engine, image, launch.registry, machine.name, report)
+        image = launch.spec.image or ""
+        ensure_image(engine, image, launch.spec.registry, machine.name, report)
         report(f"{launch.stamp.name}: starting a container of {image} on {machine.name}")
         lock = getattr(machine, "lock", None)
         if not launch.gpu_devices or lock is None:
-            return self._start(engine, machine, launch)
+            return self._start(engine, host, launch)
         # Others choose GPUs by the labels of containers too, perhaps from other machines at this moment.
         with lock(GPU_LOCK):
-            _refuse_taken(engine, machine, launch)
-            return self._start(engine, machine, launch)
+            _refuse_taken(engine, host, launch)
+            return self._start(engine, host, launch)
 
-    def _start(self, engine: DockerClient, machine: Machine, launch: Launch) -> Replica:
+    def _start(self, engine: DockerClient, machine: DockerHost, launch: Launch) -> Replica:
         while True:
-            port = machine.free_port()
+            published = {} if launch.spec.host_network else _free_ports(machine, launch.spec.ports)
             try:
-                container = engine.containers.create(**creation(engine, machine, launch, port))
+                container = engine.containers.create(**creation(engine, machine, launch, published))
             except (ImageNotFound, APIError) as error:
-                raise ImageError(f"{machine.name}: {launch.configuration.image}: {_words(error)}") from error
+                raise ImageError(f"{machine.name}: {launch.spec.image}: {_words(error)}") from error
             try:
-                if launch.environment.secret:
-                    container.put_archive("/", _environment_archive(launch.environment))
-                _put_files(container, launch)
-                _require_shell(container, launch.configuration)
+                if launch.spec.environment.secret:
+                    container.put_archive("/", _environment_archive(launch.spec.environment))
+                _put_files(container, launch, self.bundles)
+                _require_shell(container, launch.spec)
                 container.start()
             except APIError as error:
                 container.remove(force=True, v=True)
@@ -74,7 +99,7 @@ class DockerRuntime:
                     continue
                 if "no space left" in str(error):
                     raise HostNotReadyError(f"{machine.name}: the disk is full: {_words(error)}") from error
-                raise ImageError(f"{machine.name}: {launch.configuration.image}: {_words(error)}") from error
+                raise ImageError(f"{machine.name}: {launch.spec.image}: {_words(error)}") from error
             except BaseException:
                 container.remove(force=True, v=True)
                 raise
@@ -82,14 +107,25 @@ class DockerRuntime:
 
     def replicas(self, machine: Machine) -> Sequence[Replica]:
         """List the containers of ours on a machine; see `Runtime.replicas`."""
-        labelled = machine.docker().containers.list(
+        host = docker_host(machine)
+        try:
+            engine = host.docker()
+        except HostNotReadyError:
+            if host.engine_optional:
+                return []
+            raise
+        labelled = engine.containers.list(
             all=True, ignore_removed=True, filters={"label": "prefect-dstack.service"}
         )
-        return [_replica(container) for container in labelled if Stamp.from_labels(container.labels)]
+        return [
+            _replica(container)
+            for container in labelled
+            if Stamp.from_labels(container.labels) and _belongs(container, machine)
+        ]
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
         """Tell how a container is; see `Runtime.status`."""
-        container = _container(machine.docker(), replica.stamp)
+        container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return ReplicaStatus(state="gone")
         state: Mapping[str, Any] = container.attrs["State"]
@@ -108,7 +144,7 @@ class DockerRuntime:
         self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
     ) -> Iterator[str]:
         """Read a container's output; see `Runtime.logs`."""
-        container = _container(machine.docker(), replica.stamp)
+        container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return
         output = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
@@ -120,9 +156,21 @@ class DockerRuntime:
         if rest:
             yield rest.decode(errors="replace")
 
+    def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
+        """Copy a file or directory of a container; see `Runtime.copy_back`."""
+        container = _container(docker_host(machine).docker(), replica.stamp)
+        if container is None:
+            raise NotFoundError(f"{replica.name}: is gone, and with it {path}")
+        source = PurePosixPath(container.attrs["Config"].get("WorkingDir") or "/") / path
+        try:
+            stream, _ = container.get_archive(str(source))
+        except NotFound as error:
+            raise NotFoundError(f"{replica.name}: has no {path}") from error
+        unpack(stream, source.name, target)
+
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop and remove a container; see `Runtime.remove`."""
-        container = _container(machine.docker(), replica.stamp)
+        container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return
         try:
@@ -135,7 +183,30 @@ class DockerRuntime:
                 raise
 
 
-def _refuse_taken(engine: DockerClient, machine: Machine, launch: Launch) -> None:
+def docker_host(machine: Machine) -> DockerHost:
+    """Return a machine as one with a Docker Engine.
+
+    Args:
+        machine: The machine.
+
+    Returns:
+        The same machine.
+
+    Raises:
+        HostNotReadyError: If its backend gives machines without one.
+    """
+    if not isinstance(machine, DockerHost):
+        raise HostNotReadyError(f"{machine.name}: its backend gives no access to a Docker Engine")
+    return machine
+
+
+def _belongs(container: Container, machine: Machine) -> bool:
+    """Return whether a container is not that of another home directory which uses the same engine."""
+    owner = container.labels.get("prefect-dstack.machine", "")
+    return machine.identity is None or owner in ("", machine.identity)
+
+
+def _refuse_taken(engine: DockerClient, machine: DockerHost, launch: Launch) -> None:
     for container in engine.containers.list(
         all=True, ignore_removed=True, filters={"label": "prefect-dstack.service"}
     ):
@@ -146,52 +217,57 @@ def _refuse_taken(engine: DockerClient, machine: Machine, launch: Launch) -> Non
             raise CapacityError(f"{machine.name}: {stamp.name} has just taken the GPU {', '.join(taken)}")
 
 
-def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) -> dict[str, Any]:
+def creation(
+    engine: DockerClient, machine: DockerHost, launch: Launch, published: Mapping[int, int]
+) -> dict[str, Any]:
     """Describe the container of a replica.
 
     Args:
         engine: Asked for the image's own entry point where secrets have to be put before it.
         machine: Where it will run.
         launch: What it is for.
-        port: The port of the machine that it is published on.
+        published: The ports of the machine by those of the container that are published on them.
 
     Returns:
         The arguments of the Docker SDK's `containers.create`.
     """
-    configuration = launch.configuration
-    inner = configuration.port.port
-    resources = configuration.resources
+    spec = launch.spec
+    inner = spec.port
+    resources = spec.resources
     memory = resources.memory.max if resources.memory else None
     cpus = resources.cpu.count.max if resources.cpu and resources.cpu.count else None
-    entrypoint, command = _command(configuration)
-    if launch.environment.secret:
-        entrypoint, command = _with_secrets(engine, configuration, entrypoint, command)
+    entrypoint, command = _command(spec)
+    if launch.spec.environment.secret:
+        entrypoint, command = _with_secrets(engine, spec, entrypoint, command)
     environment = {
         **described_environment(launch.stamp, inner),
-        "PORT": str(inner),
-        **launch.environment.plain,
+        **({} if inner is None else {"PORT": str(inner)}),
+        **spec.facts,
+        "PYTHONUNBUFFERED": "1",
+        **launch.spec.environment.plain,
     }
     return {
-        "image": configuration.image,
+        "image": spec.image,
         "name": f"prefect-dstack-{launch.stamp.name}",
-        "hostname": launch.stamp.name,
+        "hostname": None if spec.host_network else launch.stamp.name,
         "labels": labels(launch, inner),
         "entrypoint": entrypoint,
         "command": command,
         "environment": environment,
-        "ports": {f"{inner}/tcp": (machine.publish_address, port)},
-        "restart_policy": {"Name": "unless-stopped"},
+        "ports": {f"{own}/tcp": (machine.publish_address, port) for own, port in published.items()},
+        "network_mode": "host" if spec.host_network else None,
+        "restart_policy": {"Name": "unless-stopped" if spec.restart else "no"},
         "log_config": LOGS,
         "init": True,
-        "user": configuration.user,
-        "working_dir": configuration.working_dir,
-        "privileged": bool(configuration.privileged),
-        "security_opt": None if configuration.privileged else ["no-new-privileges:true"],
+        "user": spec.user,
+        "working_dir": spec.working_dir,
+        "privileged": spec.privileged,
+        "security_opt": None if spec.privileged else ["no-new-privileges:true"],
         # In this older form the engine makes directories that are missing.
         "volumes": [
-            f"{volume.instance_path}:{volume.path}"
-            for volume in configuration.volumes
-            if isinstance(volume, InstanceMount) and _is_there_if_it_must(machine, volume)
+            f"{_on_machine(machine, volume)}:{volume.path}{':ro' if volume.read_only else ''}"
+            for volume in spec.mounts
+            if _is_there_if_it_must(machine, volume)
         ],
         "mem_limit": None if memory is None else round(memory * 1024**3),
         # The engine refuses a limit above what its machine has.
@@ -201,47 +277,58 @@ def creation(engine: DockerClient, machine: Machine, launch: Launch, port: int) 
     }
 
 
-def labels(launch: Launch, port: int) -> dict[str, str]:
+def _free_ports(machine: DockerHost, ports: Sequence[int]) -> dict[int, int]:
+    chosen: dict[int, int] = {}
+    for own in ports:
+        port = machine.free_port()
+        while port in chosen.values():
+            port = machine.free_port()
+        chosen[own] = port
+    return chosen
+
+
+def labels(launch: Launch, port: int | None) -> dict[str, str]:
     """Write what a container is for, and what it has been promised, so that placement can count it.
 
     Args:
         launch: The replica.
-        port: The port it listens on inside.
+        port: The port it listens on inside; None: none.
 
     Returns:
         The container's labels.
     """
-    resources = launch.configuration.resources
+    resources = launch.spec.resources
     cpus = resources.cpu.count.min if resources.cpu and resources.cpu.count else None
     memory = resources.memory.min if resources.memory else None
     return {
-        **(launch.configuration.tags or {}),
+        **launch.spec.requirements.tags,
         **launch.stamp.labels(),
-        "prefect-dstack.port": str(port),
+        "prefect-dstack.port": "" if port is None else str(port),
+        "prefect-dstack.ports": ",".join(map(str, launch.spec.ports)),
         "prefect-dstack.cpus": str(cpus or 0),
         "prefect-dstack.memory-gb": str(memory or 0),
         GPU_LABEL: ",".join(launch.gpu_devices),
     }
 
 
-def _command(configuration: ServiceConfiguration) -> tuple[list[str] | None, list[str] | None]:
-    script = "set -e\n" + "\n".join(configuration.commands) if configuration.commands else None
-    if configuration.entrypoint:
-        return shlex.split(configuration.entrypoint), None if script is None else [script]
+def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
+    script = "set -e\n" + "\n".join(spec.commands) if spec.commands else None
+    if spec.entrypoint:
+        return shlex.split(spec.entrypoint), None if script is None else [script]
     if script is None:
         return None, None
-    return [configuration.shell or "/bin/sh", "-c"], [script]
+    return [spec.shell or "/bin/sh", "-c"], [script]
 
 
 def _with_secrets(
     engine: DockerClient,
-    configuration: ServiceConfiguration,
+    spec: WorkloadSpec,
     entrypoint: list[str] | None,
     command: list[str] | None,
 ) -> tuple[list[str], list[str]]:
     """Read secrets from a file in the container, where `docker inspect` does not show them."""
     if entrypoint is None:
-        own = engine.images.get(configuration.image or "").attrs["Config"]
+        own = engine.images.get(spec.image or "").attrs["Config"]
         entrypoint, command = own.get("Entrypoint") or [], command or own.get("Cmd") or []
     return (
         ["/bin/sh", "-c", f'. {ENVIRONMENT_FILE}; exec "$@"', "sh"],
@@ -249,13 +336,48 @@ def _with_secrets(
     )
 
 
-def _put_files(container: Container, launch: Launch) -> None:
-    files = launch.configuration.files
+def _put_files(container: Container, launch: Launch, bundles: BundleStore | None) -> None:
+    files = launch.spec.files
     if not files:
         return
+    entries = _entries(launch.spec, bundles)
     directory = container.attrs["Config"].get("WorkingDir") or "/"
-    with pack_files(files, launch.directory, directory) as archive:
+    home = _home(container) if any(file.path.startswith("~") for file in files) else None
+    with pack_files(files, entries, directory, home=home) as archive:
         container.put_archive("/", archive)
+
+
+def _home(container: Container) -> str | None:
+    """Return the home directory of the container's user, or None where its image does not say."""
+    config = container.attrs["Config"]
+    for variable in config.get("Env") or ():
+        if variable.startswith("HOME="):
+            return str(variable.removeprefix("HOME="))
+    user = (config.get("User") or "root").partition(":")[0]
+    try:
+        stream: Any = container.get_archive("/etc/passwd")[0]
+    except NotFound:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        member = archive.extractfile("passwd")
+        lines = [] if member is None else member.read().decode(errors="replace").splitlines()
+    accounts = [line.split(":") for line in lines]
+    return next((one[5] for one in accounts if len(one) > 5 and user in (one[0], one[2])), None)
+
+
+def _entries(spec: WorkloadSpec, bundles: BundleStore | None) -> Sequence[Entry]:
+    """Return the files of a revision, from its own copy, or from where they are if they are the same."""
+    if bundles is None or not spec.bundle:
+        return collect_files(spec.files, spec.directory).entries
+    try:
+        return stored_entries(bundles.path(spec.bundle))
+    except NotFoundError:
+        # The copy is on the machine that deployed it first; this one may have the same files.
+        with contextlib.suppress(ConfigurationError):
+            here = collect_files(spec.files, spec.directory)
+            if here.digest == spec.bundle:
+                return here.entries
+        raise
 
 
 def _environment_archive(environment: Environment) -> bytes:
@@ -271,27 +393,38 @@ def _environment_archive(environment: Environment) -> bytes:
     return buffer.getvalue()
 
 
-def _is_there_if_it_must(machine: Machine, volume: InstanceMount) -> bool:
-    return not volume.optional or machine.run(["test", "-e", volume.instance_path]).exit_code == 0
+def _is_there_if_it_must(machine: DockerHost, volume: InstanceMount) -> bool:
+    return not volume.optional or machine.run(["test", "-e", _on_machine(machine, volume)]).exit_code == 0
 
 
-def _require_shell(container: Container, configuration: ServiceConfiguration) -> None:
+def _on_machine(machine: DockerHost, volume: InstanceMount) -> str:
+    path = volume.instance_path
+    if not path.startswith("~"):
+        return path
+    found = machine.run(["/bin/sh", "-c", 'printf %s "$HOME"'])
+    home = found.stdout.decode(errors="replace").rstrip("/")
+    if found.exit_code != 0 or (home and not home.startswith("/")):
+        raise HostNotReadyError(f"{machine.name}: its user has no home directory, which {path} starts from")
+    return home + path[1:] or "/"
+
+
+def _require_shell(container: Container, spec: WorkloadSpec) -> None:
     """Say before the start that the image lacks the shell which nobody has written down."""
     (shell, *_) = container.attrs["Config"]["Entrypoint"] or [""]
-    written = [configuration.shell, *shlex.split(configuration.entrypoint or "")[:1]]
+    written = [spec.shell, *shlex.split(spec.entrypoint or "")[:1]]
     if not shell.startswith("/") or shell in written:
         return
     try:
         stream: Any = container.get_archive(shell)[0]
     except NotFound:
-        needs = "'commands' need" if configuration.commands else "secrets in 'env' need"
-        hint = "name a program of its own in 'entrypoint'" if configuration.commands else "give it one"
-        raise ImageError(f"{configuration.image}: the image has no {shell}, which {needs}; {hint}") from None
+        needs = "'commands' need" if spec.commands else "secrets in 'env' need"
+        hint = "name a program of its own in 'entrypoint'" if spec.commands else "give it one"
+        raise ImageError(f"{spec.image}: the image has no {shell}, which {needs}; {hint}") from None
     stream.close()
 
 
 def _devices(launch: Launch) -> list[DeviceRequest] | None:
-    gpu = launch.configuration.resources.gpu
+    gpu = launch.spec.resources.gpu
     count = None if gpu is None else gpu.count
     if launch.gpu_devices:
         return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]
@@ -309,16 +442,21 @@ def _container(engine: DockerClient, stamp: Stamp) -> Container | None:
 
 def _replica(container: Container) -> Replica:
     container.reload()
-    stamp = Stamp.from_labels(container.labels)
     bindings = container.attrs["HostConfig"]["PortBindings"] or {}
-    (published,) = next(iter(bindings.values()))
+    published = {int(own.partition("/")[0]): binding[0] for own, binding in bindings.items() if binding}
+    ports = {own: int(binding["HostPort"]) for own, binding in published.items()}
+    if container.attrs["HostConfig"].get("NetworkMode") == "host":
+        listed = container.labels.get("prefect-dstack.ports", "").split(",")
+        ports = {int(port): int(port) for port in listed if port}
+    first = next(iter(published.values()), None)
     return Replica.model_validate(
         {
-            "stamp": stamp,
+            "stamp": Stamp.from_labels(container.labels),
             "runtime": "docker",
             "id": container.id,
-            "address": published["HostIp"],
-            "port": int(published["HostPort"]),
+            "address": "127.0.0.1" if first is None else first["HostIp"],
+            "port": 0 if first is None else int(first["HostPort"]),
+            "ports": ports,
         }
     )
 

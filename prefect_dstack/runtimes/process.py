@@ -8,14 +8,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import cast
 
 import psutil
 
-from prefect_dstack.configurations import ServiceConfiguration
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.bundles import BundleStore
+from prefect_dstack.domain.workload import WorkloadSpec
+from prefect_dstack.errors import ConfigurationError, NotFoundError
 from prefect_dstack.hosts import supervisor
-from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.hosts.machine import CommandMachine, Machine
 from prefect_dstack.hosts.output import read_output
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
@@ -24,6 +25,10 @@ __all__ = ["ProcessRuntime"]
 
 # Holds the replica's directory: names are given again by who uses another home directory.
 STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
+
+# What must not be shared, or is of no use, beside the copy of a revision's files.
+NEVER_LINKED = frozenset({".git", "__pycache__", ".dstack", ".dstackignore", ".gitignore"})
+CONFIGURATION_ENDINGS = (".dstack.yml", ".dstack.yaml")
 
 # What a program needs of the surroundings it was deployed from; everything else comes from `env`.
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
@@ -35,12 +40,14 @@ class ProcessRuntime:
 
     Args:
         directory: Where each replica has a directory with its output and status.
+        bundles: The copies of the files that revisions run from; None: they run where their files are.
     """
 
-    name: Literal["process"] = "process"
+    name = "process"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, bundles: BundleStore | None = None) -> None:
         self.directory = directory.absolute()
+        self.bundles = bundles
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -55,14 +62,17 @@ class ProcessRuntime:
                     runtime="process",
                     id=str(place),
                     address=machine.publish_address,
-                    port=self._free_port(machine),
+                    port=self._port(machine, launch.spec),
+                    ports={port: port for port in launch.spec.ports if launch.spec.port is None},
                 )
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _write(place / "replica.json", replica.model_dump_json())
             elif supervisor.status(place).state == "lost":
                 _kill_strays(replica)
-        report(f"{replica.name}: starting on port {replica.port}")
-        supervisor.start(place, program(launch, replica))
+        report(f"{replica.name}: starting{f' on port {replica.port}' if replica.port else ''}")
+        wanted = program(launch, replica, self._files(launch.spec, place))
+        _write(place / "working-directory", str(wanted.working_directory))
+        supervisor.start(place, wanted)
         return replica
 
     def replicas(self, machine: Machine) -> Sequence[Replica]:
@@ -106,6 +116,18 @@ class ProcessRuntime:
         _kill_strays(replica)
         supervisor.remove(place)
 
+    def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
+        """Copy a file or directory of a replica; see `Runtime.copy_back`."""
+        source = _working_directory(Path(replica.id)) / path
+        if not source.exists():
+            raise NotFoundError(f"{replica.name}: has no {path}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, symlinks=True)
+        else:
+            shutil.copy2(source, target)
+
     def listening_ports(self, replica: Replica) -> list[int]:
         """Find the TCP ports on which a replica's processes listen, for a message that helps.
 
@@ -125,7 +147,21 @@ class ProcessRuntime:
                 }
         return sorted(ports)
 
-    def _free_port(self, machine: Machine) -> int:
+    def _files(self, spec: WorkloadSpec, place: Path) -> Path:
+        """Return where a replica runs: in its own copy of the revision's files, beside what is not in it."""
+        if self.bundles is None or not spec.bundle:
+            return spec.directory
+        files = self.bundles.checkout(spec.bundle, place / "files")
+        for name in linked_names(spec.directory, files):
+            with contextlib.suppress(FileExistsError):
+                (files / name).symlink_to(spec.directory / name)
+        return files
+
+    def _port(self, machine: Machine, spec: WorkloadSpec) -> int:
+        # What names the ports that it listens on itself gets them; there is one machine for all.
+        return 0 if spec.port is None else self._free_port(cast("CommandMachine", machine))
+
+    def _free_port(self, machine: CommandMachine) -> int:
         taken = {replica.port for replica in self.replicas(machine)}
         while (port := machine.free_port()) in taken:
             pass
@@ -139,12 +175,39 @@ class ProcessRuntime:
             yield
 
 
-def program(launch: Launch, replica: Replica) -> supervisor.Program:
-    """Say what the supervisor shall run for a replica.
+def linked_names(directory: Path, files: Path) -> list[str]:
+    """List what of a configuration's directory is no part of a revision, and is used where it is.
+
+    Virtual environments, models and other data that ignore files name stay outside of the copy; commands
+    find them by the same relative paths.
+
+    Args:
+        directory: The configuration's directory.
+        files: The replica's copy of the revision's files.
+
+    Returns:
+        Names in `directory` that the copy lacks.
+    """
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except OSError:
+        return []
+    return [
+        name
+        for name in names
+        if name not in NEVER_LINKED
+        and not name.endswith(CONFIGURATION_ENDINGS)
+        and not (files / name).exists()
+    ]
+
+
+def program(launch: Launch, replica: Replica, files: Path) -> supervisor.Program:
+    """Return what the supervisor runs for a replica.
 
     Args:
         launch: What to start.
         replica: The replica that it becomes.
+        files: The directory that its commands start in.
 
     Returns:
         A shell that runs the commands, one after the other, until one fails.
@@ -152,36 +215,47 @@ def program(launch: Launch, replica: Replica) -> supervisor.Program:
     Raises:
         ConfigurationError: If this machine does not have the shell.
     """
-    configuration = launch.configuration
+    spec = launch.spec
     surroundings = {
         name: value
         for name, value in os.environ.items()
         if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }
     return supervisor.Program(
-        arguments=[_shell(configuration), "-c", "set -e\n" + "\n".join(configuration.commands)],
+        arguments=[_shell(spec), "-c", "set -e\n" + "\n".join(spec.commands)],
         environment={
             **surroundings,
-            **described_environment(launch.stamp, replica.port),
-            "PORT": str(replica.port),
-            **launch.environment.plain,
-            **launch.environment.secret,
+            **described_environment(launch.stamp, replica.port or None),
+            **({"PORT": str(replica.port)} if replica.port else {}),
+            **spec.facts,
+            # Else what it prints is not in its log before its buffer is full.
+            "PYTHONUNBUFFERED": "1",
+            **spec.environment.plain,
+            **spec.environment.secret,
             STAMP_VARIABLE: replica.id,
         },
-        working_directory=launch.directory / (configuration.working_dir or ""),
+        working_directory=files / (spec.working_dir or ""),
+        restart=spec.restart,
     )
 
 
-def _shell(configuration: ServiceConfiguration) -> str:
-    found = shutil.which(configuration.shell or "bash")
-    if found is None and configuration.shell is not None:
+def _shell(spec: WorkloadSpec) -> str:
+    found = shutil.which(spec.shell or "bash")
+    if found is None and spec.shell is not None:
         raise ConfigurationError(
-            f"this machine has no {configuration.shell}; install it, or remove the key",
-            source=configuration.source_name,
-            line=configuration.line_of("shell"),
+            f"this machine has no {spec.shell}; install it, or remove the key",
+            source=spec.source,
+            line=spec.lines.get("shell"),
             key="shell",
         )
     return found or "/bin/sh"
+
+
+def _working_directory(place: Path) -> Path:
+    try:
+        return Path((place / "working-directory").read_text())
+    except FileNotFoundError:
+        return place
 
 
 def _recorded(place: Path) -> Replica | None:

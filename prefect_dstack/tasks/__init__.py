@@ -1,1 +1,1 @@
-"""The Prefect tasks: one for each action on the world, and what they share."""
+"""The Prefect tasks: one for each action on the world."""

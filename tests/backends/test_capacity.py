@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim
-from prefect_dstack.backends.inspection import GpuDevice, Inventory
+from prefect_dstack.backends.inspection import GpuDevice, HostInventory
 from prefect_dstack.configurations import Resources
 from prefect_dstack.domain.stamp import Stamp
 
 
-def inventory(cpus: int = 8, memory: float = 64.0, gpus: int = 0) -> Inventory:
+def inventory(cpus: int = 8, memory: float = 64.0, gpus: int = 0) -> HostInventory:
     devices = tuple(GpuDevice(id=f"GPU-{n}", name="A100-SXM4-80GB", memory_gb=80.0) for n in range(gpus))
-    return Inventory(
+    return HostInventory(
         cpus=cpus,
         memory_gb=memory,
         architecture="x86",
@@ -29,7 +29,7 @@ def needs(**resources: Any) -> Resources:
     return Resources.model_validate(resources)
 
 
-def fill(host: Inventory, resources: Resources, **options: Any) -> list[Claim]:
+def fill(host: HostInventory, resources: Resources, **options: Any) -> list[Claim]:
     """Give shares until none is left, as deployments do one after the other."""
     claims: list[Claim] = []
     while len(claims) < 200:

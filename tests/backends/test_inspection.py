@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dstack.backends.inspection import Inventory, read_inventory
+from prefect_dstack.backends.inspection import HostInventory, read_inventory
 
 SURVEY = """\
 cpus 32
@@ -36,7 +36,7 @@ def test_what_is_no_survey_is_refused(text: str) -> None:
         read_inventory(text)
 
 
-def healthy(**changes: object) -> Inventory:
+def healthy(**changes: object) -> HostInventory:
     inventory = read_inventory(SURVEY).model_copy(update={"gpu_runtime": True, "docker_version": "27.0"})
     return inventory.model_copy(update=changes)
 

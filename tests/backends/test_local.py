@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from prefect_dstack.backends import local
-from prefect_dstack.backends.base import Gpu
+from prefect_dstack.backends.base import Accelerator
 from prefect_dstack.backends.local import LocalBackend, gpus_of
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements, requirements_of
 from prefect_dstack.errors import NoOfferError
 from prefect_dstack.hosts.local_machine import LocalMachine
 
@@ -24,12 +25,12 @@ def backend(tmp_path: Path) -> LocalBackend:
     return LocalBackend(tmp_path / "not made yet")
 
 
-def service(**keys: Any) -> ServiceConfiguration:
+def service(**keys: Any) -> Requirements:
     configuration = load_configuration(
         {"type": "service", "port": 8000, "commands": ["app"], **keys}, name="hello"
     )
     assert isinstance(configuration, ServiceConfiguration)
-    return configuration
+    return requirements_of(configuration)
 
 
 class TestOffers:
@@ -84,7 +85,7 @@ class TestOffers:
             backend.offers(service(resources={"cpu": f"{other}:1"}))
 
     def test_offers_its_gpus(self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        gpus = (Gpu(name="NVIDIA L4", memory_gb=22.5, count=2),)
+        gpus = (Accelerator(name="NVIDIA L4", memory_gb=22.5, count=2),)
         monkeypatch.setattr(local, "_gpus", lambda: gpus)
 
         (offer,) = backend.offers(service(resources={"gpu": "L4:2"}))
@@ -97,8 +98,8 @@ class TestGpus:
         table = "NVIDIA A100-SXM4-80GB, 81920, 8.0\nNVIDIA A100-SXM4-80GB, 81920, 8.0\nTesla T4, 15360, 7.5\n"
 
         assert gpus_of(table) == (
-            Gpu(name="NVIDIA A100-SXM4-80GB", memory_gb=80, count=2, compute_capability=(8, 0)),
-            Gpu(name="Tesla T4", memory_gb=15, count=1, compute_capability=(7, 5)),
+            Accelerator(name="NVIDIA A100-SXM4-80GB", memory_gb=80, count=2, compute_capability=(8, 0)),
+            Accelerator(name="Tesla T4", memory_gb=15, count=1, compute_capability=(7, 5)),
         )
 
     def test_without_memory_of_their_own_have_that_of_the_machine(self) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dstack.backends.base import Gpu, Offer
+from prefect_dstack.backends.base import Accelerator, Offer
 from prefect_dstack.backends.matching import shortfalls
 from prefect_dstack.configurations import Resources
 
 
-def offer(*gpus: Gpu, **fields: Any) -> Offer:
+def offer(*gpus: Accelerator, **fields: Any) -> Offer:
     return Offer.model_validate(
         {
             "backend": "local",
@@ -31,7 +31,7 @@ def lacking(there: Offer, **asked: Any) -> list[str]:
     return shortfalls(there, Resources.model_validate(asked))
 
 
-A100 = Gpu(name="NVIDIA A100-SXM4-80GB", memory_gb=79.25, count=2, compute_capability=(8, 0))
+A100 = Accelerator(name="NVIDIA A100-SXM4-80GB", memory_gb=79.25, count=2, compute_capability=(8, 0))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_gpu_that_does_not_suit(gpu: Any) -> None:
 
 
 def test_one_of_several_gpus_is_enough() -> None:
-    t4 = Gpu(name="Tesla T4", memory_gb=15)
+    t4 = Accelerator(name="Tesla T4", memory_gb=15)
 
     assert lacking(offer(t4, A100), gpu="A100") == []
     assert lacking(offer(t4, A100), gpu="T4") == []
@@ -133,7 +133,7 @@ def test_one_of_several_gpus_is_enough() -> None:
 
 
 def test_an_unknown_compute_capability_is_not_taken_for_enough() -> None:
-    assert lacking(offer(Gpu(name="A100", memory_gb=80)), gpu={"compute_capability": "7.0"}) != []
+    assert lacking(offer(Accelerator(name="A100", memory_gb=80)), gpu={"compute_capability": "7.0"}) != []
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_an_unknown_compute_capability_is_not_taken_for_enough() -> None:
     ],
 )
 def test_models_are_known_by_their_usual_names(asked: str, there: str) -> None:
-    assert lacking(offer(Gpu(name=there, memory_gb=24)), gpu={"name": asked}) == []
+    assert lacking(offer(Accelerator(name=there, memory_gb=24)), gpu={"name": asked}) == []
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_models_are_known_by_their_usual_names(asked: str, there: str) -> None:
     [("A10", "NVIDIA A100"), ("L4", "NVIDIA L40S"), ("A100", "NVIDIA A10"), ("T4", "T400")],
 )
 def test_models_are_not_taken_for_those_with_longer_names(asked: str, there: str) -> None:
-    assert lacking(offer(Gpu(name=there, memory_gb=24)), gpu={"name": asked}) != []
+    assert lacking(offer(Accelerator(name=there, memory_gb=24)), gpu={"name": asked}) != []
 
 
 @given(

@@ -16,6 +16,7 @@ from prefect_dstack.backends.ssh import SshBackend
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements, requirements_of
 from prefect_dstack.errors import CapacityError, NoOfferError, ProvisioningError
 from prefect_dstack.hosts.pool import close_connections
 from tests.testbed.host import Host
@@ -66,10 +67,10 @@ def service(request: pytest.FixtureRequest) -> str:
     return "s" + str(abs(hash(request.node.name)) % 10_000)
 
 
-def configuration(**keys: Any) -> ServiceConfiguration:
+def configuration(**keys: Any) -> Requirements:
     loaded = load_configuration({"type": "service", "name": "s", "image": "x", "port": 80, **keys})
     assert isinstance(loaded, ServiceConfiguration)
-    return loaded
+    return requirements_of(loaded)
 
 
 def ignore(_: str) -> None:

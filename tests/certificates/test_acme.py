@@ -15,7 +15,7 @@ from prefect_dstack.certificates.authority import new_authority
 from prefect_dstack.certificates.challenges import DnsRecords
 from prefect_dstack.certificates.issuing import issue
 from prefect_dstack.certificates.pem import private_pem, validity
-from prefect_dstack.certificates.renewal import Wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate
 from prefect_dstack.configurations.gateway import Certificate
 from prefect_dstack.errors import CertificateError
 from prefect_dstack.gateways.gateway import Gateway
@@ -33,7 +33,7 @@ def get_certificate(
 ) -> bytes:
     certificate = Certificate.model_validate({"type": "acme", "acme_url": server.url, **fields})
     return issue(
-        Wanted(hosts[0], hosts),
+        RequiredCertificate(hosts[0], hosts),
         certificate,
         gateway,
         now=datetime.now(timezone.utc),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.certificates.pem import Validity
-from prefect_dstack.certificates.renewal import Wanted, due_at, is_due, wanted
+from prefect_dstack.certificates.renewal import RequiredCertificate, due_at, is_due, wanted
 from prefect_dstack.configurations.gateway import Certificate
 from prefect_dstack.gateways.state import Route
 from tests.certificates.conftest import NOW
@@ -33,9 +33,9 @@ class TestWanted:
         routes = [route("a", "a.example.com"), route("b", "b.example.com", "www.example.net")]
 
         assert wanted(ACME, "example.com", "192.0.2.1", routes) == [
-            Wanted("a.example.com", ("a.example.com",)),
-            Wanted("b.example.com", ("b.example.com",)),
-            Wanted("www.example.net", ("www.example.net",)),
+            RequiredCertificate("a.example.com", ("a.example.com",)),
+            RequiredCertificate("b.example.com", ("b.example.com",)),
+            RequiredCertificate("www.example.net", ("www.example.net",)),
         ]
 
     @pytest.mark.parametrize("certificate", [DNS, OURS])
@@ -47,18 +47,20 @@ class TestWanted:
         ]
 
         assert wanted(certificate, "example.com", "192.0.2.1", routes) == [
-            Wanted("wildcard_.example.com", ("*.example.com", "example.com")),
-            Wanted("x.c.example.com", ("x.c.example.com",)),
+            RequiredCertificate("wildcard_.example.com", ("*.example.com", "example.com")),
+            RequiredCertificate("x.c.example.com", ("x.c.example.com",)),
         ]
 
     def test_is_one_for_the_address_where_there_is_no_name(self) -> None:
-        assert wanted(OURS, None, "192.0.2.1", [route("a")]) == [Wanted("address_", ("192.0.2.1",))]
+        assert wanted(OURS, None, "192.0.2.1", [route("a")]) == [
+            RequiredCertificate("address_", ("192.0.2.1",))
+        ]
 
     def test_is_none_for_services_without_https(self) -> None:
         assert wanted(ACME, "example.com", "192.0.2.1", [route("a", "a.example.com", https=False)]) == []
 
     def test_is_what_a_file_holds_even_before_the_first_service(self) -> None:
-        assert wanted(FILE, None, "192.0.2.1", []) == [Wanted("file_", ())]
+        assert wanted(FILE, None, "192.0.2.1", []) == [RequiredCertificate("file_", ())]
 
 
 class TestDue:

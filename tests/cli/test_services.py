@@ -101,9 +101,45 @@ def test_a_failed_deployment_says_why_in_one_line(
     )
     assert "Traceback" not in outcome.err
     assert home.leftovers() == []
-    (listed,) = [it for it in cli.ok("ps", "--json").json if it["name"] == name]
+    assert name not in cli.ok("ps").out, "a failure is reported once"
+    (listed,) = [it for it in cli.ok("ps", "-a", "--json").json if it["name"] == name]
     assert listed["state"] == "failed"
     assert "exited with code 7" in listed["problems"][0]
+    assert cli.ok("logs", name).out.splitlines() == ["reading model.bin"]
+    assert cli.ok("logs", name, "--revision", "1").out.splitlines() == ["reading model.bin"]
+
+
+def test_a_stopped_service_is_deleted_with_all_that_is_known_of_it(
+    cli: CommandLine, write: Callable[..., Path], name: str, prefect_server: PrefectServer
+) -> None:
+    cli.ok("apply", "-f", write(), "-y")
+
+    refused = cli("delete", name, "-y")
+    assert (refused.code, refused.err.splitlines()[-1]) == (
+        2,
+        f"error: {name}: serves; stop it first: prefect-dstack stop {name}",
+    )
+    cli.ok("stop", name, "-y")
+    assert name not in cli.ok("ps").out
+    cli.ok("delete", name, "-y")
+
+    assert name not in cli.ok("ps", "-a").out
+    limits = prefect_server.ask("/v2/concurrency_limits/filter")
+    assert f"prefect-dstack-service-{name}" not in {limit["name"] for limit in limits}
+
+
+def test_a_scaled_service_keeps_its_number_until_it_is_released(
+    cli: CommandLine, write: Callable[..., Path], name: str
+) -> None:
+    cli.ok("apply", "-f", write(), "-y")
+
+    assert cli.ok("scale", name, "3").out == f"{name}@1 has 3 replicas\n"
+    cli.ok("apply", "-f", write(), "-y")
+    (listed,) = [it for it in cli.ok("ps", "--json").json if it["name"] == name]
+    assert (listed["wanted"], listed["serving"], listed["revision"]) == (3, 3, 1)
+    assert cli.ok("scale", name, "--release").out == f"{name}@1 has 1 replica\n"
+    assert [it["number"] for it in cli.ok("history", name, "--json").json] == [1]
+    cli.ok("stop", name, "-y")
 
 
 @pytest.mark.parametrize(

@@ -229,15 +229,76 @@ def message(source: object, **options: object) -> str:
         ),
         (
             HEAD + "user: ${{ run.id }}\n",
-            "<text>:4: user: 'run.id' is not known; there are run.name and run.args",
+            "<text>:4: user: 'run.id' is not known; there are run.name, run.args and run.project_name",
         ),
         (
             HEAD + "user: ${{ run.name }}\n",
             "<text>:4: user: there is no run.name yet; add 'name: …' to the configuration",
         ),
         (
-            HEAD + "volumes: ['w-${{ dstack.node_rank }}:/w']\n",
-            "<text>:4: volumes.0: 'dstack.node_rank' is not supported here; use env, run or secrets",
+            HEAD + "image: w-${{ dstack.node_rank }}\n",
+            (
+                "<text>:4: image: dstack.node_rank is known only when a node starts, and cannot stand here; "
+                "it can in the commands of a task, in 'env' and in 'volumes'"
+            ),
+        ),
+        (
+            HEAD + "env: {R: '${{ dstack.rank }}'}\n",
+            (
+                "<text>:4: env.R: 'dstack.rank' is not known; there are dstack.node_rank, dstack.job_num, "
+                "dstack.replica_num, dstack.nodes_num and dstack.master_node_ip"
+            ),
+        ),
+        (
+            "type: task\nnodes: 2\ncommands:\n  - run ${{ groups[0].nodes[2].IP_ADDRESS }}\n",
+            "<text>:4: commands.0: groups[0].nodes[2].IP_ADDRESS: groups[0] has 2, counted from 0",
+        ),
+        (
+            "type: task\ncommands:\n  - run ${{ groups[0].node[0].IP }}\n",
+            (
+                "<text>:3: commands.0: 'groups[0].node[0].IP' is not known; write "
+                "groups[0].nodes[0].IP_ADDRESS, or of a service's group groups[0].replicas[0].IP_ADDRESS"
+            ),
+        ),
+        (
+            HEAD + "image: app:${{ prefect.variables.tag }}\n",
+            (
+                "<text>:4: image: prefect.variables.tag cannot be looked up here, without a Prefect API; "
+                "write the value itself"
+            ),
+        ),
+        (
+            HEAD + "user: ${{ prefect.blocks.x }}\n",
+            (
+                "<text>:4: user: 'prefect.blocks.x' is not known; write prefect.variables.NAME, "
+                "or secrets.NAME"
+            ),
+        ),
+        (
+            HEAD + "registry_auth: {username: $oauthtoken, password: $NGC_API_KEY}\n",
+            (
+                "<text>:4: registry_auth.password: is taken as it stands, and no shell fills it in; did you "
+                "mean ${{ env.NGC_API_KEY }}? A password that begins so goes into a secret: "
+                "${{ secrets.NAME }}"
+            ),
+        ),
+        (
+            "type: preset\nbase: acme/chat\n",
+            (
+                "<text>:1: type: presets are made by dstack itself; write the service, with its image "
+                "and commands"
+            ),
+        ),
+        (
+            HEAD + "volumes: ['/a:/b/${{ dstack.node_rank }}']\n",
+            "<text>:4: volumes.0: a reference cannot stand in the path in the container",
+        ),
+        (
+            HEAD + "volumes: ['/a:/b:rx']\n",
+            (
+                "<text>:4: volumes.0: must be 'volume:/path' or '/on/instance:/in/container', perhaps with "
+                "':ro' for read-only, not '/a:/b:rx'"
+            ),
         ),
         (
             HEAD + "user: ${{ secret.X }}\n",
@@ -251,8 +312,8 @@ def message(source: object, **options: object) -> str:
             HEAD + "path_prefix: /a\\nb\nenv:\n  - 1bad=x\n",
             (
                 "<text>:4: path_prefix: must be a path such as /api of letters, digits and ._~%:@+,=-, "
-                "not '/a\\\\nb'; line 5: env: the name of an environment variable has letters, digits and "
-                "underscores, no digit first, not '1bad'"
+                "not '/a\\\\nb'; line 5: env: the name of an environment variable has letters, digits, "
+                "underscores and dots, no digit first, not '1bad'"
             ),
         ),
         (

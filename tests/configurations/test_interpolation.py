@@ -147,7 +147,6 @@ def test_what_was_literal_stays_literal_through_a_record(command: str, value: st
         {"commands": ["${{ secrets.X }}"]},
         {"entrypoint": "${{ secrets.X }}"},
         {"tags": {"a": "${{ secrets.X }}"}},
-        {"probes": [{"headers": {"Authorization": "${{ secrets.X }}"}}]},
         {"model": "${{ secrets.X }}"},
         {"name": "${{ secrets.X }}"},
         {"working_dir": "${{ secrets.X }}"},

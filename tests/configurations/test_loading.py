@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.utilities.templating import apply_values
 
 from prefect_dstack.configurations import (
     GatewayConfiguration,
@@ -15,9 +18,10 @@ from prefect_dstack.configurations import (
     load_configuration,
     load_profiles,
     relocated,
+    secret_names,
 )
 from prefect_dstack.configurations.sources import slug
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.errors import ConfigurationError, NotFoundError
 
 TEXT = "type: service\nport: 8000\nimage: nginx\n"
 
@@ -104,6 +108,12 @@ def test_a_model_given_another_directory_is_otherwise_the_same(tmp_path: Path) -
     assert load_configuration({"type": "task", "image": "a"}, directory=tmp_path).directory == tmp_path
 
 
+def test_paths_start_from_where_a_mapping_was_loaded(tmp_path: Path, home: Path) -> None:
+    loaded = [load_configuration({"type": "task", "image": "a"}), load_configuration(TEXT)]
+    os.chdir(tmp_path)
+    assert [one.directory for one in loaded] == [home, home]
+
+
 def test_lines_are_kept_for_later_messages(tmp_path: Path) -> None:
     loaded = load_configuration(write(tmp_path / "a.yml", TEXT + "resources:\n  gpu: A100:2\n"))
     assert loaded.line_of("port") == 2
@@ -131,6 +141,91 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.Monke
     loaded = load_configuration(TEXT.replace("nginx", "nginx:${{ env.NGINX_TAG }}"))
     assert isinstance(loaded, ServiceConfiguration)
     assert loaded.image == "nginx:1.27"
+
+
+@pytest.mark.parametrize(("environ", "project"), [({}, "main"), ({"DSTACK_PROJECT": "blue"}, "blue")])
+def test_the_project_is_that_of_the_environment(environ: dict[str, str], project: str) -> None:
+    text = "type: gateway\ndomain: '*.${{ run.project_name }}.example.com'\n"
+    loaded = load_configuration(text, environ=environ)
+    assert isinstance(loaded, GatewayConfiguration)
+    assert loaded.domain == f"{project}.example.com"
+
+
+def test_variables_of_prefect_are_looked_up_by_the_caller() -> None:
+    known = {"tag": "1.27", "replicas": "2", "odd": "${{ secrets.NO }}"}
+
+    def variables(name: str) -> str:
+        if name not in known:
+            raise NotFoundError(f"there is no Prefect variable '{name}'")
+        return known[name]
+
+    text = (
+        "type: service\nport: 80\nimage: nginx:${{ prefect.variables.tag }}\n"
+        "replicas: ${{ prefect.variables.replicas }}\nenv: {ODD: '${{ prefect.variables.odd }}'}\n"
+    )
+    loaded = load_configuration(text, variables=variables)
+    assert isinstance(loaded, ServiceConfiguration)
+    assert (loaded.image, loaded.replica_count) == ("nginx:1.27", 2)
+    assert secret_names(loaded) == set()
+    assert load_configuration(loaded.model_dump(mode="json", exclude_unset=True)) == loaded
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration(text.replace("variables.tag", "variables.tga"), variables=variables)
+    assert str(caught.value) == "<text>:3: image: there is no Prefect variable 'tga'"
+
+
+class TestTemplated:
+    """What Prefect makes of the parameters of a deployment in `prefect.yaml`."""
+
+    def deployed(self, source: Any) -> Any:
+        # As `prefect deploy` does it: first the environment, then the outputs of the build steps.
+        first = apply_values({"parameters": {"configuration": source}}, {}, remove_notset=False)
+        return apply_values(first, {}, skip_prefixes=["ctx."])["parameters"]["configuration"]
+
+    @pytest.mark.parametrize(
+        ("keys", "key"),
+        [
+            ({"env": {"V": "${{ secrets.X }}"}}, "env.V"),
+            ({"env": {"V": "http://me:${{ secrets.X }}@db/app"}}, "env.V"),
+            ({"env": ["A=1", "V=${{ secrets.X }}"]}, "env.1"),
+            ({"env": {"V": "${{ env.V }}"}}, "env.V"),
+            ({"registry_auth": {"username": "me", "password": "${{ secrets.X }}"}}, "registry_auth.password"),
+            ({"image": "nginx:${{ prefect.tag }}"}, "image"),
+            ({"commands": ["serve ${{ run.args }}"]}, "commands.0"),
+            ({"commands": ["serve --name=${{ run.name }}; true"]}, "commands.0"),
+        ],
+    )
+    def test_a_reference_of_which_only_the_dollar_is_left_is_refused(
+        self, keys: dict[str, Any], key: str
+    ) -> None:
+        source = self.deployed({"type": "service", "port": 80, "image": "a", **keys})
+        with pytest.raises(ConfigurationError) as caught:
+            load_configuration(source, templated=True)
+        assert str(caught.value) == (
+            f"<mapping>: {key}: has a '$' alone, as Prefect leaves it of a reference such as "
+            "${{ secrets.NAME }} in prefect.yaml, where it fills in {{ … }} itself; put the configuration "
+            "into a file, and give its path instead"
+        )
+
+    def test_so_it_is_in_text(self) -> None:
+        text = self.deployed(TEXT + "env:\n  V: ${{ secrets.X }}\n")
+        with pytest.raises(ConfigurationError, match=r"<text>:5: env\.V: has a '\$' alone"):
+            load_configuration(text, templated=True)
+
+    def test_other_dollars_are_no_matter(self) -> None:
+        keys = {
+            "env": {"A": "$HOME ${HOME} $(date) $1"},
+            "commands": ["grep -q 'ok$' log", 'echo $? $$ $@ "$HOME"', "serve $PORT"],
+        }
+        source = self.deployed({"type": "service", "port": 80, "image": "a", **keys})
+        assert load_configuration(source, templated=True) == load_configuration(source)
+
+    def test_a_file_is_not_filled_in_and_so_not_searched(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "a.yml", TEXT + "env: {PS1: '$ '}\n")
+        assert load_configuration(file, templated=True) == load_configuration(file)
+
+    def test_what_was_recorded_is_not_searched_either(self) -> None:
+        loaded = load_configuration(TEXT + "env: {PS1: '$ '}\n")
+        assert load_configuration(loaded.model_dump(mode="json", exclude_unset=True)) == loaded
 
 
 PROFILES = """\

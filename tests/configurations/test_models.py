@@ -35,6 +35,8 @@ from prefect_dstack.configurations import (
 from prefect_dstack.configurations.profile import parse_cron
 from prefect_dstack.errors import ConfigurationError
 
+SCALING = {"metric": "rps", "target": 1}
+
 
 def service(**keys: Any) -> ServiceConfiguration:
     loaded = load_configuration({"type": "service", "port": 8000, "image": "nginx", **keys}, environ={})
@@ -156,6 +158,62 @@ def test_replicas(written: Any, count: int, low: int, high: int) -> None:
     assert ends(loaded.replica_range) == (low, high)
 
 
+def test_groups_are_written_under_either_key() -> None:
+    groups = [{"name": "a", "replicas": 2}, {"name": "b", "count": "1..3", "scaling": SCALING}]
+    newer, older = service(groups=groups), service(replicas=groups)
+    assert newer.replica_groups == older.replica_groups
+    assert newer.group_names == older.group_names == ["a", "b"]
+    assert ends(newer.replica_range) == ends(older.replica_range) == (3, 5)
+    again = load_configuration(newer.model_dump(mode="json", exclude_unset=True))
+    assert again == newer
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"groups": [{"replicas": 1}], "replicas": 2}, "replicas: cannot stand beside 'groups'"),
+        ({"groups": [{"replicas": 1, "count": 1}]}, "groups.0.count: is the older name of 'replicas'"),
+        ({"groups": [{"commands": ["run"]}]}, "groups.0.replicas: is missing"),
+        ({"groups": [{"replicas": "1..2"}]}, "groups.0.replicas: is a range, so add 'scaling'"),
+        ({"groups": [{"replicas": 1, "name": "a"}, {"replicas": 1, "name": "a"}]}, "groups: has 2 groups"),
+        ({"groups": []}, "groups: must not be empty"),
+        ({"image": None, "groups": [{"replicas": 1, "docker": True, "privileged": False}]}, "beside 'docker"),
+        (
+            {"groups": [{"replicas": 1, "commands": ["run ${{ groups[1].replicas[0].IP_ADDRESS }}"]}]},
+            "groups.0.commands.0: groups\\[1\\].replicas\\[0\\].IP_ADDRESS: no such group",
+        ),
+        (
+            {"groups": [{"replicas": 1, "commands": ["run ${{ groups[0].nodes[0].IP_ADDRESS }}"]}]},
+            "the groups here have replicas, not nodes",
+        ),
+    ],
+)
+def test_groups_that_are_wrong(keys: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        service(**keys)
+
+
+@pytest.mark.parametrize("metric", ["rps", "concurrency", "queue", "latency_p95"])
+def test_metrics(metric: str) -> None:
+    scaling = service(replicas="1..2", scaling={"metric": metric, "target": 0.5}).scaling
+    assert scaling is not None
+    assert (scaling.metric, scaling.target, scaling.query) == (metric, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"metric": "prometheus", "url": "http://prometheus:9090"}, "scaling.query: is missing"),
+        ({"metric": "prometheus", "query": "sum(x)"}, "scaling.url: is missing"),
+        ({"metric": "rps", "query": "sum(x)"}, "scaling.query: needs 'metric: prometheus'"),
+        ({"metric": "cpu"}, "scaling.metric: must be rps, concurrency, queue, latency_p95 or prometheus"),
+    ],
+)
+def test_metrics_that_are_wrong(keys: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        service(replicas="1..2", scaling={"target": 1, **keys})
+
+
 def test_groups_without_a_name_have_their_position() -> None:
     assert service(replicas=[{"count": 1}, {"count": 1, "name": "x"}]).group_names == ["0", "x"]
     with pytest.raises(ConfigurationError, match="has 2 groups with the name '1'"):
@@ -265,6 +323,7 @@ def test_mounts() -> None:
         volumes=["w:/w", "/a:/b/", {"name": ["x", "y"], "path": "/z"}, {"instance_path": "/i", "path": "/p"}]
     )
     first, second, third, fourth = loaded.volumes
+    assert not any(mount.read_only for mount in loaded.volumes)
     assert first == VolumeMount(name=("w",), path="/w")
     assert second == InstanceMount(instance_path="/a", path="/b")
     assert isinstance(third, VolumeMount)
@@ -272,7 +331,40 @@ def test_mounts() -> None:
 
 
 @pytest.mark.parametrize(
-    "mount", ["w", "w:rel", "/a:b", "/a:/b:ro", "../a:/b", "/a:/../b", "W!:/w", ":/w", {"path": "/a"}, 5]
+    ("written", "expected"),
+    [
+        ("/data:/data:ro", InstanceMount(instance_path="/data", path="/data", read_only=True)),
+        ("/data:/data:rw", InstanceMount(instance_path="/data", path="/data", read_only=False)),
+        ("w:/w:ro", VolumeMount(name=("w",), path="/w", read_only=True)),
+        ({"name": "w", "path": "/w", "read_only": True}, VolumeMount(name=("w",), path="/w", read_only=True)),
+        ("~/.cache:/cache", InstanceMount(instance_path="~/.cache", path="/cache")),
+        ("~:/home/me", InstanceMount(instance_path="~", path="/home/me")),
+        ({"instance_path": "~/a/", "path": "/a"}, InstanceMount(instance_path="~/a", path="/a")),
+    ],
+)
+def test_mounts_that_are_only_read_or_are_in_the_home_directory(written: Any, expected: Any) -> None:
+    (mount,) = service(volumes=[written]).volumes
+    assert mount == expected
+    assert service(volumes=[mount.model_dump(mode="json", exclude_unset=True)]).volumes == (expected,)
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "w",
+        "w:rel",
+        "/a:b",
+        "/a:/b:x",
+        "/a:/b:",
+        "~me/a:/b",
+        "~/../a:/b",
+        "../a:/b",
+        "/a:/../b",
+        "W!:/w",
+        ":/w",
+        {"path": "/a"},
+        5,
+    ],
 )
 def test_what_is_no_mount(mount: Any) -> None:
     with pytest.raises(ConfigurationError, match="volumes"):
@@ -420,7 +512,16 @@ def test_tasks_that_are_wrong(keys: dict[str, Any], problem: str) -> None:
 
 def test_development_environments() -> None:
     assert DevEnvironmentConfiguration(ide="zed", inactivity_duration="off").inactivity_duration == "off"
-    for keys in ({"version": "1"}, {"entrypoint": "sh"}, {"ide": "emacs"}):
+    windsurf = DevEnvironmentConfiguration(ide="windsurf", version="1.106.0@8951cd3")
+    assert windsurf.version == "1.106.0@8951cd3"
+    wrong: tuple[dict[str, str], ...] = (
+        {"version": "1"},
+        {"entrypoint": "sh"},
+        {"ide": "emacs"},
+        {"ide": "windsurf", "version": "1.106.0"},
+        {"ide": "vscode", "version": "1; rm"},
+    )
+    for keys in wrong:
         with pytest.raises(ValidationError):
             DevEnvironmentConfiguration.model_validate(keys)
 

@@ -81,7 +81,6 @@ class TestWorkload:
         [
             {"auth": True},
             {"https": False},
-            {"replicas": 3},
             {"probes": [{"type": "http", "url": "/health"}]},
             {"model": "llama"},
             {"domain": "hello.example.com"},
@@ -103,6 +102,9 @@ class TestWorkload:
     )
     def test_stays_when_only_the_gateway_or_the_plan_changes(self, keys: dict[str, Any]) -> None:
         assert changes(**keys) == (False, True)
+
+    def test_neither_changes_with_the_wanted_number_of_replicas(self) -> None:
+        assert changes(replicas=3) == (False, False)
 
     def test_says_of_every_key_of_a_service_to_which_part_it_belongs(self) -> None:
         """A key that is misspelled in the list of settings would take new replicas for nothing."""

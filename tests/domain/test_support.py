@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 
 import prefect_dstack
-from prefect_dstack.configurations import ServiceConfiguration, load_configuration
-from prefect_dstack.domain.support import NEEDS_IMAGE, NEVER, check_support, unsupported_keys
-from prefect_dstack.errors import UnsupportedKeyError
+from prefect_dstack.configurations import Configuration, ServiceConfiguration, load_configuration
+from prefect_dstack.configurations.loading import MODELS
+from prefect_dstack.domain.support import (
+    NEEDS_IMAGE,
+    NEVER,
+    OF_RUNS,
+    check_support,
+    unsupported_keys,
+)
+from prefect_dstack.errors import ConfigurationError, UnsupportedKeyError
+from tests.configurations.dstack_keys import KINDS, Use, uses
 
 PACKAGE = Path(prefect_dstack.__file__).parent
 SAMPLE = Path(__file__).parents[1] / "configurations" / "samples" / "service.dstack.yml"
@@ -27,16 +35,14 @@ ACTED_ON = {
     "domain": r"configuration\.host_names",
     "domains": r"configuration\.host_names",
     "entrypoint": r"configuration\.entrypoint",
-    "env": r"resolve_environment\(configuration",
+    "env": r"resolve_environment\(",
     "files": r"configuration\.files",
     "fleets": r"configuration\.fleets",
     "gateway": r"resolve_gateway\(configuration",
     "https": r"configuration\.https",
-    "idle_duration": r'"max_duration", "idle_duration"',
     "image": r"configuration\.image",
     "instance_types": r"wanted\.instance_types",
     "max_concurrency": r"configuration\.max_concurrency",
-    "max_duration": r'"max_duration", "idle_duration"',
     "max_price": r"wanted\.max_price",
     "model": r"configuration\.model",
     "name": r"configuration\.name",
@@ -65,6 +71,86 @@ ACTED_ON = {
 }
 
 
+# The same for the keys in mappings, under the names that dstack gives the mappings.
+ACTED_ON_INSIDE = {
+    "CPUSpec.arch": r"cpu\.arch",
+    "CPUSpec.count": r"cpu\.count",
+    "DiskSpec.size": r"disk\.size",
+    "EntityReference.name": r"configuration\.fleets",
+    "EntityReference.project": r"configuration\.fleets",
+    "FilePathMapping.local_path": r"mapping\.local_path",
+    "FilePathMapping.path": r"mapping\.path",
+    "GPUSpec.count": r"wanted\.count",
+    "GPUSpec.memory": r"wanted\.memory",
+    "GPUSpec.name": r"wanted\.name",
+    "GPUSpec.total_memory": r"wanted\.total_memory",
+    "GPUSpec.vendor": r"gpu\.vendor",
+    "HTTPHeaderSpec.name": r"header\.name",
+    "HTTPHeaderSpec.value": r"header\.value",
+    "HeaderPartitioningKey.header": r"key\.header",
+    "HeaderPartitioningKey.type": r"key\.header",
+    "IPAddressPartitioningKey.type": r"key\.header",
+    "InstanceMountPoint.instance_path": r"volume\.instance_path",
+    "InstanceMountPoint.optional": r"volume\.optional",
+    "InstanceMountPoint.path": r"volume\.path",
+    "LetsEncryptGatewayCertificate.type": r"certificate\.type",
+    "OpenAIChatModel.format": r"model\.format",
+    "OpenAIChatModel.name": r"model\.name",
+    "OpenAIChatModel.prefix": r"model\.prefix",
+    "OpenAIChatModel.type": r"configuration\.model",
+    "PortMapping.container_port": r"port\.port",
+    "PortMapping.local_port": r"port\.gateway_port",
+    "ProbeConfig.body": r"probe\.body",
+    "ProbeConfig.headers": r"probe\.headers",
+    "ProbeConfig.interval": r"probe\.interval",
+    "ProbeConfig.method": r"probe\.method",
+    "ProbeConfig.ready_after": r"probe\.ready_after",
+    "ProbeConfig.timeout": r"probe\.timeout",
+    "ProbeConfig.type": r"probe\.type",
+    "ProbeConfig.until_ready": r"probe\.until_ready",
+    "ProbeConfig.url": r"probe\.url",
+    "RateLimit.burst": r"limit\.burst",
+    "RateLimit.key": r"limit\.key",
+    "RateLimit.prefix": r"limit\.prefix",
+    "RateLimit.rps": r"limit\.rps",
+    "Range_Memory_.max": r"memory\.max",
+    "Range_Memory_.min": r"memory\.min",
+    "Range_int_.max": r"count\.max",
+    "Range_int_.min": r"count\.min",
+    "RegistryAuth.password": r"resolve_registry_auth\(configuration",
+    "RegistryAuth.username": r"resolve_registry_auth\(configuration",
+    "ResourcesSpec.cpu": r"resources\.cpu",
+    "ResourcesSpec.disk": r"\.disk\b",
+    "ResourcesSpec.gpu": r"resources\.gpu",
+    "ResourcesSpec.memory": r"resources\.memory",
+    "ResourcesSpec.shm_size": r"resources\.shm_size",
+    "SSHHostParams.blocks": r"host\.blocks",
+    "SSHHostParams.hostname": r"host\.hostname",
+    "SSHHostParams.identity_file": r"\.identity_file",
+    "SSHHostParams.internal_ip": r"host\.internal_ip",
+    "SSHHostParams.port": r"\.port\b",
+    "SSHHostParams.proxy_jump": r"\.proxy_jump",
+    "SSHHostParams.ssh_key": r"\.ssh_key",
+    "SSHHostParams.user": r"\.user\b",
+    "SSHParams.hosts": r"config\.hosts",
+    "SSHParams.identity_file": r"\.identity_file",
+    "SSHParams.network": r"\.network\b",
+    "SSHParams.port": r"\.port\b",
+    "SSHParams.proxy_jump": r"\.proxy_jump",
+    "SSHParams.ssh_key": r"\.ssh_key",
+    "SSHParams.user": r"\.user\b",
+    "SSHProxyParams.hostname": r"\.hostname",
+    "SSHProxyParams.identity_file": r"\.identity_file",
+    "SSHProxyParams.port": r"\.port\b",
+    "SSHProxyParams.ssh_key": r"\.ssh_key",
+    "SSHProxyParams.user": r"\.user\b",
+}
+
+
+def acting_sources() -> list[str]:
+    return [path.read_text() for path in PACKAGE.rglob("*.py") if "configurations" not in path.parts]
+
+
 def service(**keys: Any) -> ServiceConfiguration:
     """A service; without an image unless one is given, and able to run in any case."""
     if "image" not in keys and not isinstance(keys.get("replicas"), list):
@@ -74,24 +160,103 @@ def service(**keys: Any) -> ServiceConfiguration:
     return configuration
 
 
+def refusals(use: Use) -> list[str]:
+    """Why a key is refused, even where a container is run."""
+    keys = use.configuration
+    runs = use.kind in ("service", "task", "dev-environment")
+    if runs and not {"image", "python", "docker", "nvcc"} & keys.keys():
+        keys = {**keys, "image": "app"}
+    try:
+        return [reason for _, reason in unsupported_keys(load_configuration(keys, environ={}))]
+    except ConfigurationError as error:
+        return [str(error)]
+
+
+def of_kind(kind: str, **keys: Any) -> Configuration:
+    return load_configuration({"type": kind, **keys}, name="hello", environ={})
+
+
 def refused(**keys: Any) -> list[str]:
     return [key for key, _ in unsupported_keys(service(**keys))]
 
 
 class TestEveryKey:
-    def test_is_either_acted_on_or_refused(self) -> None:
+    def test_of_a_service_is_either_acted_on_or_refused(self) -> None:
         """A new key of the model belongs into `support.py`, or into the table above with what acts on it."""
         keys = set(ServiceConfiguration.model_fields)
 
-        assert keys == ACTED_ON.keys() | NEVER.keys()
-        assert not ACTED_ON.keys() & NEVER.keys()
+        assert keys == ACTED_ON.keys() | NEVER["service"].keys()
+        assert not ACTED_ON.keys() & NEVER["service"].keys()
         assert NEEDS_IMAGE.keys() <= ACTED_ON.keys()
 
-    @pytest.mark.parametrize("key", sorted(ACTED_ON))
-    def test_that_is_not_refused_is_read_somewhere(self, key: str) -> None:
-        sources = (path for path in PACKAGE.rglob("*.py") if "configurations" not in path.parts)
+    @pytest.mark.parametrize("kind", sorted(MODELS))
+    def test_that_is_refused_is_one_of_the_kind(self, kind: str) -> None:
+        assert NEVER[kind].keys() <= MODELS[kind].model_fields.keys()
+        assert all(reason == reason.strip() and reason for reason in NEVER[kind].values())
 
-        assert any(re.search(ACTED_ON[key], source.read_text()) for source in sources)
+    @pytest.mark.parametrize(
+        ("kind", "key", "keys"),
+        [
+            ("service", "groups", {"image": "app", "port": 80, "replicas": [{"count": 1}]}),
+            ("service", "groups", {"image": "app", "port": 80, "groups": [{"replicas": 1}]}),
+            ("service", "max_duration", {"image": "app", "port": 80, "max_duration": "1h"}),
+            ("task", "nodes", {"image": "app", "nodes": 2}),
+            ("task", "groups", {"groups": [{"commands": ["app"]}]}),
+            ("gateway", "replicas", {"replicas": 2}),
+            ("volume", "type", {"backend": "aws", "size": "1GB"}),
+        ],
+    )
+    def test_is_acted_on_once_its_line_is_deleted(
+        self, kind: str, key: str, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        configuration = of_kind(kind, **keys)
+        assert list(unsupported_keys(configuration))
+        monkeypatch.delitem(NEVER[kind], key)
+
+        assert list(unsupported_keys(configuration)) == []
+
+    def test_that_scales_is_acted_on_once_its_line_is_deleted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        scaled = service(replicas="1..2", scaling={"metric": "rps", "target": 1})
+        monkeypatch.delitem(NEVER["service"], "scaling")
+
+        assert list(unsupported_keys(scaled)) == []
+
+    @pytest.mark.parametrize(
+        ("kind", "group", "key"),
+        [
+            ("service", {"replicas": 1, "nvcc": True}, "groups.0.nvcc"),
+            ("service", {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.scaling"),
+            ("service", {"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
+            ("service", {"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
+            ("task", {"ports": [8000]}, "groups.0.ports"),
+        ],
+    )
+    def test_of_a_group_is_refused_as_that_of_a_run(
+        self, kind: str, group: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        port = {"port": 8000} if kind == "service" else {}
+        configuration = of_kind(kind, **port, groups=[{"commands": ["app"], **group}])
+        monkeypatch.delitem(NEVER[kind], "groups")
+
+        assert [found for found, _ in unsupported_keys(configuration)] == [key]
+
+    @pytest.mark.parametrize("kind", ["task", "dev-environment"])
+    def test_that_runs_share_is_acted_on_or_refused_for_all_of_them(self, kind: str) -> None:
+        own = NEVER[kind].keys() - OF_RUNS.keys()
+        left = MODELS[kind].model_fields.keys() - NEVER[kind].keys()
+
+        assert left <= ACTED_ON.keys(), "a key of a kind of its own needs a line in support.py"
+        assert not own & ACTED_ON.keys()
+
+    @pytest.mark.parametrize("pattern", sorted({*ACTED_ON.values(), *ACTED_ON_INSIDE.values()}))
+    def test_that_is_not_refused_is_read_somewhere(self, pattern: str) -> None:
+        assert any(re.search(pattern, source) for source in acting_sources())
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_of_dstack_is_acted_on_or_refused_wherever_it_stands(self, kind: str) -> None:
+        ignored = {use.key for use in uses(kind) if len(use.path) > 1 and not refusals(use)}
+
+        assert ignored <= ACTED_ON_INSIDE.keys()
 
     def test_of_the_sample_with_all_keys_is_refused_by_name(self) -> None:
         configuration = load_configuration(SAMPLE, environ={"HF_TOKEN": "", "USER": "me"})
@@ -138,7 +303,6 @@ class TestRefuses:
             ("utilization_policy", {"min_gpu_utilization": 10, "time_window": "1h"}),
             ("max_duration", "1h"),
             ("idle_duration", "1h"),
-            ("gateway", False),
         ],
     )
     def test_what_nothing_acts_on(self, key: str, value: Any) -> None:
@@ -164,6 +328,18 @@ class TestRefuses:
         [
             ({"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "replicas"),
             ({"replicas": [{"name": "a", "count": 1, "commands": ["app"]}]}, "replicas"),
+            ({"image": "app", "groups": [{"replicas": 1}]}, "groups"),
+            ({"image": "app", "resources": {"gpu": "amd:MI300X"}}, "resources.gpu.vendor"),
+            (
+                {"image": "app", "resources": {"gpu": {"compute_capability": 8}}},
+                "resources.gpu.compute_capability",
+            ),
+            ({"env": {"discovery.type": "single-node"}}, "env.discovery.type"),
+            ({"image": "app", "env": {"a.b": "c", "KEY": None}}, "env.a.b"),
+            ({"image": "app", "env": {"a.b": "${{ secrets.X }}"}}, "env.a.b"),
+            ({"image": "app", "commands": ["app"], "env": {"a.b": "c"}}, "env.a.b"),
+            ({"image": "app", "env": {"R": "${{ dstack.node_rank }}"}}, "env.R"),
+            ({"image": "app", "volumes": ["/d/${{ dstack.node_rank }}:/d"]}, "volumes.0.instance_path"),
             ({"model": {"name": "m", "format": "tgi"}}, "model.format"),
             ({"backends": ["aws"]}, "backends"),
             ({"backends": ["local", "ssh"]}, "backends"),
@@ -181,6 +357,33 @@ class TestRefuses:
     )
     def test_what_does_not_go_together(self, keys: dict[str, Any], key: str) -> None:
         assert key in refused(**keys)
+
+    @pytest.mark.parametrize(
+        ("kind", "keys", "key"),
+        [
+            ("task", {"image": "app", "nodes": 2}, "nodes"),
+            ("task", {"groups": [{"commands": ["app"]}]}, "groups"),
+            ("task", {"image": "app", "ports": [8000]}, "ports"),
+            ("task", {"image": "app", "python": None, "repos": ["."]}, "repos"),
+            ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
+            ("task", {"commands": ["app ${{ dstack.node_rank }}"]}, "commands.0"),
+            ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
+            ("dev-environment", {"image": "app", "inactivity_duration": "1h"}, "inactivity_duration"),
+            ("gateway", {"replicas": 2}, "replicas"),
+            ("gateway", {"load_balancer": {"type": "alb"}}, "load_balancer"),
+            ("gateway", {"router": {"type": "smg"}}, "router"),
+            ("gateway", {"certificate": {"type": "gcp-cm", "name": "x"}}, "certificate.type"),
+            ("gateway", {"certificate": {"type": "acm", "arn": "x"}}, "certificate.type"),
+            ("fleet", {"nodes": 2}, "nodes"),
+            ("fleet", {"ssh_config": {"hosts": ["a"]}, "env": ["HTTP_PROXY"]}, "env"),
+            ("volume", {"backend": "aws", "region": "eu-west-1", "size": "1GB"}, "type"),
+        ],
+    )
+    def test_what_nothing_acts_on_of_other_kinds(self, kind: str, keys: dict[str, Any], key: str) -> None:
+        with pytest.raises(UnsupportedKeyError) as raised:
+            check_support(of_kind(kind, **keys))
+
+        assert raised.value.key == key
 
     def test_says_where_and_why(self) -> None:
         with pytest.raises(UnsupportedKeyError) as raised:
@@ -202,9 +405,28 @@ class TestAccepts:
             {"replicas": 3, "probes": [{"type": "http", "url": "/"}], "model": "llama"},
             {"working_dir": "app", "shell": "sh", "backends": ["local"], "gateway": True},
             {"image": "app", "working_dir": "/app", "resources": {"shm_size": "1GB"}, "fleets": ["lab"]},
+            {"image": "app", "env": {"discovery.type": "single-node"}},
+            {"image": "app", "entrypoint": "app", "commands": ["x"], "env": {"a.b": "c"}},
+            {"image": "app", "resources": {"gpu": "nvidia:A100:2"}},
+            {"image": "app", "volumes": ["~/data:/data:ro"]},
+            {"image": "app", "env": {"HF_TOKEN": "${{ env.HF_TOKEN }}", "X": "x${{ env.X }}"}},
+            {"image": "app", "registry_auth": {"username": "me", "password": "${{ env.KEY }}"}},
             {"image": "app", "volumes": [{"instance_path": "/data", "path": "/data", "optional": True}]},
         ],
     )
     def test_what_is_acted_on_or_says_nothing(self, keys: dict[str, Any]) -> None:
         assert refused(**keys) == []
         check_support(service(**keys))
+
+    @pytest.mark.parametrize(
+        ("kind", "keys"),
+        [
+            ("task", {"image": "app", "nodes": 1, "env": {"A": "b"}}),
+            ("task", {"commands": ["app"]}),
+            ("dev-environment", {"image": "app", "inactivity_duration": "off"}),
+            ("gateway", {"domain": "example.com", "replicas": 1}),
+            ("fleet", {"ssh_config": {"hosts": ["a"]}, "blocks": "auto", "placement": "cluster"}),
+        ],
+    )
+    def test_other_kinds(self, kind: str, keys: dict[str, Any]) -> None:
+        check_support(of_kind(kind, **keys))

@@ -7,12 +7,16 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
+import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -174,6 +178,42 @@ class TestHello:
 
         assert first_line.startswith(b"HTTP/1.1 200")
         assert b"/hidden" not in received
+
+    def test_says_nothing_of_clients_that_go_away(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with self.started() as (process, port):
+            for request in (b"", b"GET / HT", b"GET / HTTP/1.1\r\n\r\n" * 100):
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.sendall(request)  # closed with a reset, whatever was received
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=5) == 0
+
+        assert "Traceback" not in capfd.readouterr().err
+
+
+class TestTutorial:
+    """The application that the tutorial has its readers type."""
+
+    def test_answers_at_once_on_a_connection_that_is_kept(self, tmp_path: Path) -> None:
+        """A header sent apart from its body costs the 40 ms after which a client acknowledges it."""
+        text = (EXAMPLES.parent / "docs" / "tutorial.md").read_text()
+        (tmp_path / "app.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        environment = {"PORT": str(port), "ANSWER": "41", "DSTACK_REVISION": "1"}
+        with running([sys.executable, "app.py"], tmp_path, **environment) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "serving\n"
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            times = []
+            for _ in range(30):
+                begun = time.monotonic()
+                connection.request("GET", "/")
+                assert json.load(connection.getresponse()) == {"answer": "41", "revision": "1"}
+                times.append(time.monotonic() - begun)
+            connection.close()
+
+        assert statistics.median(times) < 0.02
 
 
 class TestSetupVenv:

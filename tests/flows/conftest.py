@@ -44,7 +44,7 @@ def get(url: str, timeout: float = 10) -> Any:
 def stop(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[Callable[[], None]]:
     """Stops the service of the test; called at the end if the test has not."""
     from prefect_dstack import stop_service
-    from prefect_dstack.tasks.records import find_record
+    from prefect_dstack.store.records import find_record
 
     def stop() -> None:
         stop_service(name)
@@ -80,14 +80,13 @@ def hosts(testbed: Testbed) -> Iterator[Lab]:
 def lab(hosts: Lab, prefect_server: PrefectServer, home: Home) -> Iterator[Lab]:
     """Real hosts, of which the test leaves nothing changed; no fleet and no gateway stays known."""
     from prefect_dstack.blocks import DstackGateway, DstackService, DstackSshFleet
-    from prefect_dstack.tasks import documents, inventory
+    from prefect_dstack.store import documents
 
     before = hosts.traces()
     yield hosts
     for kind in (DstackService, DstackGateway, DstackSshFleet):
         for name in documents.names(kind):
             documents.delete(kind, name)
-    inventory.forget()
     close_connections()
     hosts.heal()
     after = hosts.traces()

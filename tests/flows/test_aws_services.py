@@ -15,10 +15,10 @@ from prefect_dstack import create_gateway, delete_gateway, deploy_service, recon
 from prefect_dstack.backends.aws import boot
 from prefect_dstack.blocks import DstackGateway, DstackService
 from prefect_dstack.errors import NotFoundError, PrefectDstackError
-from prefect_dstack.flows.overview import overview
 from prefect_dstack.hosts.pool import close_connections
-from prefect_dstack.tasks import documents, inventory
-from prefect_dstack.tasks.records import find_record
+from prefect_dstack.services.overview import overview
+from prefect_dstack.store import documents
+from prefect_dstack.store.records import find_record
 from tests.command_line import CommandLine
 from tests.flows.killing import (
     FIRST_TASKS,
@@ -57,7 +57,6 @@ def use(account: Account, key_id: str = KEY_ID, **settings: Any) -> None:
         **settings,
     }
     DstackAwsBackend(credentials=credentials, settings=values).save("default", overwrite=True)
-    inventory.forget()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +80,6 @@ def account(
     for kind in (DstackService, DstackGateway, DstackAwsBackend):
         for name in documents.names(kind):
             documents.delete(kind, name)
-    inventory.forget()
     close_connections()
     assert aws_with_hosts.leftovers(*REGIONS) == {}
 
@@ -155,7 +153,6 @@ def test_a_gateway_says_which_records_to_create_and_goes_when_nobody_knows_it_an
         assert f"create this DNS record: {record}. 60 IN A {address['PublicIp']}" in created.out
 
     documents.delete(DstackGateway, "front")
-    inventory.forget()
     assert reconcile_services() == []
     assert "prefect-dstack gateway delete front removes it" in caplog.text
     delete_gateway("front")

@@ -18,8 +18,8 @@ from prefect_dstack.certificates.pem import new_key, private_pem
 from prefect_dstack.errors import CertificateError, ConfigurationError, UnsupportedKeyError
 from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
 from prefect_dstack.hosts.ports import free_port
-from prefect_dstack.tasks import gateway_places, inventory
-from prefect_dstack.tasks.certificates import authority
+from prefect_dstack.store.authority import authority
+from prefect_dstack.store.sources import resolve_infrastructure
 from tests.certificates.pebble import missing, pebble
 from tests.command_line import CommandLine
 from tests.flows.conftest import hello
@@ -38,7 +38,6 @@ Create = Callable[..., dict[str, Any]]
 @pytest.fixture
 def gateway(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[Create]:
     """Creates the gateway of the test, on this machine; it and its service are removed at the end."""
-    inventory.forget()
     gateway = f"g{name}"
     made = {
         "type": "gateway",
@@ -54,8 +53,8 @@ def gateway(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[Cr
         return configuration
 
     yield create
-    if gateway in inventory.inventory().gateways:
-        if gateway_places.state(gateway).routes:  # type: ignore[union-attr]
+    if gateway in resolve_infrastructure().configured_gateways:
+        if resolve_infrastructure().gateway(gateway).state().routes:  # type: ignore[union-attr]
             stop_service(name)
         delete_gateway(gateway)
 
@@ -189,7 +188,7 @@ def test_a_service_whose_first_certificate_cannot_be_had_is_not_deployed(
         CertificateError, match=rf"{name}@1 failed: the ACME server at .*; nothing of it is left"
     ):
         deploy_service(hello(name, gateway=made["name"]))
-    state = gateway_places.state(made["name"])
+    state = resolve_infrastructure().gateway(made["name"]).state()
     assert state is not None
     assert state.routes == {}
 
@@ -246,15 +245,17 @@ def test_a_file_is_used_and_a_newer_one_taken_by_the_next_renewal(
     assert peer(made["https_port"], host, ours.certificate)["serialNumber"] == second
 
 
-def test_a_file_that_cannot_be_used_makes_no_gateway(gateway: Create, tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_used_makes_no_gateway(
+    gateway: Create, tmp_path: Path, name: str, home: Home
+) -> None:
     write(new_authority(datetime.now(timezone.utc)), tmp_path)
     (tmp_path / "key.pem").write_bytes(private_pem(new_key()))
     files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
 
     with pytest.raises(CertificateError, match=r"key\.pem: is not the key of the first certificate"):
         gateway({"type": "file", **files})
-    assert f"g{name}" not in inventory.inventory().gateways
-    assert not (gateway_places.LocalPlace(f"g{name}").directory / "state.json").exists()
+    assert f"g{name}" not in resolve_infrastructure().configured_gateways
+    assert not (home.state / "gateways" / f"g{name}" / "state.json").exists()
 
 
 def test_files_that_do_not_fit_are_refused_while_good_ones_serve(
@@ -281,7 +282,7 @@ def test_files_that_do_not_fit_are_refused_while_good_ones_serve(
         gateway({"type": "file", **others})
 
     assert peer(made["https_port"], host, ours.certificate)["serialNumber"] == serial
-    kept = gateway_places.configuration_of(made["name"]).certificate
+    kept = resolve_infrastructure().gateway(made["name"]).configuration.certificate
     assert kept is not None
     assert kept.cert_file == files["cert_file"]
 

@@ -60,7 +60,7 @@ class TestFirstDeployment:
             f"launch-replica {name}-1-0",
             f"wait-until-ready {name}-1-0",
             f"register-route {name}",
-            f"register-route {name}",
+            f"update-route {name}",
             f"verify-endpoint {endpoint.url}",
         ]
 

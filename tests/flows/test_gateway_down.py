@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from prefect_dstack import Endpoint, reconcile_services
-from prefect_dstack.flows.overview import overview
 from prefect_dstack.gateways.local import LocalPlace
+from prefect_dstack.services.overview import overview
 from tests.flows.conftest import get
 from tests.home import Home
 from tests.polling import wait_until
@@ -25,7 +25,8 @@ def test_a_gateway_that_was_killed_for_good_is_started_by_reconcile_and_by_apply
         for process in home.processes():
             if "haproxy" in " ".join(process.cmdline()):
                 os.kill(process.pid, signal.SIGKILL)
-        wait_until(lambda: not LocalPlace("local").running(), 10, "the gateway is gone")
+        place = LocalPlace("local", home.state / "gateways" / "local")
+        wait_until(lambda: not place.running(), 10, "the gateway is gone")
 
     endpoint = deploy()
     for repair in (reconcile_services, deploy):

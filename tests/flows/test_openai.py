@@ -23,8 +23,7 @@ from prefect_dstack import (
 )
 from prefect_dstack.configurations import load_configuration
 from prefect_dstack.hosts.ports import free_port
-from prefect_dstack.tasks import inventory
-from prefect_dstack.tasks.certificates import authority
+from prefect_dstack.store.authority import authority
 from tests.home import Home
 from tests.prefect_server import PrefectServer
 
@@ -38,7 +37,6 @@ QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.fixture
 def gateway(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[str]:
     """The name of a gateway with HTTPS, on whose one service nobody is let in without a token."""
-    inventory.forget()
     gateway = f"g{name}"
     keys = {"port": free_port(), "https_port": free_port(), "certificate": {"type": "self-signed"}}
     create_gateway({"type": "gateway", "name": gateway, **keys})

@@ -35,9 +35,9 @@ def members(home: Home, name: str) -> dict[str, dict[str, Any]]:
     return replicas
 
 
-def health(name: str) -> dict[str, str]:
+def health(home: Home, name: str) -> dict[str, str]:
     """What the gateway thinks of each replica."""
-    found = Gateway(LocalPlace("local")).replica_health(name)
+    found = Gateway(LocalPlace("local", home.state / "gateways" / "local")).replica_health(home, name)
     return {replica: it.status for replica, it in found.items()}
 
 
@@ -67,7 +67,7 @@ def test_a_replica_whose_probe_fails_is_left_out_until_it_passes_again(
     with Asking(endpoint.url, "pid") as asking:
         wait_until(lambda: len(asking.answers) == 2, 20, "both answer")
         answer_probes_with(500)
-        wait_until(lambda: health(name) == {sick: "DOWN", well: "UP"}, 20)
+        wait_until(lambda: health(home, name) == {sick: "DOWN", well: "UP"}, 20)
         asking.answers.clear()
         wait_until(lambda: sum(asking.answers.values()) >= 20, 20)
         assert len(asking.answers) <= 2  # a request may have been under way
@@ -75,7 +75,7 @@ def test_a_replica_whose_probe_fails_is_left_out_until_it_passes_again(
         wait_until(lambda: sum(asking.answers.values()) >= 20, 20)
         assert len(asking.answers) == 1
         answer_probes_with(200)
-        wait_until(lambda: health(name) == {sick: "UP", well: "UP"}, 20)
+        wait_until(lambda: health(home, name) == {sick: "UP", well: "UP"}, 20)
         wait_until(lambda: len(asking.answers) == 2, 20, "both answer again")
     assert asking.failures == []
 
@@ -89,7 +89,7 @@ def test_a_replica_that_refuses_connections_costs_no_request(
         wait_until(lambda: len(asking.answers) == 2, 20, "both answer")
         with not_restarted(home, sick) as program:
             os.kill(program.pid, signal.SIGKILL)
-            wait_until(lambda: health(name) == {sick: "DOWN", well: "UP"}, 20)
-        wait_until(lambda: health(name) == {sick: "UP", well: "UP"}, 20)
+            wait_until(lambda: health(home, name) == {sick: "DOWN", well: "UP"}, 20)
+        wait_until(lambda: health(home, name) == {sick: "UP", well: "UP"}, 20)
         wait_until(lambda: len(asking.answers) == 3, 20, "its successor answers")
     assert asking.failures == []

@@ -16,8 +16,8 @@ from prefect_dstack import (
     stop_service,
 )
 from prefect_dstack.flows.fleets import apply_fleet
-from prefect_dstack.flows.overview import overview
-from prefect_dstack.tasks.records import delete_record
+from prefect_dstack.services.overview import overview
+from prefect_dstack.store.records import delete_record
 from tests.flows.killing import FIRST_TASKS, deploy_and_die_at_each_boundary
 from tests.flows.lab import GATEWAY, Lab, answer
 from tests.polling import wait_until

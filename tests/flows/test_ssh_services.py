@@ -25,7 +25,7 @@ from prefect_dstack import (
     reconcile_services,
     stop_service,
 )
-from prefect_dstack.configurations import Environment, ServiceConfiguration, load_configuration
+from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import (
     CapacityError,
@@ -35,12 +35,14 @@ from prefect_dstack.errors import (
     PrefectDstackError,
 )
 from prefect_dstack.flows.fleets import apply_fleet, delete_fleet
-from prefect_dstack.flows.gateway_overview import gateway_overview
-from prefect_dstack.flows.overview import overview, read_logs
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.runtimes.base import Launch
 from prefect_dstack.runtimes.docker import DockerRuntime
-from prefect_dstack.tasks import documents, gateway_places
+from prefect_dstack.services.gateway_overview import gateway_overview
+from prefect_dstack.services.logs import read_logs
+from prefect_dstack.services.overview import overview
+from prefect_dstack.store import documents
+from prefect_dstack.store.sources import resolve_infrastructure
 from tests.command_line import CommandLine
 from tests.flows.lab import FLEET, GATEWAY, Lab, Requests, answer
 from tests.gateways.hosts import machine
@@ -48,6 +50,7 @@ from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 from tests.testbed.host import Host
 from tests.testbed.images import load_image
+from tests.workloads import spec_of
 
 pytestmark = pytest.mark.testbed
 
@@ -171,7 +174,7 @@ class Sampling:
 
     def _look(self) -> None:
         with shared_connections():
-            gateway = gateway_places.gateway(GATEWAY)
+            gateway = resolve_infrastructure().gateway(GATEWAY).control
             while not self._done.wait(0.1):
                 health = gateway.replica_health(self.service).values()
                 self.fewest = min(self.fewest, sum(it.status == "UP" for it in health))
@@ -416,9 +419,7 @@ def test_a_gpu_is_given_once_however_many_deployments_choose_it(hosts: Lab, tmp_
     assert isinstance(loaded, ServiceConfiguration)
     launch = Launch(
         stamp=Stamp(service="second", revision=1, replica=0),
-        configuration=loaded,
-        environment=Environment(),
-        directory=tmp_path,
+        spec=spec_of(loaded, tmp_path),
         gpu_devices=("GPU-a", "GPU-b"),
     )
     # Another deployment holds the host's lock, and creates its container before it lets go.

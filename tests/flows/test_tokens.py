@@ -25,7 +25,6 @@ from prefect_dstack import (
     stop_service,
 )
 from prefect_dstack.errors import ConfigurationError, NotFoundError
-from prefect_dstack.tasks import inventory
 from tests.command_line import CommandLine
 from tests.home import Home
 from tests.polling import wait_until
@@ -39,7 +38,6 @@ ECHO = Path(__file__).with_name("echo.py")
 @pytest.fixture
 def service(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[dict[str, Any]]:
     """The configuration of a service that tells what headers it was sent, and that needs a token."""
-    inventory.forget()
     commands = [f"exec python3 '{ECHO}'"]
     yield {"type": "service", "name": name, "port": 8000, "auth": True, "commands": commands}
     stop_service(name)

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 
 from prefect_dstack import Endpoint
-from prefect_dstack.flows import deploy as deploying
-from prefect_dstack.tasks.locks import lock
-from prefect_dstack.tasks.records import find_record, load_record, save_record
+from prefect_dstack.services import deployment as deploying
+from prefect_dstack.store.locks import lock
+from prefect_dstack.store.records import find_record, load_record, save_record
 from tests.flows.asking import Asking
 from tests.flows.conftest import get
 from tests.home import Home
@@ -38,7 +38,7 @@ def flow_runs(server: PrefectServer, name: str, state: str) -> int:
 
 def test_two_deployments_take_turns(deploy: Deploy, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = deploy()
-    put_on_air = deploying.put_on_air
+    put_revision = deploying.put_revision
     at_work: list[str] = []
     seen: list[int] = []
 
@@ -46,12 +46,12 @@ def test_two_deployments_take_turns(deploy: Deploy, name: str, monkeypatch: pyte
         at_work.append(name)
         seen.append(len(at_work))
         try:
-            return put_on_air(*arguments, **options)
+            return put_revision(*arguments, **options)
         finally:
             seen.append(len(at_work))
             at_work.pop()
 
-    monkeypatch.setattr(deploying, "put_on_air", watched)
+    monkeypatch.setattr(deploying, "put_revision", watched)
     with Asking(endpoint.url) as asking, ThreadPoolExecutor() as pool:
         done = [pool.submit(deploy, env={"GREETING": word}) for word in ("one", "two")]
         results = [future.result() for future in done]

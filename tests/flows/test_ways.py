@@ -48,8 +48,10 @@ def seen(server: PrefectServer, name: str) -> tuple[dict[str, Any], list[str]]:
     """The record and the task runs of a service, without what differs from one service to another."""
     record = record_of(server, name).model_dump(mode="json")
     del record["salt"], record["asked_at"]
+    for desired in [record["desired"], *record["scalings"]]:
+        assert desired.pop("set_at")
     for revision in record["revisions"]:
-        for key in ("workload", "settings", "created_at", "flow_run"):
+        for key in ("workload", "settings", "created_at", "flow_run", "served_at"):
             assert revision.pop(key)
     (run,) = runs_of(server, "deploy", name)
     port = record["endpoint"]["url"].rpartition(":")[2]

@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dstack.gateways.changes import Changes, changes
 from prefect_dstack.gateways.health import HealthCheck
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 
 LOCAL = RouteReplica(name="r2", address="127.0.0.1", port=8000)
 R1 = RouteReplica(name="r1", address="10.0.0.1", port=8000)
@@ -20,7 +20,7 @@ STATE = (
     .with_route(ROUTE)
     .with_replica("hello", R1)
 )
-TOKEN = Token(sha256="a" * 64, expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc))
+TOKEN = AcceptedToken(sha256="a" * 64, expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc))
 CHECKED = (
     "check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 observe layer4 error-limit 3 "
     "on-error mark-down on-marked-down shutdown-sessions"
@@ -101,7 +101,7 @@ def test_a_replica_that_moved_is_made_anew() -> None:
 def test_tokens_and_challenges_are_entries_of_maps() -> None:
     with_token = STATE.with_token("hello", "t", TOKEN)
     assert texts(with_token) == [f"add map tokens.map hello/{'a' * 64} 1893456000"]
-    forever = with_token.with_token("hello", "t", Token(sha256="a" * 64))
+    forever = with_token.with_token("hello", "t", AcceptedToken(sha256="a" * 64))
     assert texts(forever, with_token) == [f"set map tokens.map hello/{'a' * 64} 253402300799"]
     assert texts(STATE, with_token) == [f"del map tokens.map hello/{'a' * 64}"]
     assert texts(STATE.with_token(None, "t", TOKEN)) == [f"add map tokens.map */{'a' * 64} 1893456000"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.gateways.gateway import Gateway
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.template import loaded_maps, maps
 from prefect_dstack.hosts.ports import free_port
 
@@ -60,9 +60,9 @@ def transition(chance: random.Random, port: int) -> Transition:
         lambda state: state.without_replica(service, replica),
         lambda state: state.draining(service, replica),
         lambda state: state.with_weight(service, replica, weight),
-        lambda state: state.with_token(service, token, Token(sha256=f"{number:064x}")),
+        lambda state: state.with_token(service, token, AcceptedToken(sha256=f"{number:064x}")),
         lambda state: state.without_token(service, token),
-        lambda state: state.with_token(None, token, Token(sha256=f"{number:064x}")),
+        lambda state: state.with_token(None, token, AcceptedToken(sha256=f"{number:064x}")),
         lambda state: state.without_token(None, token),
         lambda state: state.with_challenge(token, f"{token}.x{number}"),
         lambda state: state.without_challenge(token),

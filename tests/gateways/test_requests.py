@@ -13,7 +13,7 @@ import pytest
 
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace
-from prefect_dstack.gateways.state import GatewayState, Route, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Answer, Application, Load, raw, raw_answers, request
 from tests.gateways.conftest import replica
@@ -22,8 +22,8 @@ from tests.polling import wait_until
 pytestmark = pytest.mark.integration
 
 
-def token(secret: str, expires_at: datetime | None = None) -> Token:
-    return Token(sha256=hashlib.sha256(secret.encode()).hexdigest(), expires_at=expires_at)
+def token(secret: str, expires_at: datetime | None = None) -> AcceptedToken:
+    return AcceptedToken(sha256=hashlib.sha256(secret.encode()).hexdigest(), expires_at=expires_at)
 
 
 class World:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_dstack.errors import ConflictError, NotFoundError
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token, free_port
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica, free_port
 
 STATE = GatewayState(name="gate", base_port=80, https_port=443, bind_address="*")
 R1 = RouteReplica(name="r1", address="10.0.0.1", port=8000)
@@ -33,7 +33,7 @@ def test_a_state_survives_json() -> None:
             )
         )
         .with_replica("hello", R1)
-        .with_token("hello", "t", Token(sha256="0" * 64, expires_at=datetime.now(timezone.utc)))
+        .with_token("hello", "t", AcceptedToken(sha256="0" * 64, expires_at=datetime.now(timezone.utc)))
         .with_challenge("abc", "abc.def")
         .with_certificate("a.example.com")
     )
@@ -189,7 +189,7 @@ def test_names_that_pass_are_plain_words(text: str) -> None:
         lambda: RouteReplica(name=text, address="127.0.0.1", port=1),
         lambda: route(hosts=[text]),
         lambda: STATE.with_certificate(text),
-        lambda: STATE.with_token(None, text, Token(sha256="0" * 64)),
+        lambda: STATE.with_token(None, text, AcceptedToken(sha256="0" * 64)),
         lambda: STATE.with_challenge(text, "a.b"),
         lambda: STATE.with_challenge("a", text),
     ):
@@ -214,4 +214,4 @@ def test_addresses_that_pass_are_ip_addresses(text: str) -> None:
 
 def test_an_expiry_needs_a_zone() -> None:
     soon = datetime.now(timezone.utc) + timedelta(hours=1)
-    assert Token(sha256="0" * 64, expires_at=soon).expires_at == soon
+    assert AcceptedToken(sha256="0" * 64, expires_at=soon).expires_at == soon

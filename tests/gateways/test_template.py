@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_dstack.gateways import quoting
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.template import CONFIGURATION, render
 
 HOSTILE = " \t\n\r\x00\x7f'\"\\#$%{}[]()<>|&;*?!`~^=,:+@./-_aZ0é\u2028"
@@ -86,7 +86,7 @@ def state(**fields: Any) -> GatewayState:
         "path_prefix": "/x",
         "strip_prefix": True,
         "auth": True,
-        "tokens": {"t": Token(sha256="0" * 64)},
+        "tokens": {"t": AcceptedToken(sha256="0" * 64)},
         "max_concurrency": 3,
         "rate_limits": [
             {

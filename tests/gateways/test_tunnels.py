@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways.attachment import Attachment, direct_address
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.host import HostPlace
 from prefect_dstack.gateways.host_tunnels import HostTunnels, tunnels_on
@@ -20,12 +21,10 @@ from prefect_dstack.gateways.local_tunnels import LocalTunnels
 from prefect_dstack.gateways.route import Route, RouteReplica
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.tunnels import (
-    Attachment,
     Hop,
     TunnelHolder,
     TunnelTarget,
     close_tunnel,
-    direct_address,
     keys_on,
     open_tunnel,
     revoke_key,

@@ -17,6 +17,7 @@ import paramiko
 import pytest
 from pydantic import SecretStr
 
+from prefect_dstack.bundles import collect_files
 from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import (
     HostAuthenticationError,
@@ -443,7 +444,7 @@ class TestDocker:
         script = "cd /opt/new; ls -ld . place; place/deep/run.sh; wc -c <place/large"
         container = engine.containers.create("testbed/busybox:1", ["sh", "-c", script])
         try:
-            with pack_files([mapping], tmp_path, "/opt") as archive:
+            with pack_files([mapping], collect_files([mapping], tmp_path).entries, "/opt") as archive:
                 assert container.put_archive("/", archive)
             container.start()
             assert container.wait()["StatusCode"] == 0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefect_dstack.bundles import collect_files
 from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts.upload import pack_files
@@ -20,9 +21,15 @@ def write(path: Path, text: str = "", mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def packed(directory: Path, *files: str, working_dir: str = "/app") -> dict[str, tarfile.TarInfo]:
+def packed(
+    directory: Path, *files: str, working_dir: str = "/app", home: str | None = None
+) -> dict[str, tarfile.TarInfo]:
     mappings = [FileMapping.model_validate(file) for file in files]
-    with pack_files(mappings, directory, working_dir) as stream, tarfile.open(fileobj=stream) as archive:
+    entries = collect_files(mappings, directory).entries
+    with (
+        pack_files(mappings, entries, working_dir, home=home) as stream,
+        tarfile.open(fileobj=stream) as archive,
+    ):
         return {member.name: member for member in archive.getmembers()}
 
 
@@ -138,6 +145,27 @@ def test_pipes_and_sockets_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "src/a")
     os.mkfifo(tmp_path / "src/pipe")
     assert packed(tmp_path, "src").keys() == {"app/src/a"}
+
+
+def test_a_home_directory_is_that_of_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    write(tmp_path / "me/.netrc")
+    write(tmp_path / "tools/a")
+    members = packed(tmp_path, "~/.netrc", "tools:~/bin", home="/home/app")
+    assert members.keys() == {"home/app/.netrc", "home/app/bin/a"}
+
+
+@pytest.mark.parametrize(("path", "home"), [("~/here", "/"), ("//here", None), ("~/here", "//")])
+def test_slashes_at_the_start_are_one(tmp_path: Path, path: str, home: str | None) -> None:
+    write(tmp_path / "here")
+    assert packed(tmp_path, f"here:{path}", home=home).keys() == {"here"}
+
+
+@pytest.mark.parametrize("path", ["~other/x", "~/../x"])
+def test_a_home_directory_is_no_way_out(tmp_path: Path, path: str) -> None:
+    write(tmp_path / "here")
+    with pytest.raises(ConfigurationError):
+        packed(tmp_path, f"here:{path}", home="/home/app")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from prefect_dstack.runtimes.docker import DockerRuntime, creation
 from tests.polling import wait_until
 from tests.testbed.engine import LocalEngine
 from tests.testbed.images import load_image
+from tests.workloads import spec_of
 
 MACHINE = LocalMachine()
 STAMP = Stamp(service="hello", revision=3, replica=0, flow_run="run")
@@ -51,13 +52,7 @@ def launch_of(
         directory=directory,
     )
     assert isinstance(configuration, ServiceConfiguration)
-    return Launch(
-        stamp=stamp,
-        configuration=configuration,
-        environment=environment or Environment(),
-        directory=directory,
-        gpu_devices=gpu_devices,
-    )
+    return Launch(stamp=stamp, spec=spec_of(configuration, directory, environment), gpu_devices=gpu_devices)
 
 
 class TestCreation:
@@ -127,6 +122,7 @@ class TestCreation:
             "DSTACK_REVISION": "3",
             "DSTACK_SERVICE_PORT": "8000",
             "PORT": "9",
+            "PYTHONUNBUFFERED": "1",
             "A": "b",
         }
 
@@ -190,6 +186,26 @@ class TestCreation:
         ]
 
         assert self.made(volumes=volumes)["volumes"] == ["/data:/data", f"{tmp_path}:/b"]
+
+    def test_mounts_for_reading_only_and_from_the_home_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "there").mkdir()
+        volumes: list[Any] = [
+            "/data:/data:ro",
+            "~/cache:/cache",
+            "~:/home/me:ro",
+            {"instance_path": "~/there", "path": "/a", "optional": True, "read_only": True},
+            {"instance_path": "~/missing", "path": "/b", "optional": True},
+        ]
+
+        assert self.made(volumes=volumes)["volumes"] == [
+            "/data:/data:ro",
+            f"{tmp_path}/cache:/cache",
+            f"{tmp_path}:/home/me:ro",
+            f"{tmp_path}/there:/a:ro",
+        ]
 
 
 @pytest.fixture
@@ -306,6 +322,36 @@ class TestLaunch:
         replica = start("echo $0 $1", entrypoint="sh -c")
 
         assert output_of(replica)[0].startswith("sh")
+
+    def test_cannot_write_what_it_may_only_read(self, start: Callable[..., Replica], tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("from here")
+        replica = start(
+            "cat /data/file; echo",
+            "touch /data/mine 2>/dev/null || echo refused",
+            "exec sleep 300",
+            volumes=[f"{tmp_path}:/data:ro"],
+        )
+
+        assert output_of(replica, 2) == ["from here", "refused"]
+        assert not (tmp_path / "mine").exists()
+
+    @pytest.mark.parametrize(("user", "home"), [(None, "/root"), ("nobody", None), ("0", "/root")])
+    def test_brings_files_to_the_home_directory_of_its_user(
+        self, start: Callable[..., Replica], tmp_path: Path, user: str | None, home: str | None
+    ) -> None:
+        (tmp_path / "netrc").write_text("machine a\n")
+        find = "eval echo ~$(id -un) >&2; cat $(eval echo ~$(id -un))/.netrc"
+        replica = start(
+            find,
+            "exec sleep 300",
+            files=["netrc:~/.netrc"],
+            directory=tmp_path,
+            **({"user": user} if user else {}),
+        )
+
+        assert "machine a" in output_of(replica, 2)
+        if home is not None:
+            assert home in output_of(replica, 2)
 
     def test_brings_files(self, start: Callable[..., Replica], tmp_path: Path) -> None:
         (tmp_path / "greeting.txt").write_text("hi\n")

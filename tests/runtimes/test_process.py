@@ -25,6 +25,7 @@ from prefect_dstack.hosts.ports import REPLICA_PORTS
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.runtimes.process import ProcessRuntime
 from tests.polling import wait_until
+from tests.workloads import spec_of
 
 MACHINE = LocalMachine()
 SLEEP = "exec sleep 300"
@@ -40,9 +41,7 @@ def launch_of(directory: Path, *commands: str, stamp: Stamp | None = None, **key
     assert isinstance(configuration, ServiceConfiguration)
     return Launch(
         stamp=stamp or Stamp(service="hello", revision=3, replica=0, flow_run="first"),
-        configuration=configuration,
-        environment=environment,
-        directory=configuration.directory,
+        spec=spec_of(configuration, configuration.directory, environment),
     )
 
 

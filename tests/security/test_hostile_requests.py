@@ -11,7 +11,7 @@ import pytest
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace, haproxy_binary
-from prefect_dstack.gateways.state import GatewayState, Route, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, raw_answers
 from tests.gateways.conftest import replica
@@ -234,10 +234,10 @@ class Gated:
         self.port = port
         self.applications = {name: Application(name) for name in ("secure", "open", "admin")}
         expired = {"sha256": hashlib.sha256(b"expired").hexdigest(), "expires_at": "2020-01-01T00:00:00Z"}
-        tokens = {"t": Token(sha256=hashlib.sha256(SECRET.encode()).hexdigest()), "old": expired}
+        tokens = {"t": AcceptedToken(sha256=hashlib.sha256(SECRET.encode()).hexdigest()), "old": expired}
         self._publish(gateway, "secure", auth=True, hosts=["secure.test"], tokens=tokens)
         self._publish(gateway, "open", hosts=["open.test"])
-        other = {"t": Token(sha256=hashlib.sha256(b"token-of-admin").hexdigest())}
+        other = {"t": AcceptedToken(sha256=hashlib.sha256(b"token-of-admin").hexdigest())}
         self._publish(gateway, "admin", auth=True, hosts=["open.test"], path_prefix="/admin", tokens=other)
 
     def _publish(self, gateway: Gateway, name: str, **fields: object) -> None:

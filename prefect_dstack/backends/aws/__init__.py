@@ -3,7 +3,7 @@
 from prefect_dstack.backends.aws.backend import AwsBackend
 from prefect_dstack.backends.aws.clients import SessionFactory
 from prefect_dstack.backends.aws.dns import Record
-from prefect_dstack.backends.aws.gateway import AwsGateways, CreatedGateway
+from prefect_dstack.backends.aws.gateway import AwsGateways
 from prefect_dstack.backends.aws.permissions import PermissionCheck, check_permissions, least_policy
 from prefect_dstack.backends.aws.settings import AwsSettings
 
@@ -11,7 +11,6 @@ __all__ = [
     "AwsBackend",
     "AwsGateways",
     "AwsSettings",
-    "CreatedGateway",
     "PermissionCheck",
     "Record",
     "SessionFactory",

@@ -29,7 +29,6 @@ from prefect_dstack.backends.aws.user_data import user_data
 from prefect_dstack.backends.base import Instance, Offer, Report
 from prefect_dstack.errors import ProvisioningError
 from prefect_dstack.hosts.keys import KeyPair, generate_key_pair
-from prefect_dstack.settings import settings as read_settings
 
 __all__ = ["Account"]
 
@@ -48,7 +47,7 @@ class Account:
         settings: Of the account.
         session: Makes a boto3 session for a region.
         ssh_key: The text of the private key to log in with; None: one of this machine's own.
-        home: Where that key and the cache are kept; None: our home.
+        home: Where that key and the cache are kept.
         pause: Waits between two attempts; takes seconds.
     """
 
@@ -58,12 +57,12 @@ class Account:
         session: SessionFactory,
         *,
         ssh_key: SecretStr | None = None,
-        home: Path | None = None,
+        home: Path,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings = settings
         self.aws = Aws(settings, session, pause)
-        self._home = home if home is not None else read_settings().home
+        self._home = home
         self._ssh_key = ssh_key
         self._keys: Memo[KeyPair] = Memo(float("inf"))
         self._caches: Memo[Cache] = Memo(float("inf"))

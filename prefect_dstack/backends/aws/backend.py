@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 from pydantic import SecretStr
@@ -23,10 +24,24 @@ from prefect_dstack.backends.aws.plan import Attempt, Attempts, client_token
 from prefect_dstack.backends.aws.prices import on_demand_prices, spot_prices
 from prefect_dstack.backends.aws.regions import check_regions
 from prefect_dstack.backends.aws.settings import AwsSettings
-from prefect_dstack.backends.base import Instance, Offer, Report
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.backends.base import (
+    CheckResult,
+    GatewayHost,
+    GatewayMachines,
+    Instance,
+    Offer,
+    Report,
+    TxtRecords,
+)
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.errors import CapacityError, NoOfferError, ProvisioningError
+from prefect_dstack.domain.workload import Requirements
+from prefect_dstack.errors import CapacityError, GatewayError, NoOfferError, ProvisioningError
+from prefect_dstack.gateways.attachment import Attachment
+from prefect_dstack.gateways.host import HostPlace
+from prefect_dstack.gateways.host_tunnels import HostTunnels
+
+if TYPE_CHECKING:
+    from prefect_dstack.configurations import GatewayConfiguration
 
 __all__ = ["AwsBackend"]
 
@@ -45,13 +60,15 @@ class AwsBackend:
         session: Makes a boto3 session for a region; called again every few minutes.
         ssh_key: The text of the private key to log in with; None: one of this machine's own, made on first
             use.
-        home: Where that key and the cache are kept; None: our home.
+        home: Where that key and the cache are kept.
         pause: Waits between two attempts; takes seconds.
 
     Example:
         >>> import boto3
         >>> backend = AwsBackend(
-        ...     AwsSettings(regions=("eu-west-1",)), lambda region: boto3.Session(region_name=region)
+        ...     AwsSettings(regions=("eu-west-1",)),
+        ...     lambda region: boto3.Session(region_name=region),
+        ...     home=Path("/var/lib/prefect-dstack"),
         ... )
         >>> backend.name
         'aws'
@@ -63,7 +80,7 @@ class AwsBackend:
         session: SessionFactory,
         *,
         ssh_key: SecretStr | None = None,
-        home: Path | None = None,
+        home: Path,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.settings = settings
@@ -74,11 +91,21 @@ class AwsBackend:
         """What configurations call it."""
         return BACKEND
 
-    def offers(self, configuration: ServiceConfiguration, report: Report = quiet) -> Sequence[Offer]:
+    @property
+    def runtimes(self) -> frozenset[str]:
+        """Its machines run containers; see `Backend.runtimes`."""
+        return frozenset({"docker"})
+
+    @property
+    def preferred(self) -> bool:
+        """An account is configured to be used; see `Backend.preferred`."""
+        return True
+
+    def offers(self, requirements: Requirements, report: Report = quiet) -> Sequence[Offer]:
         """List what could be had for one replica; see `Backend.offers`.
 
         Args:
-            configuration: Says which resources, prices, regions and kinds are acceptable.
+            requirements: Say which resources, prices, regions and kinds are acceptable.
             report: Told of prices that cannot be had.
 
         Returns:
@@ -87,21 +114,21 @@ class AwsBackend:
         Raises:
             NoOfferError: If there is none; says why, and what comes closest.
         """
-        markets = self._markets(configuration, report)
+        markets = self._markets(requirements, report)
         any_gpu = self.settings.gpu_image is not None
         found = select(
             markets,
-            configuration,
+            requirements,
             zones=self.settings.availability_zones,
             any_gpu=any_gpu,
             disk_gb=self.settings.disk_gb,
         )
         if not found:
-            raise NoOfferError(f"aws: {explain(markets, configuration, any_gpu=any_gpu)}")
+            raise NoOfferError(f"aws: {explain(markets, requirements, any_gpu=any_gpu)}")
         return found
 
     def provision(
-        self, offers: Sequence[Offer], stamp: Stamp, configuration: ServiceConfiguration, report: Report
+        self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
     ) -> Instance:
         """Get a machine for one replica; see `Backend.provision`."""
         found = self._find(stamp, report)
@@ -110,7 +137,7 @@ class AwsBackend:
             return self.account.ready(found.region, found.id, report)
         tried: list[str] = []
         try:
-            return self._first(offers, stamp, configuration, report, tried)
+            return self._first(offers, stamp, requirements, report, tried)
         except BaseException:
             for region in tried:
                 # What cannot be removed either must not hide why there is no machine.
@@ -122,7 +149,7 @@ class AwsBackend:
         self,
         offers: Sequence[Offer],
         stamp: Stamp,
-        configuration: ServiceConfiguration,
+        requirements: Requirements,
         report: Report,
         tried: list[str],
     ) -> Instance:
@@ -131,7 +158,7 @@ class AwsBackend:
         for attempt in attempts:
             if attempt.offer.region not in tried:
                 tried.append(attempt.offer.region)
-            outcome = self._try(attempt, attempts, stamp, configuration, report)
+            outcome = self._try(attempt, attempts, stamp, requirements, report)
             if isinstance(outcome, Instance):
                 return outcome
             report(f"aws: {attempt}: {outcome}")
@@ -190,7 +217,49 @@ class AwsBackend:
         if problems:
             raise ProvisioningError("; ".join(problems))
 
-    def _markets(self, wanted: ServiceConfiguration, report: Report) -> list[Market]:
+    def txt_records(self) -> TxtRecords:
+        """Return the TXT records in Route 53; see `EditsDns.txt_records`."""
+        from prefect_dstack.backends.aws.dns import TxtRecords as Route53
+
+        return Route53(self.account.aws)
+
+    def gateway_machines(self) -> GatewayMachines:
+        """Return the machines of gateways; see `ProvidesGatewayMachines.gateway_machines`."""
+        from prefect_dstack.backends.aws.gateway import AwsGateways
+
+        return AwsGateways(self)
+
+    def gateway_host(
+        self, name: str, configuration: GatewayConfiguration, machine: Instance | None
+    ) -> GatewayHost:
+        """Return where a gateway of the account runs; see `HostsGateways.gateway_host`."""
+        if machine is None:
+            raise GatewayError(f"gateway '{name}': its machine is not known; apply its file again")
+        reached = self.machine(machine)
+        return GatewayHost(
+            place=HostPlace(reached, name),
+            attachment=Attachment(machine.address, machine.private_address, machine.network),
+            public=True,
+            port=80,
+            tunnels=lambda: HostTunnels(reached, name),
+            may_hold_tunnels=lambda: True,
+        )
+
+    def checks(self) -> Iterator[CheckResult]:
+        """Try every action that AWS must allow; nothing is done there. See `ChecksItself.checks`."""
+        from prefect_dstack.backends.aws.permissions import check_permissions
+
+        remedy = "allow it: prefect-dstack doctor --iam-policy prints the least policy that suffices"
+        for check in check_permissions(self.account.aws):
+            passed = check.outcome != "denied"
+            yield CheckResult(
+                subject=f"AWS {check.action} in {check.region}",
+                passed=passed,
+                detail=check.outcome if passed else check.detail or "denied",
+                resolution="" if passed else remedy,
+            )
+
+    def _markets(self, wanted: Requirements, report: Report) -> list[Market]:
         aws, cache = self.account.aws, self.account.cache
         check_regions(aws, self.settings.regions)
         regions = [name for name in self.settings.regions if not wanted.regions or name in wanted.regions]
@@ -226,7 +295,7 @@ class AwsBackend:
         attempt: Attempt,
         attempts: Attempts,
         stamp: Stamp,
-        configuration: ServiceConfiguration,
+        requirements: Requirements,
         report: Report,
     ) -> Instance | str:
         """Ask for one machine and wait until it answers; say why there is none to be had."""
@@ -235,7 +304,7 @@ class AwsBackend:
             return "the zone has no usable subnet"
         report(f"aws: {stamp.name}: asking for {attempt}")
         try:
-            return self._launch(attempt, subnet, stamp, configuration, report)
+            return self._launch(attempt, subnet, stamp, requirements, report)
         except AwsError as error:
             if is_quota(error):
                 attempts.give_up(attempt)
@@ -250,12 +319,12 @@ class AwsBackend:
         attempt: Attempt,
         subnet: str,
         stamp: Stamp,
-        configuration: ServiceConfiguration,
+        requirements: Requirements,
         report: Report,
     ) -> Instance:
         offer = attempt.offer
         tags = {
-            **dict(configuration.tags or {}),
+            **dict(requirements.tags),
             **stamp.labels(":"),
             "Name": f"prefect-dstack {stamp.name}",
             tagging.GPUS: str(sum(gpu.count for gpu in offer.gpus)),
@@ -270,7 +339,7 @@ class AwsBackend:
                     role="replica",
                     tags=tags,
                     token=client_token(stamp, attempt, number),
-                    max_price=configuration.max_price,
+                    max_price=requirements.max_price,
                     report=report,
                 )
                 break

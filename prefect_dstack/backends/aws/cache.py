@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefect_dstack.settings import settings
-
 __all__ = ["Cache", "Memo"]
 
 
@@ -55,12 +53,12 @@ class Cache:
 
     Args:
         scope: Whose values; two scopes never see each other's, for example an account and its endpoint.
-        directory: Where; by default `cache/aws` below our home.
+        directory: Where.
     """
 
-    def __init__(self, scope: str, directory: Path | None = None) -> None:
+    def __init__(self, scope: str, directory: Path) -> None:
         self._scope = scope
-        self._directory = directory if directory is not None else settings().home / "cache" / "aws"
+        self._directory = directory
 
     def get(self, key: str, max_age: float, fetch: Callable[[], Any]) -> Any:
         """Return a value that is young enough, fetched if need be.

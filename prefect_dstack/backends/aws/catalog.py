@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.backends.aws.cache import Cache
 from prefect_dstack.backends.aws.clients import Aws
-from prefect_dstack.backends.base import Gpu
+from prefect_dstack.backends.base import Accelerator
 
 __all__ = ["InstanceType", "instance_types", "read_instance_type"]
 
@@ -28,7 +28,7 @@ class InstanceType(BaseModel):
     cpus: int = Field(description="Virtual processors.")
     memory_gb: float = Field(description="Memory in GB.")
     architecture: str = Field(description="`x86_64` or `arm64`.")
-    gpus: tuple[Gpu, ...] = Field(default=(), description="Its accelerators.")
+    gpus: tuple[Accelerator, ...] = Field(default=(), description="Its accelerators.")
     spot: bool = Field(default=False, description="Whether it is also sold as spot.")
     zones: tuple[str, ...] = Field(default=(), description="The zones that have it.")
 
@@ -101,10 +101,10 @@ def read_instance_type(entry: Mapping[str, Any], zones: Iterable[str]) -> Instan
     )
 
 
-def _gpu(entry: Mapping[str, Any]) -> Gpu:
+def _gpu(entry: Mapping[str, Any]) -> Accelerator:
     name = str(entry.get("Name", "")).replace("Server ", "")
     memory = entry.get("MemoryInfo", {}).get("SizeInMiB", 0) / 1024
-    return Gpu(
+    return Accelerator(
         name=name,
         memory_gb=NOMINAL_GB.get(name) or round(memory, 1),
         vendor=str(entry.get("Manufacturer", "")).lower(),

@@ -6,8 +6,6 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from prefect_dstack.backends.aws import instances as ec2
 from prefect_dstack.backends.aws import tags as tagging
 from prefect_dstack.backends.aws.backend import AwsBackend
@@ -18,12 +16,12 @@ from prefect_dstack.backends.aws.errors import AwsError, is_capacity, translate,
 from prefect_dstack.backends.aws.offers import BACKEND
 from prefect_dstack.backends.aws.plan import Attempts, client_token
 from prefect_dstack.backends.aws.prices import on_demand_prices
-from prefect_dstack.backends.base import Instance, Offer, Report
+from prefect_dstack.backends.base import CreatedGateway, Instance, Offer, Report
 from prefect_dstack.configurations.gateway import GatewayConfiguration
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, ConfigurationError, NotFoundError
 
-__all__ = ["AwsGateways", "CreatedGateway"]
+__all__ = ["AwsGateways"]
 
 PORTS = (80, 443)
 # What DNS records may lead to.
@@ -31,19 +29,8 @@ ADDRESSES = frozenset({"PublicIp", "PublicIpAddress", "PrivateIpAddress"})
 DISK_GB = 20
 
 
-class CreatedGateway(BaseModel):
-    """A gateway's machine, and the names that lead to it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    instance: Instance = Field(description="The machine; its address is the one that stays.")
-    records: tuple[Record, ...] = Field(
-        default=(), description="The records of its domain; those not `created` somebody must create."
-    )
-
-
 class AwsGateways:
-    """The gateways of an account.
+    """The gateways of an account; implements `GatewayMachines`.
 
     Args:
         backend: The account.
@@ -132,7 +119,8 @@ class AwsGateways:
             raise
         for record in records:
             report(f"aws: {'created' if record.created else 'please create'} the DNS record {record}")
-        return CreatedGateway(instance=instance, records=records)
+        missing = tuple(str(record) for record in records if not record.created)
+        return CreatedGateway(instance=instance, missing_records=missing)
 
     def delete(self, name: str, domain: str | None = None) -> None:
         """Remove a gateway's machine, address and DNS records; what is gone already is no error.
@@ -168,6 +156,10 @@ class AwsGateways:
             for region in self._settings.regions
             for entry in ec2.find(self._aws, region, role)
         ]
+
+    def names(self) -> Sequence[str]:
+        """List the gateways that have a machine; see `GatewayMachines.names`."""
+        return [instance.name for instance in self.instances()]
 
     def open_ports(self, name: str, ports: Iterable[int] = ()) -> None:
         """Let everybody reach these ports of a gateway beside 80 and 443; ports that no gateway needs close.

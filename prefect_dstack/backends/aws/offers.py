@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefect_dstack.backends.aws.catalog import InstanceType
-from prefect_dstack.backends.base import Gpu, Offer
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.backends.base import Accelerator, Offer
 from prefect_dstack.configurations.messages import nearest, one_of
 from prefect_dstack.configurations.resources import Gpu as WantedGpu
-from prefect_dstack.configurations.resources import Resources
+from prefect_dstack.domain.workload import Requirements
 
 __all__ = ["BACKEND", "Market", "explain", "gpus_suffice", "rank", "select"]
 
@@ -58,7 +57,7 @@ class Market:
 
 def select(
     markets: Sequence[Market],
-    wanted: ServiceConfiguration,
+    wanted: Requirements,
     *,
     zones: Sequence[str] = (),
     any_gpu: bool = False,
@@ -111,7 +110,7 @@ def rank(offers: Iterable[Offer], regions: Sequence[str]) -> list[Offer]:
     return sorted(offers, key=key)
 
 
-def explain(markets: Sequence[Market], wanted: ServiceConfiguration, *, any_gpu: bool = False) -> str:
+def explain(markets: Sequence[Market], wanted: Requirements, *, any_gpu: bool = False) -> str:
     """Say why nothing was found, and what comes closest.
 
     Args:
@@ -171,7 +170,7 @@ def explain(markets: Sequence[Market], wanted: ServiceConfiguration, *, any_gpu:
 
 
 def _of_market(
-    market: Market, wanted: ServiceConfiguration, *, zones: Sequence[str], any_gpu: bool, disk_gb: float
+    market: Market, wanted: Requirements, *, zones: Sequence[str], any_gpu: bool, disk_gb: float
 ) -> Iterator[Offer]:
     if wanted.regions and market.region not in wanted.regions:
         return
@@ -209,8 +208,8 @@ def _of_market(
             yield Offer(**common, zones=tuple(allowed), price=market.on_demand.get(kind.name))
 
 
-def _suffices(kind: InstanceType, wanted: ServiceConfiguration, *, any_gpu: bool) -> bool:
-    resources = wanted.resources or Resources()
+def _suffices(kind: InstanceType, wanted: Requirements, *, any_gpu: bool) -> bool:
+    resources = wanted.resources
     cpu = resources.cpu
     # Most container images are for x86 only; arm must be asked for, by architecture or by type.
     arm = kind.architecture == "arm64"
@@ -229,7 +228,7 @@ def _suffices(kind: InstanceType, wanted: ServiceConfiguration, *, any_gpu: bool
     return gpus_suffice(kind.gpus, resources.gpu, any_gpu=any_gpu)
 
 
-def gpus_suffice(gpus: Sequence[Gpu], wanted: WantedGpu, *, any_gpu: bool = False) -> bool:
+def gpus_suffice(gpus: Sequence[Accelerator], wanted: WantedGpu, *, any_gpu: bool = False) -> bool:
     """Tell whether a machine has the accelerators asked for.
 
     Args:
@@ -270,8 +269,8 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 
-def _disk(wanted: ServiceConfiguration, disk_gb: float) -> float:
-    if wanted.resources is None or wanted.resources.disk is None:
+def _disk(wanted: Requirements, disk_gb: float) -> float:
+    if wanted.resources.disk is None:
         return disk_gb
     size = wanted.resources.disk.size
     if size.min is not None:

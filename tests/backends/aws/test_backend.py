@@ -12,6 +12,7 @@ import pytest
 from prefect_dstack.backends.aws import AwsBackend
 from prefect_dstack.configurations import ServiceConfiguration
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements, requirements_of
 from prefect_dstack.errors import (
     CapacityError,
     ConfigurationError,
@@ -35,8 +36,8 @@ OUT = {
 }
 
 
-def service(**keys: Any) -> ServiceConfiguration:
-    return ServiceConfiguration(port=8000, image="app", **keys)
+def service(**keys: Any) -> Requirements:
+    return requirements_of(ServiceConfiguration(port=8000, image="app", **keys))
 
 
 GPU = service(resources={"gpu": "24GB:1"}, spot_policy="auto", instance_types=["g5.xlarge", "g6.xlarge"])

@@ -13,9 +13,10 @@ import pytest
 from prefect_dstack.backends.aws import AwsBackend, AwsGateways
 from prefect_dstack.backends.aws.firewall import REPLICA_PORT
 from prefect_dstack.backends.base import Instance
-from prefect_dstack.configurations import Environment, GatewayConfiguration, ServiceConfiguration
+from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration
 from prefect_dstack.configurations.ports import ServicePort
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import requirements_of
 from prefect_dstack.errors import HostKeyError, HostNotReadyError, ProvisioningError
 from prefect_dstack.hosts.keys import generate_key_pair
 from prefect_dstack.hosts.pool import close_connections
@@ -23,6 +24,7 @@ from prefect_dstack.runtimes.base import Launch
 from prefect_dstack.runtimes.docker import DockerRuntime
 from tests.polling import wait_until
 from tests.testbed.ec2.account import Account
+from tests.workloads import spec_of
 
 pytestmark = pytest.mark.testbed
 
@@ -30,6 +32,7 @@ STAMP = Stamp(service="hello", revision=1, replica=0, flow_run="flow-run-1")
 SERVICE = ServiceConfiguration(
     port=8000, image="app", resources={"gpu": "24GB"}, instance_types=["g5.xlarge"], spot_policy="auto"
 )
+NEEDS = requirements_of(SERVICE)
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def serve(account: Account, instance: Instance, port: int) -> None:
 def test_a_machine_answers_with_the_key_it_was_given_and_leaves_nothing(
     aws_with_hosts: Account, backend: AwsBackend, told: list[str]
 ) -> None:
-    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    instance = backend.provision(backend.offers(NEEDS), STAMP, NEEDS, told.append)
     machine = backend.machine(instance)
     assert machine.run(["id", "-un"]).stdout == b"ubuntu\n"
     assert machine.docker().ping()
@@ -80,7 +83,7 @@ def test_a_machine_answers_with_the_key_it_was_given_and_leaves_nothing(
 
 
 def test_another_host_key_is_refused_with_both_fingerprints(backend: AwsBackend, told: list[str]) -> None:
-    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    instance = backend.provision(backend.offers(NEEDS), STAMP, NEEDS, told.append)
     other = generate_key_pair("").public.strip()
     forged = instance.model_copy(update={"details": {**instance.details, "host_key": other}})
     with pytest.raises(HostKeyError, match=r"SHA256:.*SHA256:"):
@@ -93,7 +96,7 @@ def test_a_gateway_reaches_the_replica_that_nobody_else_does(
 ) -> None:
     gateways = AwsGateways(backend)
     gateway = gateways.create("front", GatewayConfiguration(backend="aws"), told.append).instance
-    replica = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    replica = backend.provision(backend.offers(NEEDS), STAMP, NEEDS, told.append)
     serve(aws_with_hosts, replica, REPLICA_PORT)
     serve(aws_with_hosts, gateway, 80)
     serve(aws_with_hosts, gateway, 8080)
@@ -120,13 +123,13 @@ def test_a_container_with_a_gpu_is_reached_from_the_gateway(
     configuration = SERVICE.model_copy(update={"image": "app:latest", "port": ServicePort(port=8000)})
     gateways = AwsGateways(backend)
     gateway = gateways.create("front", GatewayConfiguration(backend="aws"), told.append).instance
-    instance = backend.provision(backend.offers(configuration), STAMP, configuration, told.append)
+    instance = backend.provision(
+        backend.offers(requirements_of(configuration)), STAMP, requirements_of(configuration), told.append
+    )
     machine = backend.machine(instance)
     launch = Launch(
         stamp=STAMP,
-        configuration=configuration,
-        environment=Environment(),
-        directory=tmp_path,
+        spec=spec_of(configuration, tmp_path),
         gpu_devices=instance.gpu_devices,
     )
     replica = DockerRuntime().launch(machine, launch, told.append)
@@ -149,7 +152,7 @@ def test_a_lost_answer_leads_to_the_machine_that_was_made(
     aws_with_hosts: Account, backend: AwsBackend, told: list[str]
 ) -> None:
     aws_with_hosts.fault("RunInstances", kind="lose-answer", times=1)
-    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+    instance = backend.provision(backend.offers(NEEDS), STAMP, NEEDS, told.append)
     assert backend.machine(instance).docker().ping()
     assert aws_with_hosts.requests()["RunInstances"] == 1
     backend.terminate(instance)
@@ -162,7 +165,7 @@ def test_a_machine_that_never_boots_is_given_back_and_reported(
     backend = aws_with_hosts.backend(home, boot_timeout=4)
     aws_with_hosts.fault("RunInstances", kind="never-boot", times=1)
     with pytest.raises(ProvisioningError, match=r"i-\w+ \(g5.xlarge\) did not answer within 4 s"):
-        backend.provision(backend.offers(SERVICE), STAMP, SERVICE, told.append)
+        backend.provision(backend.offers(NEEDS), STAMP, NEEDS, told.append)
     assert any("is given back" in line for line in told)
     assert any("console:" in line for line in told)
     assert aws_with_hosts.leftovers() == {}
@@ -179,7 +182,7 @@ def test_a_machine_that_was_interrupted_while_it_booted_is_asked_for_elsewhere(
             identifier = line.split()[2]
             aws_with_hosts.order("interrupt", instance=identifier)
 
-    instance = backend.provision(backend.offers(SERVICE), STAMP, SERVICE, interrupt)
+    instance = backend.provision(backend.offers(NEEDS), STAMP, NEEDS, interrupt)
     assert any("SpotInstanceTermination" in line for line in told)
     assert sum("asking for" in line for line in told) == 2
     backend.terminate(instance)
@@ -190,11 +193,11 @@ def test_ten_machines_take_less_than_twice_as_long_as_one(
 ) -> None:
     # On this machine a host boots in no time but takes a core for it; EC2's boot elsewhere, and slowly.
     aws_with_hosts.order("settings", boot_seconds=20)
-    offers = backend.offers(SERVICE)
+    offers = backend.offers(NEEDS)
 
     def provision(number: int) -> float:
         started = time.monotonic()
-        backend.provision(offers, STAMP.model_copy(update={"replica": number}), SERVICE, told.append)
+        backend.provision(offers, STAMP.model_copy(update={"replica": number}), NEEDS, told.append)
         return time.monotonic() - started
 
     alone = provision(0)

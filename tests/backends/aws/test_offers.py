@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 
 from prefect_dstack.backends.aws.catalog import InstanceType, read_instance_type
 from prefect_dstack.backends.aws.offers import Market, explain, rank, select
-from prefect_dstack.backends.base import Gpu, Offer
+from prefect_dstack.backends.base import Accelerator, Offer
 from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.domain.workload import Requirements, requirements_of
 
-A10G = Gpu(name="A10G", memory_gb=24, vendor="nvidia")
+A10G = Accelerator(name="A10G", memory_gb=24, vendor="nvidia")
 ZONES = ("eu-west-1a", "eu-west-1b")
 
 
-def kind(name: str, cpus: int = 4, memory: float = 16, *gpus: Gpu, **rest: Any) -> InstanceType:
+def kind(name: str, cpus: int = 4, memory: float = 16, *gpus: Accelerator, **rest: Any) -> InstanceType:
     values = {"architecture": "x86_64", "spot": True, "zones": ZONES, **rest}
     return InstanceType(name=name, cpus=cpus, memory_gb=memory, gpus=gpus, **values)
 
@@ -29,7 +30,7 @@ MARKET = Market(
         kind("m7g.xlarge", 4, 16, architecture="arm64"),
         kind("g5.xlarge", 4, 16, A10G),
         kind("g5.12xlarge", 48, 192, A10G.model_copy(update={"count": 4})),
-        kind("p3.2xlarge", 8, 61, Gpu(name="V100", memory_gb=16)),
+        kind("p3.2xlarge", 8, 61, Accelerator(name="V100", memory_gb=16)),
         kind("c9.xlarge", 4, 8, spot=False),
     ],
     on_demand={
@@ -44,8 +45,8 @@ MARKET = Market(
 )
 
 
-def wanted(**keys: Any) -> ServiceConfiguration:
-    return ServiceConfiguration(port=8000, image="app", **keys)
+def wanted(**keys: Any) -> Requirements:
+    return requirements_of(ServiceConfiguration(port=8000, image="app", **keys))
 
 
 def names(**keys: Any) -> list[str]:

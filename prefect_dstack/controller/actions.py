@@ -1,0 +1,55 @@
+"""What can be done to one replica, its machine and its route: one method for each action on the world."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from prefect_dstack.backends.base import Instance, Offer
+from prefect_dstack.controller.goal import ReplicaTemplate
+from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements
+from prefect_dstack.gateways.state import Route
+from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.runtimes.base import Launch, Replica
+
+__all__ = ["Actions"]
+
+
+class Actions(Protocol):
+    """Carries out single actions. Each may raise, and may be called from several threads at once."""
+
+    def provision(self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements) -> Instance:
+        """Get a machine for a replica."""
+        ...
+
+    def launch(self, instance: Instance, launch: Launch) -> Replica:
+        """Start a replica on an instance."""
+        ...
+
+    def wait_until_ready(
+        self, found: FoundReplica, template: ReplicaTemplate, abandoned: threading.Event
+    ) -> None:
+        """Wait until a replica has passed its probes, or the answer does not matter any more."""
+        ...
+
+    def register(self, found: FoundReplica, route: Route, weight: int) -> None:
+        """Give a replica requests."""
+        ...
+
+    def drain(self, service: str, replica: str, timeout: float | None) -> None:
+        """Give a replica no new requests, and wait for those that are open."""
+        ...
+
+    def unregister(self, stamp: Stamp, instance: Instance | None) -> None:
+        """Take a replica out of its route, and end the tunnel to it."""
+        ...
+
+    def remove(self, found: FoundReplica, grace: float) -> None:
+        """Stop a replica and remove every trace of it."""
+        ...
+
+    def terminate(self, instance: Instance) -> None:
+        """Give an instance back."""
+        ...

@@ -1,0 +1,218 @@
+"""From what runs to what is wanted: the one way by which replicas come and go.
+
+A deployment, its undoing, a stop, a scaling and a repair differ only in what they want in the end. Nothing
+here knows Prefect: the actions may be its tasks, or plain calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import Any
+
+from prefect_dstack.backends.base import Offer
+from prefect_dstack.controller.actions import Actions
+from prefect_dstack.controller.goal import DEFAULT_GRACE, Goal
+from prefect_dstack.controller.world import World
+from prefect_dstack.domain.placement import place
+from prefect_dstack.domain.rollout import Step, Wanted, next_steps
+from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.errors import DeploymentError, PrefectDstackError
+from prefect_dstack.infrastructure.observation import Observation, running_replicas
+from prefect_dstack.runtimes.base import Launch
+
+__all__ = ["Log", "converge", "is_reached"]
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
+
+# Rounds a rollout may take for each replica it touches before it is given up as going in circles.
+ROUNDS_PER_REPLICA = 8
+PARALLEL_STEPS = 64
+# A signal or a cancellation is noticed within so many seconds while steps are under way.
+POLL = 0.5
+
+
+def converge(
+    goal: Goal,
+    world: World,
+    actions: Actions,
+    log: Log,
+    *,
+    flow_run: str,
+    machine: str = "",
+    offers: Sequence[Offer] | None = None,
+) -> Observation:
+    """Take a service to its goal, round by round, each from a fresh look at what is there.
+
+    Args:
+        goal: What is wanted.
+        world: Where its replicas are.
+        actions: What is done to them.
+        log: Told of failures beside the one that is raised.
+        flow_run: Stamped on what is created.
+        machine: The identity of this machine, stamped on what is created on it.
+        offers: Where the first replicas may run, if that is known already; asked for anew in each round.
+
+    Returns:
+        What was found last, when nothing was left to do.
+
+    Raises:
+        PrefectDstackError: The first failure, once everything else that was under way has ended.
+    """
+    run = _Convergence(goal, world, actions, log, flow_run, machine)
+    budget: int | None = None
+    while True:
+        steps, observation, running = run.plan()
+        if not steps:
+            return observation
+        if budget is None:
+            budget = ROUNDS_PER_REPLICA * (running + goal.replicas + 1)
+        budget -= 1
+        if budget < 0:
+            raise DeploymentError(f"{goal.service}: replicas end as fast as they are started")
+        run.take(steps, observation, offers)
+        offers = None
+
+
+def is_reached(goal: Goal, world: World) -> bool:
+    """Return whether nothing is left to do for a goal.
+
+    Args:
+        goal: What is wanted.
+        world: Where its replicas are.
+    """
+    observation, state = world.observe()
+    running = running_replicas(observation, goal.service, state)
+    return not next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits)
+
+
+class _Convergence:
+    """One convergence: the goal, and whether what is under way matters any more."""
+
+    def __init__(
+        self, goal: Goal, world: World, actions: Actions, log: Log, flow_run: str, machine: str
+    ) -> None:
+        self.goal, self.world, self.actions, self.log = goal, world, actions, log
+        self.flow_run, self.machine = flow_run, machine
+        self.abandoned = threading.Event()
+
+    def plan(self) -> tuple[list[Step], Observation, int]:
+        goal = self.goal
+        observation, state = self.world.observe()
+        observation, duplicates = observation.without_duplicates(state)
+        for duplicate in duplicates:
+            self.actions.remove(duplicate, DEFAULT_GRACE)
+        running = [
+            replica
+            for replica in running_replicas(observation, goal.service, state)
+            if replica.revision != goal.untouched
+        ]
+        wanted = Wanted(revision=goal.revision, replicas=goal.replicas)
+        return next_steps(running, wanted, goal.limits), observation, len(running)
+
+    def take(self, steps: Sequence[Step], observation: Observation, offers: Sequence[Offer] | None) -> None:
+        """Do the steps of one round at once, and raise what failed when all have ended."""
+        todo: list[Callable[[], None]] = []
+        launches = [step for step in steps if step.action == "launch"]
+        candidates = self._candidates(len(launches), observation, offers) if launches else []
+        for step, tried in zip(launches, candidates, strict=True):
+            todo.append(self._launch(step, tried))
+        for step in steps:
+            if step.action == "route":
+                todo.append(self._route(step, observation))
+            elif step.action == "drain":
+                todo.append(self._drain(step))
+            elif step.action == "remove":
+                todo.append(self._remove(step, observation))
+        failures = [failure for failure in self._run(todo) if failure is not None]
+        if failures:
+            raise self._first(failures)
+
+    def _candidates(
+        self, count: int, observation: Observation, offers: Sequence[Offer] | None
+    ) -> list[list[Offer]]:
+        template = self.goal.template
+        if template is None:
+            raise DeploymentError(f"{self.goal.service}: nothing is known of its replicas")
+        if offers is None:
+            offers = self.world.offers(template.spec.requirements)
+        return place(offers, count, observation.occupied(self.goal.revision))
+
+    def _launch(self, step: Step, offers: Sequence[Offer]) -> Callable[[], None]:
+        template = self.goal.template
+
+        def launch() -> None:
+            if template is None:
+                return
+            stamp = self._stamp(step).model_copy(update={"flow_run": self.flow_run})
+            instance = self.actions.provision(offers, stamp, template.spec.requirements)
+            if not self.abandoned.is_set():
+                self.actions.launch(instance, Launch(stamp=stamp, spec=template.spec))
+
+        return launch
+
+    def _route(self, step: Step, observation: Observation) -> Callable[[], None]:
+        found, template = observation.of(self._stamp(step).name), self.goal.template
+
+        def route() -> None:
+            if found is None or template is None:
+                return
+            self.actions.wait_until_ready(found, template, self.abandoned)
+            self.actions.register(found, template.route, self.goal.weight)
+
+        return route
+
+    def _drain(self, step: Step) -> Callable[[], None]:
+        return lambda: self.actions.drain(self.goal.service, self._stamp(step).name, self.goal.stop_duration)
+
+    def _remove(self, step: Step, observation: Observation) -> Callable[[], None]:
+        stamp = self._stamp(step)
+        found = observation.of(stamp.name)
+
+        def remove() -> None:
+            self.actions.unregister(stamp, None if found is None else found.instance)
+            if found is not None:
+                self.actions.remove(found, DEFAULT_GRACE)
+                owned = [found.instance]
+            else:
+                owned = [instance for instance, whose in observation.empty if whose.name == stamp.name]
+            for instance in owned:
+                if self.world.is_owned(instance):
+                    self.actions.terminate(instance)
+
+        return remove
+
+    def _run(self, todo: Sequence[Callable[[], None]]) -> Iterator[BaseException | None]:
+        """Do everything at once, and give up what does not matter any more after the first failure."""
+        pool = ThreadPoolExecutor(max(1, min(len(todo), PARALLEL_STEPS)), "converge")
+        try:
+            pending: set[Future[None]] = {pool.submit(copy_context().run, step) for step in todo}
+            while pending:
+                done, pending = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
+                for future in done:
+                    error = future.exception()
+                    if error is not None:
+                        self.abandoned.set()
+                    yield error
+        except BaseException:
+            self.abandoned.set()  # this process is told to end: nobody waits for what is under way
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _first(self, failures: list[BaseException]) -> BaseException:
+        for error in failures:
+            self.log.error("%s", error)
+        # What the user can change explains more than what followed from it.
+        failures.sort(key=lambda error: getattr(error, "exit_code", 0), reverse=True)
+        if isinstance(failures[0], PrefectDstackError):
+            return failures[0]
+        error = DeploymentError(f"{self.goal.service}: {failures[0] or type(failures[0]).__name__}")
+        error.__cause__ = failures[0]
+        return error
+
+    def _stamp(self, step: Step) -> Stamp:
+        return Stamp(service=self.goal.service, revision=step.revision, replica=step.replica)

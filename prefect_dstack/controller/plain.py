@@ -1,0 +1,75 @@
+"""Actions as plain calls, for processes that are no flow runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from prefect_dstack.backends.base import Instance, Offer
+from prefect_dstack.controller import operations
+from prefect_dstack.controller.convergence import Log
+from prefect_dstack.controller.goal import ReplicaTemplate
+from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements
+from prefect_dstack.gateways.state import Route
+from prefect_dstack.infrastructure.gateways import ManagedGateway
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.runtimes.base import Launch, Replica
+
+__all__ = ["PlainActions"]
+
+
+class PlainActions:
+    """Carries out each action at once, in the calling thread; implements `Actions`.
+
+    Args:
+        infrastructure: Machines and runtimes.
+        gateway: The gateway in front of the service.
+        log: Told of progress.
+    """
+
+    def __init__(self, infrastructure: Infrastructure, gateway: ManagedGateway, log: Log) -> None:
+        self.infrastructure, self.gateway, self.log = infrastructure, gateway, log
+
+    def provision(self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements) -> Instance:
+        """Get a machine; see `Actions.provision`."""
+        return operations.provision_instance(self.infrastructure, offers, stamp, requirements, self.log)
+
+    def launch(self, instance: Instance, launch: Launch) -> Replica:
+        """Start a replica; see `Actions.launch`."""
+        return operations.launch_replica(self.infrastructure, instance, launch, self.log)
+
+    def wait_until_ready(
+        self, found: FoundReplica, template: ReplicaTemplate, abandoned: threading.Event
+    ) -> None:
+        """Wait for probes; see `Actions.wait_until_ready`."""
+        operations.wait_until_ready(
+            self.infrastructure,
+            found,
+            template.probes,
+            template.spec.environment,
+            template.ready_timeout,
+            abandoned,
+            self.log,
+        )
+
+    def register(self, found: FoundReplica, route: Route, weight: int) -> None:
+        """Give a replica requests; see `Actions.register`."""
+        operations.register_replica(self.infrastructure, self.gateway, route, found, weight, self.log)
+
+    def drain(self, service: str, replica: str, timeout: float | None) -> None:
+        """Drain a replica; see `Actions.drain`."""
+        operations.drain_replica(self.gateway, service, replica, timeout, self.log)
+
+    def unregister(self, stamp: Stamp, instance: Instance | None) -> None:
+        """Take a replica out of its route; see `Actions.unregister`."""
+        operations.unregister_replica(self.infrastructure, self.gateway, stamp, instance)
+
+    def remove(self, found: FoundReplica, grace: float) -> None:
+        """Remove a replica; see `Actions.remove`."""
+        operations.remove_replica(self.infrastructure, found, grace, self.log)
+
+    def terminate(self, instance: Instance) -> None:
+        """Give an instance back; see `Actions.terminate`."""
+        operations.terminate_instance(self.infrastructure, instance, self.log)

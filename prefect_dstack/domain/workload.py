@@ -1,0 +1,167 @@
+"""What one replica runs, and what it needs of a machine, whichever `type:` of configuration asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_dstack.configurations import (
+    Environment,
+    FileMapping,
+    InstanceMount,
+    RegistryCredentials,
+    Resources,
+    RunConfiguration,
+)
+
+__all__ = ["Requirements", "RuntimeName", "WorkloadSpec", "requirements_of", "workload_spec"]
+
+RuntimeName = Literal["docker", "process"]
+
+
+class Requirements(BaseModel):
+    """What a workload needs of a machine, and which machines may be used for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(default="", description="What messages call the workload.")
+    runtime: RuntimeName = Field(default="docker", description="What starts it on a machine.")
+    resources: Resources = Field(default_factory=Resources, description="What one replica needs.")
+    backends: tuple[str, ...] | None = Field(default=None, description="The only backends; None: any.")
+    fleets: tuple[str, ...] | None = Field(default=None, description="The only fleets; None: any.")
+    regions: tuple[str, ...] | None = Field(default=None, description="The only regions; None: any.")
+    availability_zones: tuple[str, ...] | None = Field(default=None, description="The only zones; None: any.")
+    instance_types: tuple[str, ...] | None = Field(
+        default=None, description="The only instance types; None: any."
+    )
+    spot_policy: Literal["spot", "on-demand", "auto"] | None = Field(
+        default=None, description="Whether machines may be spot instances; None: on-demand."
+    )
+    max_price: float | None = Field(default=None, description="US dollars an hour at most; None: any price.")
+    tags: Mapping[str, str] = Field(
+        default_factory=dict, description="Tags to put on what is created for the workload."
+    )
+
+
+class WorkloadSpec(BaseModel):
+    """Everything that a runtime needs to start one replica."""
+
+    model_config = ConfigDict(frozen=True)
+
+    requirements: Requirements = Field(description="What it needs of a machine.")
+    image: str | None = Field(default=None, description="The container image; None: a process.")
+    entrypoint: str | None = Field(default=None, description="The entry point; None: the image's own.")
+    commands: tuple[str, ...] = Field(default=(), description="Shell commands, until one fails.")
+    shell: str | None = Field(
+        default=None, description="The shell that runs the commands; None: the default."
+    )
+    user: str | None = Field(default=None, description="The user in the container; None: the image's.")
+    working_dir: str | None = Field(default=None, description="Where the commands run.")
+    privileged: bool = Field(default=False, description="Whether the container runs privileged.")
+    port: int | None = Field(
+        default=None, description="The port that the application listens on inside its container; None: none."
+    )
+    ports: tuple[int, ...] = Field(
+        default=(), description="All ports of it that are reached from its machine, `port` among them."
+    )
+    restart: bool = Field(
+        default=True, description="Whether it is started again when it ends; a task ends for good."
+    )
+    host_network: bool = Field(
+        default=False,
+        description="Whether it uses its machine's network, as nodes that talk to each other do.",
+    )
+    facts: Mapping[str, str] = Field(
+        default_factory=dict, description="Variables that tell it its place among others, such as its rank."
+    )
+    environment: Environment = Field(default_factory=Environment, description="Variables, secrets apart.")
+    registry: RegistryCredentials | None = Field(default=None, description="To pull a private image.")
+    mounts: tuple[InstanceMount, ...] = Field(default=(), description="Directories of the machine to mount.")
+    files: tuple[FileMapping, ...] = Field(default=(), description="Local files to bring along.")
+    directory: Path = Field(description="What relative paths start from.")
+    bundle: str = Field(default="", description="The digest of the copy of its files; empty: it has none.")
+    source: str | None = Field(default=None, description="The file that asked for it, for messages.")
+    lines: Mapping[str, int] = Field(default_factory=dict, description="The lines of its keys there.")
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """What starts it: `docker` where an image is named, `process` otherwise."""
+        return self.requirements.runtime
+
+    @property
+    def resources(self) -> Resources:
+        """What one replica needs of a machine."""
+        return self.requirements.resources
+
+
+def requirements_of(configuration: RunConfiguration) -> Requirements:
+    """Return what a configuration needs of a machine.
+
+    Args:
+        configuration: A service, a task or a development environment.
+
+    Returns:
+        Its requirements.
+    """
+    return Requirements(
+        name=configuration.name or "",
+        runtime="docker" if configuration.image else "process",
+        resources=configuration.resources,
+        backends=configuration.backends,
+        fleets=configuration.fleets,
+        regions=configuration.regions,
+        availability_zones=configuration.availability_zones,
+        instance_types=configuration.instance_types,
+        spot_policy=configuration.spot_policy,
+        max_price=configuration.max_price,
+        tags=configuration.tags or {},
+    )
+
+
+def workload_spec(
+    configuration: RunConfiguration,
+    *,
+    port: int | None,
+    commands: tuple[str, ...],
+    environment: Environment,
+    registry: RegistryCredentials | None = None,
+    directory: Path | None = None,
+    bundle: str = "",
+) -> WorkloadSpec:
+    """Return what one replica of a configuration runs.
+
+    Args:
+        configuration: A service, a task or a development environment.
+        port: The port that it listens on; None: none.
+        commands: What it runs.
+        environment: Its variables, with the values of its secrets.
+        registry: Credentials for its image.
+        directory: What relative paths start from; default: the configuration's directory.
+        bundle: The digest of the copy of its files.
+
+    Returns:
+        The spec.
+    """
+    return WorkloadSpec(
+        requirements=requirements_of(configuration),
+        image=configuration.image,
+        entrypoint=configuration.entrypoint,
+        commands=commands,
+        shell=configuration.shell,
+        user=configuration.user,
+        working_dir=configuration.working_dir,
+        privileged=bool(configuration.privileged),
+        port=port,
+        ports=() if port is None else (port,),
+        environment=environment,
+        registry=registry,
+        mounts=tuple(volume for volume in configuration.volumes if isinstance(volume, InstanceMount)),
+        files=configuration.files,
+        directory=directory or configuration.directory,
+        bundle=bundle,
+        source=configuration.source_name,
+        lines={key: line for key in ("shell", "files") if (line := configuration.line_of(key)) is not None},
+    )

@@ -1,0 +1,71 @@
+"""Changing how many replicas a service has."""
+
+from __future__ import annotations
+
+from prefect_dstack.domain.record import DesiredReplicas, Endpoint, now
+from prefect_dstack.errors import ConflictError, UserError
+from prefect_dstack.flows.asynchronous import in_thread
+from prefect_dstack.flows.hooks import restore_hook
+from prefect_dstack.flows.served import served_flow
+from prefect_dstack.services.deployment import scale
+from prefect_dstack.services.location import refuse_elsewhere
+from prefect_dstack.services.preparation import desired_replicas, recorded, this_user
+from prefect_dstack.services.run import holding
+from prefect_dstack.store.records import load_record
+
+__all__ = ["ascale_service", "scale_service"]
+
+MOST_REPLICAS = 1000
+
+
+@served_flow(
+    name="scale-service",
+    flow_run_name="scale {name}",
+    on_failure=[restore_hook],
+    on_cancellation=[restore_hook],
+    on_crashed=[restore_hook],
+)
+def scale_service(
+    name: str, replicas: int | None, reason: str = "", set_by: str | None = None, pin: bool = True
+) -> Endpoint:
+    """Take a service to another number of replicas; that makes no new revision.
+
+    Args:
+        name: The service.
+        replicas: How many it is to have, pinned until it is released; None: release it, so that its
+            configuration counts again.
+        reason: Why, for the history.
+        set_by: Who wants it; default: this user.
+        pin: Whether the number stays whatever the configuration says; an autoscaler does not pin.
+
+    Returns:
+        Where the service answers.
+
+    Raises:
+        NotFoundError: If there is no such service.
+        ConflictError: If it does not serve, or runs on another machine.
+        UserError: If the number makes no sense.
+    """
+    if replicas is not None and not 0 <= replicas <= MOST_REPLICAS:
+        raise UserError(f"{replicas} replicas: must be from 0 to {MOST_REPLICAS}")
+    load_record(name)
+    with holding(name) as run:
+        record = load_record(name)
+        refuse_elsewhere(record, run.infrastructure.here, "scale")
+        if record.active_revision is None:
+            raise ConflictError(f"{name}: does not serve, so it cannot be scaled; apply its file first")
+        prepared = recorded(record, record.active_revision, run.infrastructure.sources)
+        if replicas is None:
+            record = record.released()
+            desired = desired_replicas(record, prepared.configuration)
+        else:
+            who = set_by or this_user()
+            desired = DesiredReplicas(replicas=replicas, set_by=who, set_at=now(), reason=reason, pinned=pin)
+        return scale(record, prepared, run, desired)
+
+
+async def ascale_service(
+    name: str, replicas: int | None, reason: str = "", set_by: str | None = None, pin: bool = True
+) -> Endpoint:
+    """Scale a service without blocking an event loop; see `scale_service` for arguments and errors."""
+    return await in_thread(scale_service, name, replicas, reason, set_by, pin)

@@ -1,0 +1,1 @@
+"""Backends, machines, runtimes and gateways as objects, resolved once for everything that one run does."""

@@ -1,0 +1,392 @@
+"""From a revision to what serves: deploying, rolling back and scaling are this."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from prefect_dstack.configurations import Canary, ServiceConfiguration
+from prefect_dstack.controller.convergence import is_reached
+from prefect_dstack.controller.goal import Goal
+from prefect_dstack.domain.record import (
+    DesiredReplicas,
+    Endpoint,
+    Revision,
+    ServiceRecord,
+)
+from prefect_dstack.errors import DeploymentError, GatewayError, HostUnreachableError, PrefectDstackError
+from prefect_dstack.gateways.routing import endpoint_of, route_of
+from prefect_dstack.gateways.state import GatewayState, Route
+from prefect_dstack.infrastructure.certificates import check_files
+from prefect_dstack.infrastructure.gateways import ManagedGateway
+from prefect_dstack.infrastructure.observation import FoundReplica, Observation
+from prefect_dstack.services.bundles import prune_bundles
+from prefect_dstack.services.canary import try_canary
+from prefect_dstack.services.certificates import ensure_certificates
+from prefect_dstack.services.failures import keep_failure_log
+from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
+from prefect_dstack.services.preparation import (
+    PreparedService,
+    desired_replicas,
+    goal_for,
+    next_revision,
+)
+from prefect_dstack.services.publication import (
+    EventName,
+    publish_deployed,
+    publish_event,
+    publish_not_serving,
+)
+from prefect_dstack.services.restoration import bring_back, restore
+from prefect_dstack.services.run import ServiceRun, requested_at
+from prefect_dstack.store.records import save_record
+from prefect_dstack.store.runs import deploying
+from prefect_dstack.store.tokens import has_token
+from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route, verify_endpoint
+from prefect_dstack.tasks.replicas import wait_until_ready
+
+__all__ = ["deploy", "put_revision", "scale", "superseded"]
+
+# Seconds within which running replicas must pass new probes, and an endpoint answer with new settings: what
+# serves meanwhile has shown that it can.
+PROOF_TIMEOUT = 10.0
+
+
+def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
+    """Return the endpoint of a later request, which was served while this flow run waited.
+
+    Args:
+        record: The record of the service; its lock is held.
+        run: The flow run.
+
+    Returns:
+        Where the service answers; None if nothing was asked for later than this flow run began.
+
+    Raises:
+        DeploymentError: If it was stopped since.
+    """
+    if record.asked_at is None or record.asked_at <= requested_at():
+        return None
+    if record.endpoint is None or record.active is None:
+        raise DeploymentError(f"{record.name}: was stopped after this flow run began; nothing was done")
+    run.log.warning(
+        "%s: superseded by %s@%d, which was asked for later; nothing was done",
+        *(record.name, record.name, record.active),
+    )
+    return record.endpoint.model_copy(update={"changed": False, "superseded": True})
+
+
+def deploy(
+    record: ServiceRecord, prepared: PreparedService, run: ServiceRun, *, force: bool, move: bool
+) -> Endpoint:
+    """Make what was prepared serve, unless it does already.
+
+    Args:
+        record: The record of the service; its lock is held.
+        prepared: The service.
+        run: The flow run.
+        force: Replace the replicas even if nothing has changed.
+        move: Whether a service of another machine is moved to this one.
+
+    Returns:
+        Where the service answers.
+    """
+    here = run.infrastructure.here
+    moves = is_elsewhere(record, here)
+    if moves and not move:
+        refuse_elsewhere(record, here, "apply", movable=True)
+    desired = desired_replicas(record, prepared.configuration)
+    revision = next_revision(record, prepared, run.flow_run)
+    active = None if moves else record.active_revision
+    if active is not None and active.workload == revision.workload and not force:
+        revision = revision.model_copy(update={"replicas_of": active.replicas_of})
+        if active.settings == revision.settings and _is_routed(record, prepared, run):
+            return scale(record, prepared, run, desired)
+    return put_revision(record, revision, prepared, run, desired=desired)
+
+
+def scale(
+    record: ServiceRecord,
+    prepared: PreparedService,
+    run: ServiceRun,
+    desired: DesiredReplicas,
+) -> Endpoint:
+    """Take the active revision to another number of replicas; that makes no new revision.
+
+    Args:
+        record: The record of the service; its lock is held, and it serves.
+        prepared: The service as it serves.
+        run: The flow run.
+        desired: How many replicas are wanted, who wants them and why.
+
+    Returns:
+        Where the service answers; unchanged if there was nothing to do.
+
+    Raises:
+        PrefectDstackError: If it cannot be done; the number before stays wanted.
+    """
+    active, served_at = record.active_revision, record.endpoint
+    if active is None or served_at is None:
+        raise DeploymentError(f"{record.name}: does not serve, so it cannot be scaled")
+    refuse_elsewhere(record, run.infrastructure.here, "scale")
+    gateway = run.infrastructure.gateway(record.gateway)
+    route = _router(prepared.routed, gateway)
+    state = gateway.state() or gateway.initial_state()
+    goal = goal_for(record, active, prepared, route(state), desired.replicas)
+    if gateway.running() and is_reached(goal, run.world(goal, gateway, record)):
+        if record.desired != desired:
+            save_record(record.scaled(desired))
+        run.log.info("%s@%d: unchanged, nothing to do", record.name, active.number)
+        publish_event("unchanged", record.name, active.number, {"replicas": desired.replicas})
+        return served_at.model_copy(update={"changed": False})
+    before = record.wanted_replicas
+    if before != desired.replicas:
+        why = f": {desired.reason}" if desired.reason else ""
+        run.log.info("%s@%d: scaling %d → %d%s", record.name, active.number, before, desired.replicas, why)
+    mine = deploying(active.number, run.flow_run, run.lease)
+    record = record.model_copy(update={"deploying": mine})
+    save_record(record)
+    try:
+        create_gateway(gateway, route)
+        observation = run.converge(goal, gateway, record)
+        update_route(gateway, record.name, route)
+    except Exception as error:
+        raise _undone(record, active, error, run, prepared) from error
+    names = sorted(found.replica.name for found in observation.found)
+    endpoint = served_at.model_copy(update={"replicas": names, "changed": True})
+    record = record.model_copy(update={"deploying": None, "endpoint": endpoint}).scaled(desired)
+    save_record(record)
+    publish_deployed(endpoint, gateway.name, observation.found, "scaled")
+    return endpoint
+
+
+def put_revision(
+    record: ServiceRecord,
+    revision: Revision,
+    prepared: PreparedService,
+    run: ServiceRun,
+    *,
+    desired: DesiredReplicas,
+    at_once: bool = False,
+    event: EventName = "deployed",
+) -> Endpoint:
+    """Make a revision the one that serves; what served before serves on if it fails.
+
+    Args:
+        record: The record of the service; its lock is held.
+        revision: The revision, new or an earlier one.
+        prepared: What it is made of.
+        run: The flow run.
+        desired: How many replicas it is to have.
+        at_once: Whether a canary is left out.
+        event: The event that is emitted in the end.
+
+    Returns:
+        Where the service answers.
+
+    Raises:
+        PrefectDstackError: If it does not make it; the message says why, and what serves now.
+    """
+    infrastructure, log = run.infrastructure, run.log
+    moves = is_elsewhere(record, infrastructure.here)
+    active = None if moves else record.active_revision
+    gateway = infrastructure.gateway_for(prepared.configuration, record.gateway if active else None)
+    gateway.require_backend()
+    route = _router(prepared.routed, gateway)
+    state = gateway.state() or gateway.initial_state()
+    # Asked here to refuse what cannot be before anything is created; it is taken below.
+    first = route(state)
+    check_files(gateway, [first])
+    goal = goal_for(record, revision, prepared, first, desired.replicas)
+    keeps = active is not None and active.replicas_of == revision.replicas_of
+    offers = None
+    if not keeps and (active is None or goal.limits.max_surge):
+        offers = infrastructure.offers(prepared.spec.requirements)
+    mine = deploying(revision.number, run.flow_run, run.lease)
+    if moves:
+        mine = mine.model_copy(update={"location": infrastructure.here})
+    before = {known.bundle for known in record.revisions}
+    record = record.begun(revision, mine, prepared.configuration.retain)
+    if record.active is None:
+        record = record.model_copy(update={"gateway": gateway.name})
+    save_record(record, prepared.own_environment)
+    kept = active if keeps else None
+    log.info("%s@%d: %s", record.name, revision.number, _plan(goal, kept, record.name))
+    beside = active is not None and not keeps and not at_once and record.gateway == gateway.name
+    try:
+        state = create_gateway(gateway, route)
+        goal = _with_route(goal, route(state))
+        if keeps:
+            _prove(goal, prepared, gateway, record, run)
+        elif beside and prepared.configuration.rollout.strategy == "canary":
+            terms = prepared.configuration.rollout.canary or Canary()
+            try_canary(goal, bring_back(record, run), terms, gateway, record, run)
+        observation = run.converge(goal, gateway, record, offers)
+        final = update_route(gateway, record.name, route)
+        ensure_certificates(infrastructure, gateway, [final])
+        replicas = sorted(found.replica.name for found in observation.found)
+        endpoint = endpoint_of(
+            prepared.configuration,
+            final,
+            gateway.state() or state,
+            gateway.address,
+            revision.number,
+            replicas,
+        )
+        _verify(endpoint, gateway, prepared.routed, proven=keeps)
+    except Exception as error:
+        raise _undone(record, revision, error, run, prepared, gateway) from error
+    if active is not None and record.gateway != gateway.name:
+        remove_route(infrastructure.gateway(record.gateway), record.name)
+    record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
+    save_record(record)
+    publish_deployed(endpoint, gateway.name, observation.found, event)
+    if before - {known.bundle for known in record.revisions}:
+        prune_bundles(infrastructure)
+    if active is None:
+        _explain_port(prepared.configuration, final, state, run)
+    log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
+    _warn_of_missing_token(final, gateway, run)
+    return endpoint
+
+
+def _warn_of_missing_token(route: Route, gateway: ManagedGateway, run: ServiceRun) -> None:
+    if route.auth and not has_token(gateway.name, route.service):
+        run.log.warning(
+            "%s: needs a token and has none; make one with: prefect-dstack token create --service %s",
+            *(route.service, route.service),
+        )
+
+
+def _plan(goal: Goal, kept: Revision | None, service: str) -> str:
+    if kept is not None:
+        return f"keeps the replicas of {service}@{kept.number}"
+    return f"deploying {goal.replicas} {'replica' if goal.replicas == 1 else 'replicas'}"
+
+
+def _explain_port(
+    configuration: ServiceConfiguration, route: Route, state: GatewayState, run: ServiceRun
+) -> None:
+    if configuration.port.gateway_port is None and route.port != state.base_port:
+        run.log.info(
+            "%s: published on port %d, as port %d of gateway '%s' is taken",
+            *(route.service, route.port, state.base_port, state.name),
+        )
+
+
+def _settled(
+    record: ServiceRecord, gateway: ManagedGateway, run: ServiceRun, *, moves: bool
+) -> ServiceRecord:
+    """Note where the service is now, and where something of it may have stayed."""
+    here = run.infrastructure.here
+    left = [place for place in record.left_behind if place.id != here.id]
+    if moves and record.location is not None:
+        left = [*left, record.location]
+        run.log.warning(
+            "%s: what still runs on %s is ended by the next prefect-dstack reconcile there",
+            *(record.name, record.location),
+        )
+    return record.model_copy(
+        update={
+            "gateway": gateway.name,
+            "asked_at": requested_at(),
+            "location": location_of(run.infrastructure, gateway),
+            "left_behind": left,
+        }
+    )
+
+
+def _router(configuration: ServiceConfiguration, gateway: ManagedGateway) -> Callable[[GatewayState], Route]:
+    return lambda state: route_of(configuration, state, gateway.port_is_free)
+
+
+def _with_route(goal: Goal, route: Route) -> Goal:
+    return goal if goal.template is None else replace(goal, template=replace(goal.template, route=route))
+
+
+def _prove(
+    goal: Goal, prepared: PreparedService, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
+) -> None:
+    """Ask new probes of the replicas that serve, before the gateway goes by them."""
+    if goal.template is None or not prepared.probes:
+        return
+    template = replace(goal.template, ready_timeout=min(PROOF_TIMEOUT, goal.template.ready_timeout))
+    observation, state = run.world(goal, gateway, record).observe()
+    for found in _serving(observation, state, goal):
+        wait_until_ready(run.infrastructure, found, template, threading.Event())
+
+
+def _serving(observation: Observation, state: GatewayState | None, goal: Goal) -> list[FoundReplica]:
+    route = None if state is None else state.routes.get(goal.service)
+    members = {} if route is None else route.replicas
+    return [
+        found
+        for found in observation.found
+        if found.replica.stamp.revision == goal.revision
+        and found.replica.name in members
+        and members[found.replica.name].state == "ready"
+    ]
+
+
+def _verify(
+    endpoint: Endpoint, gateway: ManagedGateway, configuration: ServiceConfiguration, *, proven: bool
+) -> None:
+    """Ask the endpoint for an answer; settings that take it away are known by replicas that had answered."""
+    path = _probed_path(configuration)
+    if not proven:
+        verify_endpoint(endpoint.url, gateway.address, path)
+        return
+    status = verify_endpoint.with_options(retries=0)(endpoint.url, gateway.address, path, PROOF_TIMEOUT)
+    probed = any(probe.type == "http" for probe in configuration.probes or ())
+    if probed and status in (404, 413, 429):
+        raise GatewayError(
+            f"{endpoint.url}{path}: answers {status} with the new settings, and its replicas answer it well"
+        )
+
+
+def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun) -> bool:
+    """Return whether the route is what its gateway's own settings make of it today."""
+    gateway = run.infrastructure.gateway(record.gateway)
+    state = gateway.state()
+    known = None if state is None else state.routes.get(record.name)
+    if state is None or known is None or not gateway.running():
+        return False
+    wanted = _router(prepared.routed, gateway)(state)
+    return wanted == known.model_copy(update={"tokens": {}, "replicas": {}})
+
+
+def _undone(
+    record: ServiceRecord,
+    revision: Revision,
+    error: Exception,
+    run: ServiceRun,
+    prepared: PreparedService,
+    gateway: ManagedGateway | None = None,
+) -> Exception:
+    """Bring back what served before, and find the words for what happened."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    name = f"{record.name}@{revision.number}"
+    failed = record.failed(revision.number, reason)
+    keep_failure_log(run.infrastructure, record, revision.number, prepared.environment)
+    try:
+        restored = restore(failed, run)
+        if gateway is not None and gateway.name != record.gateway:
+            remove_route(gateway, record.name)
+    except Exception as failure:  # noqa: BLE001 - the reason of the deployment's failure comes first
+        run.log.error("%s: cannot undo all of it, run prefect-dstack reconcile: %s", name, failure)
+        after = f"and not all of it could be undone: {failure}"
+    else:
+        where = " where it can be reached" if isinstance(error, HostUnreachableError) else ""
+        gone = f"nothing of it is left{where}"
+        after = f"{record.name}@{record.active} serves on" if record.active else gone
+        publish_not_serving(restored, "failed", revision.number, reason)
+    message = f"{name} failed: {reason}; {after}"
+    return error.with_message(message) if isinstance(error, PrefectDstackError) else DeploymentError(message)
+
+
+def _probed_path(configuration: ServiceConfiguration) -> str:
+    for probe in configuration.probes or ():
+        if probe.type == "http" and probe.method.upper() == "GET":
+            return probe.url
+    return "/"

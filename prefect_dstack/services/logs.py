@@ -1,0 +1,150 @@
+"""What the replicas of a service write."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+from prefect_dstack.errors import HostError, NotFoundError, PrefectDstackError
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.failures import failure_log
+from prefect_dstack.services.location import refuse_elsewhere
+from prefect_dstack.store.records import find_record, load_record
+from prefect_dstack.store.sources import resolve_infrastructure
+
+__all__ = ["read_logs"]
+
+# How soon the replicas of a new revision are followed too.
+LOOK_INTERVAL = 1.0
+
+
+def read_logs(
+    name: str,
+    *,
+    replica: int | None = None,
+    revision: int | None = None,
+    tail: int | None = None,
+    follow: bool = False,
+) -> Iterator[str]:
+    """Read what the replicas of a service write.
+
+    Args:
+        name: The service.
+        replica: Only this replica, counted from 0; None: all.
+        revision: Only those of this revision; of one that failed, what was kept of it. None: all that run.
+        tail: Only so many lines from the end of each; None: all that is kept.
+        follow: Go on with what they write from now, and with the revisions that come, until the service is
+            stopped.
+
+    Yields:
+        Lines; with several replicas, each starts with the name of its own.
+
+    Raises:
+        NotFoundError: If there is no such service, or no such replica.
+        ConflictError: If it runs on another machine.
+    """
+    record = load_record(name)
+    infrastructure = resolve_infrastructure()
+    refuse_elsewhere(record, infrastructure.here, "logs")
+    found = _replicas(infrastructure, name, replica, revision)
+    if not found:
+        kept = failure_log(record, revision)
+        if kept is not None:
+            yield from kept.splitlines()[-tail:] if tail else kept.splitlines()
+            return
+        if revision is not None:
+            record.revision(revision)
+            raise NotFoundError(f"{name}: no replica of revision {revision} runs, and no log of it was kept")
+        raise NotFoundError(
+            f"{name}: no replica runs" if replica is None else f"{name}: there is no replica {replica}"
+        )
+    if follow:
+        yield from _following(infrastructure, name, replica, revision, found, tail)
+        return
+    for item in found:
+        prefix = f"{item.replica.name}: " if len(found) > 1 else ""
+        yield from (f"{prefix}{line}" for line in _lines(infrastructure, item, tail, follow=False))
+
+
+def _replicas(
+    infrastructure: Infrastructure, name: str, replica: int | None, revision: int | None
+) -> list[FoundReplica]:
+    record = find_record(name)
+    if record is None:
+        return []
+    source = None if revision is None else record.revision(revision).replicas_of
+    observation = infrastructure.observe(name, record.runtimes)
+    return [
+        found
+        for found in observation.found
+        if replica in (None, found.replica.stamp.replica) and source in (None, found.replica.stamp.revision)
+    ]
+
+
+def _lines(
+    infrastructure: Infrastructure, found: FoundReplica, tail: int | None, *, follow: bool
+) -> Iterator[str]:
+    runtime = infrastructure.runtime(found.instance, found.replica.runtime)
+    return runtime.logs(infrastructure.machine(found.instance), found.replica, tail=tail, follow=follow)
+
+
+def _following(
+    infrastructure: Infrastructure,
+    name: str,
+    replica: int | None,
+    revision: int | None,
+    found: list[FoundReplica],
+    tail: int | None,
+) -> Iterator[str]:
+    """Follow replicas, and those that take their place, until the service is stopped."""
+    readers = _Readers(infrastructure, named=len(found) > 1)
+    readers.follow(found, tail)
+    looked = time.monotonic()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            yield readers.lines.get(timeout=LOOK_INTERVAL / 2)
+            continue
+        if time.monotonic() - looked < LOOK_INTERVAL:
+            continue
+        looked = time.monotonic()
+        record = find_record(name)
+        if readers.ended and (record is None or (record.active is None and record.deploying is None)):
+            return
+        with contextlib.suppress(HostError):
+            readers.follow(_replicas(infrastructure, name, replica, revision), None)
+
+
+class _Readers:
+    """Threads that each read what one replica writes."""
+
+    def __init__(self, infrastructure: Infrastructure, *, named: bool) -> None:
+        self.lines: queue.Queue[str] = queue.Queue(maxsize=1000)
+        self._infrastructure = infrastructure
+        self._named = named
+        self._threads: dict[str, threading.Thread] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether none of the replicas writes any more."""
+        return not any(thread.is_alive() for thread in self._threads.values())
+
+    def follow(self, found: list[FoundReplica], tail: int | None) -> None:
+        """Read replicas that are not read yet."""
+        self._named = self._named or len(found) > 1
+        for item in found:
+            if item.replica.id not in self._threads:
+                prefix = f"{item.replica.name}: " if self._named else ""
+                thread = threading.Thread(target=self._read, args=(item, tail, prefix), daemon=True)
+                self._threads[item.replica.id] = thread
+                thread.start()
+
+    def _read(self, item: FoundReplica, tail: int | None, prefix: str) -> None:
+        try:
+            for line in _lines(self._infrastructure, item, tail, follow=True):
+                self.lines.put(f"{prefix}{line}")
+        except PrefectDstackError as error:
+            self.lines.put(f"{item.replica.name}: cannot be followed: {error}")

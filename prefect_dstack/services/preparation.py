@@ -1,0 +1,301 @@
+"""Everything that can be found out about a deployment before anything is created."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from prefect_dstack.bundles import Bundle
+from prefect_dstack.configurations import (
+    Configuration,
+    Environment,
+    Probe,
+    RegistryCredentials,
+    ServiceConfiguration,
+    deployer_variables,
+    load_configuration,
+    resolve_environment,
+    resolve_probes,
+    resolve_registry_auth,
+)
+from prefect_dstack.controller.goal import DEFAULT_STOP_DURATION, Goal, ReplicaTemplate
+from prefect_dstack.domain.record import DesiredReplicas, Revision, ServiceRecord, now
+from prefect_dstack.domain.revision import settings_digest, value_digests, workload_digest, written
+from prefect_dstack.domain.rollout import Limits
+from prefect_dstack.domain.support import check_support
+from prefect_dstack.domain.workload import WorkloadSpec, workload_spec
+from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.gateways.state import Route
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.infrastructure.sources import Sources
+from prefect_dstack.services.bundles import bundle_of
+from prefect_dstack.store.records import load_environment
+from prefect_dstack.store.variables import lookup
+
+__all__ = [
+    "PreparedService",
+    "desired_replicas",
+    "drain_timeout",
+    "goal_for",
+    "load_service",
+    "next_revision",
+    "prepare",
+    "recorded",
+    "this_user",
+    "with_files",
+]
+
+
+@dataclass(frozen=True)
+class PreparedService:
+    """A service's configuration with the values of its secrets.
+
+    Attributes:
+        configuration: The service.
+        environment: The variables of its replicas.
+        registry: Credentials for its image.
+        directory: What the relative paths of its replicas start from.
+        bundle: The digest of the copy of its files; empty if it brings none along.
+        files: Those files where they are now; None if it brings none along, or they are in the copy already.
+        own_environment: The values that came from the deployer's environment, in clear.
+        probes: The probes with their secrets; None: the configuration has none.
+    """
+
+    configuration: ServiceConfiguration
+    environment: Environment
+    registry: RegistryCredentials | None
+    directory: Path
+    bundle: str = ""
+    files: Bundle | None = None
+    own_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    probes: tuple[Probe, ...] | None = None
+
+    @property
+    def routed(self) -> ServiceConfiguration:
+        """The configuration as a gateway needs it, with the secrets of its probes."""
+        return self.configuration.model_copy(update={"probes": self.probes})
+
+    @property
+    def spec(self) -> WorkloadSpec:
+        """What one replica runs."""
+        return workload_spec(
+            self.configuration,
+            port=self.configuration.port.port,
+            commands=self.configuration.commands,
+            environment=self.environment,
+            registry=self.registry,
+            directory=self.directory,
+            bundle=self.bundle,
+        )
+
+
+def load_service(
+    source: str | Path | Mapping[str, Any] | Configuration,
+    *,
+    name: str | None = None,
+    args: Sequence[str] = (),
+    profile: str | None = None,
+    templated: bool = False,
+) -> ServiceConfiguration:
+    """Load a service, and refuse what would be ignored.
+
+    Args:
+        source: A path, YAML text, a mapping or a model.
+        name: Overrides the name of the service.
+        args: What `${{ run.args }}` stands for.
+        profile: The profile to use.
+        templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
+
+    Returns:
+        The service; it has a name.
+
+    Raises:
+        ConfigurationError: If it cannot be accepted.
+    """
+    configuration = load_configuration(
+        source, name=name, args=args, profile=profile, templated=templated, variables=lookup
+    )
+    if not isinstance(configuration, ServiceConfiguration):
+        raise ConfigurationError(
+            f"is a {configuration.type}, and this takes a service",
+            source=configuration.source_name,
+            line=configuration.line_of("type"),
+            key="type",
+        )
+    if configuration.name is None:
+        raise ConfigurationError(
+            "is missing; add 'name: my-service', or pass a name", source=configuration.source_name, key="name"
+        )
+    check_support(configuration)
+    return configuration
+
+
+def prepare(
+    configuration: ServiceConfiguration, sources: Sources, environ: Mapping[str, str] | None = None
+) -> PreparedService:
+    """Fill in the secrets of a service.
+
+    Args:
+        configuration: The service.
+        sources: Where its secrets are looked up.
+        environ: Where `env` names without a value are looked up; default: this process's environment.
+
+    Returns:
+        All that its replicas need.
+
+    Raises:
+        ConfigurationError: If a secret does not exist, or the environment lacks a value.
+    """
+    environ = os.environ if environ is None else environ
+    return PreparedService(
+        configuration=configuration,
+        environment=resolve_environment(configuration, sources.secret, environ),
+        registry=resolve_registry_auth(configuration, sources.secret, environ),
+        probes=resolve_probes(configuration, sources.secret, environ),
+        directory=configuration.directory,
+        own_environment={
+            name: environ[name] for name in deployer_variables(configuration) if name in environ
+        },
+    )
+
+
+def with_files(prepared: PreparedService, infrastructure: Infrastructure) -> PreparedService:
+    """Return a prepared service with the files that it brings along.
+
+    Args:
+        prepared: The service.
+        infrastructure: Where copies of files are kept.
+
+    Raises:
+        ConfigurationError: If the files are too many or too large, or cannot be read.
+    """
+    files = bundle_of(prepared.configuration, infrastructure)
+    return replace(prepared, files=files, bundle="" if files is None else files.digest)
+
+
+def recorded(record: ServiceRecord, revision: Revision, sources: Sources) -> PreparedService:
+    """Restore what the replicas of a recorded revision are made of.
+
+    Args:
+        record: The record of the service.
+        revision: One of its revisions.
+        sources: Where its secrets are looked up.
+
+    Returns:
+        All that its replicas need; secrets as they are now.
+    """
+    loaded = load_configuration(revision.configuration, name=record.name, directory=revision.directory)
+    if not isinstance(loaded, ServiceConfiguration):
+        raise ConfigurationError(f"{record.name}@{revision.number}: its record is not that of a service")
+    prepared = prepare(loaded, sources, {**os.environ, **load_environment(record.name, revision.number)})
+    return replace(prepared, bundle=revision.bundle)
+
+
+def next_revision(record: ServiceRecord, prepared: PreparedService, flow_run: str) -> Revision:
+    """Return the revision that a deployment would make the one that serves.
+
+    Args:
+        record: The record of the service.
+        prepared: What it is made of.
+        flow_run: The id of the flow run.
+
+    Returns:
+        A revision with a number of its own.
+    """
+    configuration, directory = prepared.configuration, str(prepared.directory)
+    number = record.last_revision + 1
+    return Revision(
+        number=number,
+        configuration=written(configuration),
+        directory=directory,
+        bundle=prepared.bundle,
+        workload=workload_digest(
+            configuration,
+            prepared.environment,
+            prepared.registry,
+            directory,
+            record.salt,
+            prepared.bundle,
+        ),
+        settings=settings_digest(configuration, record.salt),
+        values=value_digests(prepared.environment, prepared.registry, record.salt),
+        created_at=now(),
+        created_by=this_user(),
+        flow_run=flow_run,
+        replicas_of=number,
+    )
+
+
+def desired_replicas(record: ServiceRecord, configuration: ServiceConfiguration) -> DesiredReplicas:
+    """Return how many replicas a service is to have with a configuration.
+
+    Args:
+        record: The record of the service, with the number that it has had.
+        configuration: The service.
+
+    Returns:
+        The number of the configuration, if it has one; else the number before, within the range. A number
+        that somebody has pinned stays.
+    """
+    before, allowed = record.desired, configuration.replica_range
+    if before is not None and before.pinned:
+        return before
+    if before is not None and not allowed.fixed:
+        number = min(max(before.replicas, allowed.min or 0), allowed.max or before.replicas)
+    else:
+        number = configuration.replica_count
+    if before is not None and before.replicas == number:
+        return before
+    return DesiredReplicas(replicas=number, set_by="configuration", set_at=now())
+
+
+def drain_timeout(configuration: ServiceConfiguration) -> float | None:
+    """Return the drain timeout of a service in seconds; None: open requests get as long as they take.
+
+    Args:
+        configuration: The service.
+    """
+    if configuration.stop_duration == "off":
+        return None
+    return (
+        DEFAULT_STOP_DURATION if configuration.stop_duration is None else float(configuration.stop_duration)
+    )
+
+
+def goal_for(
+    record: ServiceRecord, revision: Revision, prepared: PreparedService, route: Route, replicas: int
+) -> Goal:
+    """Return the goal of a revision that is to serve.
+
+    Args:
+        record: The record of the service.
+        revision: The revision.
+        prepared: What it is made of.
+        route: Its route.
+        replicas: How many replicas it is to have.
+    """
+    configuration = prepared.configuration
+    return Goal(
+        service=record.name,
+        revision=revision.replicas_of,
+        replicas=replicas,
+        limits=Limits.of(configuration.rollout, replicas),
+        template=ReplicaTemplate(
+            spec=prepared.spec,
+            route=route,
+            probes=prepared.probes or (),
+            ready_timeout=configuration.rollout.timeout,
+        ),
+        stop_duration=drain_timeout(configuration),
+    )
+
+
+def this_user() -> str:
+    """Return who runs this, for the history of a service: user and machine."""
+    return f"{getpass.getuser()}@{platform.node()}"

@@ -1,0 +1,48 @@
+"""A canary that waits for a person: how that person is told, and says yes."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+
+from prefect_dstack.domain.record import ServiceRecord
+from prefect_dstack.errors import ConflictError
+from prefect_dstack.store.records import load_record
+from prefect_dstack.store.runs import is_paused
+
+__all__ = ["how_to_decide", "promote_service"]
+
+
+def how_to_decide(record: ServiceRecord) -> str:
+    """Return what a person can do about a canary that waits.
+
+    Args:
+        record: Of the service.
+
+    Returns:
+        How it is promoted, and how it is taken back.
+    """
+    flow_run = "" if record.deploying is None else record.deploying.flow_run
+    return f"prefect-dstack promote {record.name}, or prefect flow-run cancel {flow_run}"
+
+
+def promote_service(name: str) -> int:
+    """Let a canary that waits for a person take over; the flow run that waits goes on with it.
+
+    Args:
+        name: The service.
+
+    Returns:
+        The revision that takes over.
+
+    Raises:
+        NotFoundError: If there is no such service.
+        ConflictError: If no canary of it waits.
+    """
+    deploying = load_record(name).deploying
+    if deploying is None or deploying.revision is None or not is_paused(deploying.flow_run):
+        raise ConflictError(f"{name}: no canary waits to be promoted; prefect-dstack ps shows how it is")
+    with get_client(sync_client=True) as client:
+        client.resume_flow_run(UUID(deploying.flow_run))
+    return deploying.revision

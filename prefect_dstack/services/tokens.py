@@ -1,0 +1,230 @@
+"""Tokens that open services: made, listed and revoked.
+
+These are no Prefect flows: what a flow returns may be kept by Prefect, and a token must not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import timedelta
+
+from prefect.context import FlowRunContext
+
+from prefect_dstack.api import connect
+from prefect_dstack.domain.record import now
+from prefect_dstack.domain.tokens import NewToken, Token, expiry, new_token, token_id
+from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
+from prefect_dstack.gateways.choice import LOCAL
+from prefect_dstack.gateways.state import GatewayState
+from prefect_dstack.gateways.transitions import with_tokens
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.services.preparation import this_user
+from prefect_dstack.store import tokens as store
+from prefect_dstack.store.records import load_record
+from prefect_dstack.store.sources import resolve_infrastructure
+
+__all__ = [
+    "acreate_token",
+    "alist_tokens",
+    "arevoke_token",
+    "create_token",
+    "list_tokens",
+    "revoke_token",
+]
+
+
+def create_token(
+    service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
+) -> NewToken:
+    """Make a token; it works as soon as this returns.
+
+    The token is in what is returned and nowhere else: only its SHA-256 is kept, and sent to gateways.
+    It outlives new revisions, a stop, and the gateway.
+
+    Args:
+        service: The service that it opens; None: all services.
+        gateway: The gateway whose services it opens, if it is not for one service; None: those of all.
+        expires: How long it is good for, such as `30d`; None: for ever.
+
+    Returns:
+        The token; `value.get_secret_value()` is what clients send.
+
+    Raises:
+        NotFoundError: If there is no such service or gateway.
+        ConfigurationError: If what is asked makes no sense.
+        GatewayError: If a gateway cannot be told.
+
+    Example:
+        ```python
+        from openai import OpenAI
+        from prefect_dstack import create_token, deploy_service
+
+        endpoint = deploy_service("llm.dstack.yml")
+        token = create_token("llm", expires="30d")
+        client = OpenAI(base_url=endpoint.openai_base_url, api_key=token.value.get_secret_value())
+        ```
+    """
+    moment = now()
+    ends = expiry(expires, moment)
+    if service is not None and gateway is not None:
+        raise ConfigurationError("is for one service or for a gateway, not both; leave one out", key="token")
+    _connect()
+    if service is not None:
+        load_record(service)
+    infrastructure = resolve_infrastructure()
+    if gateway is not None and gateway not in infrastructure.gateway_names:
+        known = ", ".join([*infrastructure.configured_gateways, LOCAL])
+        raise NotFoundError(f"{gateway}: there is no such gateway; there are: {known}")
+    token = new_token(
+        moment,
+        service=service,
+        gateway=gateway,
+        expires_at=ends,
+        created_by=this_user(),
+    )
+    store.save_token(token)
+    problems = _tell_gateways(infrastructure, token, _refreshed)
+    if problems:
+        revoke_token(token.id)
+        raise GatewayError(f"no token was made: {'; '.join(problems)}")
+    return token
+
+
+def list_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
+    """List what is known of the tokens, those that have ended too.
+
+    Args:
+        service: Only those that were made for this service.
+        gateway: Only those that were made for this gateway.
+
+    Returns:
+        The tokens, the oldest first; never their values.
+    """
+    _connect()
+    return [
+        token
+        for token in store.all_tokens()
+        if service in (None, token.service) and gateway in (None, token.gateway)
+    ]
+
+
+def revoke_token(token: str) -> Token:
+    """Take a token away; nobody is let in by it any more when this returns.
+
+    Args:
+        token: Its id; or the token itself, as one finds it where it leaked.
+
+    Returns:
+        What was known of it.
+
+    Raises:
+        NotFoundError: If there is no such token.
+        GatewayError: If a gateway cannot be told; do it again when that gateway is back.
+    """
+    _connect()
+    known = store.find_token(token_id(token))
+    if known is None:
+        raise NotFoundError("there is no such token; prefect-dstack token list shows their ids")
+    infrastructure = resolve_infrastructure()
+    # First the gateways, because that is what counts; once more when no record can bring it back to them.
+    _tell_gateways(infrastructure, known, lambda state: _without(state, known))
+    store.save_token(known.model_copy(update={"revoked": True}))
+    problems = _tell_gateways(infrastructure, known, _refreshed)
+    if problems:
+        raise GatewayError(f"token {known.id} still works, revoke it again later: {'; '.join(problems)}")
+    store.delete_token(known.id)
+    return known
+
+
+async def acreate_token(
+    service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
+) -> NewToken:
+    """Do the same as `create_token` without blocking an event loop.
+
+    Args:
+        service: The service that it opens; None: all services.
+        gateway: The gateway whose services it opens, if it is not for one service; None: those of all.
+        expires: How long it is good for, such as `30d`; None: for ever.
+
+    Returns:
+        The token; `value.get_secret_value()` is what clients send.
+
+    Raises:
+        NotFoundError: If there is no such service or gateway.
+        ConfigurationError: If what is asked makes no sense.
+        GatewayError: If a gateway cannot be told.
+    """
+    return await asyncio.to_thread(create_token, service, gateway, expires)
+
+
+async def alist_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
+    """Do the same as `list_tokens` without blocking an event loop.
+
+    Args:
+        service: Only those that were made for this service.
+        gateway: Only those that were made for this gateway.
+
+    Returns:
+        The tokens, the oldest first; never their values.
+    """
+    return await asyncio.to_thread(list_tokens, service, gateway)
+
+
+async def arevoke_token(token: str) -> Token:
+    """Do the same as `revoke_token` without blocking an event loop.
+
+    Args:
+        token: Its id; or the token itself, as one finds it where it leaked.
+
+    Returns:
+        What was known of it.
+
+    Raises:
+        NotFoundError: If there is no such token.
+        GatewayError: If a gateway cannot be told; do it again when that gateway is back.
+    """
+    return await asyncio.to_thread(revoke_token, token)
+
+
+def _connect() -> None:
+    if FlowRunContext.get() is None:
+        connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
+
+
+def _refreshed(state: GatewayState) -> GatewayState:
+    return with_tokens(state, store.all_tokens())
+
+
+def _tell_gateways(
+    infrastructure: Infrastructure, token: Token, transition: Callable[[GatewayState], GatewayState]
+) -> list[str]:
+    """Change the gateways that may have routes that the token opens, all at once.
+
+    Returns:
+        Why which of them could not be told.
+    """
+
+    def tell(name: str) -> str | None:
+        try:
+            gateway = infrastructure.gateway(name)
+            if gateway.state() is not None:
+                gateway.control.change(transition)
+        except PrefectDstackError as error:
+            return str(error)
+        return None
+
+    names = [name for name in infrastructure.gateway_names if token.gateway in (None, name)]
+    with ThreadPoolExecutor(max_workers=max(1, len(names))) as executor:
+        # What Prefect knows of this run is in the context of this thread.
+        told = [executor.submit(copy_context().run, tell, name) for name in names]
+        return [problem for future in told if (problem := future.result()) is not None]
+
+
+def _without(state: GatewayState, token: Token) -> GatewayState:
+    if token.service is not None and token.service not in state.routes:
+        return state
+    return state.without_token(token.service, token.id)

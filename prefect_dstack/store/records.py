@@ -1,0 +1,140 @@
+"""Records of services, kept as blocks by the Prefect API."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.types import SecretDict
+from pydantic import ValidationError
+
+from prefect_dstack.blocks import DstackService
+from prefect_dstack.domain.migration import read_record
+from prefect_dstack.domain.record import ServiceRecord
+from prefect_dstack.errors import ConfigurationError, NotFoundError, OrchestratorError
+from prefect_dstack.store import documents
+
+__all__ = [
+    "all_records",
+    "delete_record",
+    "find_record",
+    "load_environment",
+    "load_record",
+    "new_record",
+    "readable_records",
+    "save_record",
+]
+
+
+def new_record(name: str) -> ServiceRecord:
+    """Return a new record.
+
+    Args:
+        name: The name of the service.
+
+    Returns:
+        A record without revisions; not saved.
+    """
+    return ServiceRecord(name=name, salt=secrets.token_hex(16))
+
+
+def find_record(name: str) -> ServiceRecord | None:
+    """Load the record of a service, if there is one.
+
+    Args:
+        name: The name of the service.
+
+    Returns:
+        The record, or None.
+    """
+    found = documents.read(DstackService, name)
+    return None if found is None else read_record(found[1]["record"])
+
+
+def load_record(name: str) -> ServiceRecord:
+    """Load the record of a service.
+
+    Args:
+        name: The name of the service.
+
+    Returns:
+        The record.
+
+    Raises:
+        NotFoundError: If there is no such service.
+    """
+    record = find_record(name)
+    if record is None:
+        known = ", ".join(documents.names(DstackService)) or "none"
+        raise NotFoundError(f"{name}: there is no such service; there are: {known}")
+    return record
+
+
+def load_environment(name: str, revision: int) -> dict[str, str]:
+    """Load what a revision took from the environment of its deployer.
+
+    Args:
+        name: The name of the service.
+        revision: The number of the revision.
+
+    Returns:
+        Values by name; secret.
+    """
+    found = documents.read(DstackService, name)
+    return {} if found is None else dict(found[1]["environment"].get(str(revision), {}))
+
+
+def save_record(record: ServiceRecord, environment: Mapping[str, str] | None = None) -> None:
+    """Save a record. Only the holder of the service's limit may.
+
+    Args:
+        record: The record.
+        environment: What the revision being deployed took from its deployer's environment; None: as before.
+    """
+    found = documents.read(DstackService, record.name)
+    kept: dict[str, Any] = {} if found is None else found[1]["environment"]
+    if environment is not None and record.deploying is not None:
+        kept = {**kept, str(record.deploying.revision): dict(environment)}
+    numbers = {str(revision.number) for revision in record.revisions}
+    kept = {number: values for number, values in kept.items() if number in numbers}
+    written = record.model_dump(mode="json")
+    if found is None:
+        documents.save(DstackService(record=written, environment=SecretDict(kept)), record.name)
+    else:
+        documents.replace(found[0], {**found[1], "record": written, "environment": kept})
+
+
+def delete_record(name: str) -> None:
+    """Forget a service.
+
+    Args:
+        name: The name of the service.
+    """
+    documents.delete(DstackService, name)
+
+
+def all_records() -> list[ServiceRecord]:
+    """Load the records of all services.
+
+    Returns:
+        The records, by name; those that cannot be read are left out.
+    """
+    return readable_records()[0]
+
+
+def readable_records() -> tuple[list[ServiceRecord], dict[str, str]]:
+    """Load the records of all services.
+
+    Returns:
+        The records, by name; and why others cannot be read: they harm only who uses them.
+    """
+    records: list[ServiceRecord] = []
+    problems: dict[str, str] = {}
+    for name, data in documents.data_of_all(DstackService).items():
+        try:
+            records.append(read_record(data["record"]))
+        except (OrchestratorError, ConfigurationError, ValidationError, KeyError, TypeError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problems[name] = f"its record cannot be read: {first}"
+    return records, problems

@@ -1,0 +1,157 @@
+"""Which flow runs are still at work: what they hold must be left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from datetime import datetime, timedelta, timezone
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+from prefect.states import Crashed
+
+from prefect_dstack.domain.record import LOST, Deploying
+from prefect_dstack.hosts.processes import is_at_work
+
+__all__ = ["close_run", "deploying", "has_died", "is_known", "is_over", "is_paused", "is_this_process"]
+
+# So many heartbeats may be missing before a run counts as lost.
+MISSED_HEARTBEATS = 3
+
+
+def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
+    """Return whether a flow run will do nothing any more.
+
+    A run that its worker left behind stays `Running` for ever; its heartbeats, however, have stopped.
+
+    Args:
+        flow_run: The id of the flow run.
+        heartbeat: Seconds between its heartbeats, which may be others than ours; None: ours.
+
+    Returns:
+        Whether it has ended, was deleted, or has been silent for three heartbeats.
+    """
+    with get_client(sync_client=True) as client:
+        run = _read(client, flow_run)
+        if run is None or run.state is None or run.state.is_final():
+            return True
+        frequency = heartbeat or get_current_settings().flows.heartbeat_frequency
+        if frequency is None or not (run.state.is_running() or run.state.is_cancelling()):
+            return False
+        silent_since = datetime.now(timezone.utc) - timedelta(seconds=frequency * MISSED_HEARTBEATS)
+        if run.start_time is None or run.start_time > silent_since:
+            return False
+        heartbeats = client.request(
+            "POST",
+            "/events/filter",
+            json={
+                "filter": {
+                    "occurred": {"since": silent_since.isoformat()},
+                    "event": {"name": ["prefect.flow-run.heartbeat"]},
+                    "resource": {"id": [f"prefect.flow-run.{flow_run}"]},
+                },
+                "limit": 1,
+            },
+        )
+        return not heartbeats.json()["events"]
+
+
+def is_known(flow_run: str) -> bool:
+    """Return whether the Prefect API has ever had a flow run, and has it still.
+
+    Args:
+        flow_run: The id of the flow run.
+
+    Returns:
+        Whether it is there; if not, it may be that of another Prefect API.
+    """
+    with get_client(sync_client=True) as client:
+        return _read(client, flow_run) is not None
+
+
+def is_paused(flow_run: str) -> bool:
+    """Return whether a flow run waits for a person.
+
+    Args:
+        flow_run: The id of the flow run.
+
+    Returns:
+        Whether it is paused.
+    """
+    with get_client(sync_client=True) as client:
+        run = _read(client, flow_run)
+        return run is not None and run.state is not None and run.state.is_paused()
+
+
+def close_run(flow_run: str) -> None:
+    """Mark a flow run that was found dead as crashed in the Prefect API; nobody else would.
+
+    Args:
+        flow_run: The id of the flow run.
+    """
+    with get_client(sync_client=True) as client:
+        run = _read(client, flow_run)
+        if run is not None and not (run.state and (run.state.is_final() or run.state.is_cancelling())):
+            client.set_flow_run_state(run.id, Crashed(message=f"Found dead: {LOST}."), force=True)
+
+
+def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
+    """Return a description of the deployment that this process does.
+
+    Args:
+        revision: The revision that is deployed; None: a stop.
+        flow_run: The id of the flow run.
+        lease: The id of the lease with which it holds the service's lock.
+
+    Returns:
+        Enough to tell later, from anywhere, whether it is still at work.
+    """
+    me = psutil.Process(os.getpid())
+    return Deploying(
+        revision=revision,
+        flow_run=flow_run,
+        lease=lease,
+        machine=platform.node(),
+        process=me.pid,
+        process_started=me.create_time(),
+        heartbeat=get_current_settings().flows.heartbeat_frequency,
+    )
+
+
+def is_this_process(deployment: Deploying) -> bool:
+    """Return whether a deployment is done by this very process.
+
+    Args:
+        deployment: As `deploying` described it.
+
+    Returns:
+        Whether it is.
+    """
+    return deployment.machine == platform.node() and deployment.process == os.getpid()
+
+
+def has_died(deployment: Deploying) -> bool:
+    """Return whether a deployment will do nothing any more.
+
+    Args:
+        deployment: As `deploying` described it.
+
+    Returns:
+        Whether its process is gone, if it ran on this machine; else whether its flow run is over.
+    """
+    if deployment.machine == platform.node() and deployment.process is not None:
+        started = deployment.process_started
+        if started is None or not is_at_work(deployment.process, started):
+            return True
+    return is_over(deployment.flow_run, deployment.heartbeat)
+
+
+def _read(client: SyncPrefectClient, flow_run: str) -> FlowRun | None:
+    with contextlib.suppress(ObjectNotFound, ValueError):
+        return client.read_flow_run(UUID(flow_run))
+    return None

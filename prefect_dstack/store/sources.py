@@ -1,0 +1,56 @@
+"""The infrastructure that the Prefect API describes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect_dstack.certificates.authority import Authority
+from prefect_dstack.domain.tokens import Token
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.settings import settings
+from prefect_dstack.store import authority as authorities
+from prefect_dstack.store import documents, secrets, tokens
+
+__all__ = ["PrefectSources", "resolve_infrastructure"]
+
+
+class PrefectSources:
+    """Reads blocks and secrets from the Prefect API, each type once; implements `Sources`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._data: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+
+    def block_data(self, slug: str) -> Mapping[str, Mapping[str, Any]]:
+        """Read the blocks of one type, as they were when they were first asked for; see `Sources`."""
+        with self._lock:
+            if slug not in self._data:
+                self._data[slug] = documents.data_of_slug(slug)
+            return self._data[slug]
+
+    def load_block(self, kind: type[Any], name: str) -> Any:
+        """Load one block; see `Sources.load_block`."""
+        return documents.load(kind, name)
+
+    def secret(self, name: str) -> str:
+        """Return the value of a secret; see `Sources.secret`."""
+        return secrets.lookup(name)
+
+    def tokens(self) -> Sequence[Token]:
+        """Return all tokens, read anew; see `Sources.tokens`."""
+        return tokens.all_tokens()
+
+    def authority(self) -> Authority:
+        """Return the certificate authority; see `Sources.authority`."""
+        return authorities.authority()
+
+
+def resolve_infrastructure() -> Infrastructure:
+    """Return what there is to deploy with, as the Prefect API knows it now.
+
+    Call it once for a run, and pass on what it returns.
+    """
+    own = settings()
+    return Infrastructure(PrefectSources(), own.home, own.local_gateway_port)

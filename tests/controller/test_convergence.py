@@ -1,0 +1,139 @@
+"""A service gets to its goal from wherever it is, whatever is interrupted, within its limits on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_dstack.controller.convergence import converge, is_reached
+from prefect_dstack.controller.goal import Goal
+from prefect_dstack.domain.rollout import Limits
+from prefect_dstack.errors import DeploymentError, HostUnreachableError, ReplicaNotReadyError
+from prefect_dstack.runtimes.base import ReplicaStatus
+from tests.controller.world import SERVICE, FakeWorld, Interrupted, goal, unreachable
+
+LOG = logging.getLogger("test")
+
+
+def run(wanted: Goal, world: FakeWorld) -> None:
+    converge(wanted, world, world, LOG, flow_run="run")
+
+
+limits = st.builds(Limits, max_surge=st.integers(0, 3), max_unavailable=st.integers(0, 3)).filter(
+    lambda it: it.max_surge + it.max_unavailable > 0
+)
+
+
+def test_starts_what_is_wanted() -> None:
+    world = FakeWorld()
+    run(goal(1, 2), world)
+    assert world.serving == {"hello-1-0", "hello-1-1"}
+
+
+def test_stamps_what_it_creates_with_the_flow_run() -> None:
+    world = FakeWorld()
+    run(goal(1, 1), world)
+    assert world.stamps["hello-1-0"].flow_run == "run"
+
+
+def test_does_nothing_at_its_goal() -> None:
+    world = FakeWorld()
+    run(goal(1, 2), world)
+    assert is_reached(goal(1, 2), world)
+    done = len(world.actions)
+    run(goal(1, 2), world)
+    assert len(world.actions) == done
+
+
+def test_a_replica_that_ended_is_replaced() -> None:
+    world = FakeWorld()
+    run(goal(1, 2), world)
+    world.replicas["hello-1-1"] = ReplicaStatus(state="exited")
+    assert not is_reached(goal(1, 2), world)
+    run(goal(1, 2), world)
+    assert len(world.serving) == 2
+
+
+def test_offers_are_asked_for_anew_in_each_round_but_the_first() -> None:
+    world = FakeWorld()
+    offers = world.offers(goal(1, 1).template.spec.requirements)  # type: ignore[union-attr]
+    world.looks_for_offers = 0
+    converge(goal(1, 3, Limits(max_surge=1)), world, world, LOG, flow_run="", offers=offers)
+    asked_first = world.looks_for_offers
+    converge(goal(2, 3, Limits(max_surge=1)), world, world, LOG, flow_run="", offers=offers)
+    assert asked_first == 0
+    assert world.looks_for_offers == 2  # three replacements, one at a time
+
+
+def test_a_revision_that_is_to_stay_is_not_touched() -> None:
+    world = FakeWorld()
+    run(goal(1, 2), world)
+    run(dataclasses.replace(goal(2, 1, Limits(max_surge=0)), untouched=1), world)
+    assert world.serving == {"hello-1-0", "hello-1-1", "hello-2-0"}
+
+
+def test_the_failure_that_the_user_can_change_is_the_one_that_is_raised() -> None:
+    class Broken(FakeWorld):
+        def wait_until_ready(self, found: object, template: object, abandoned: object) -> None:
+            if found.replica.stamp.replica == 0:  # type: ignore[attr-defined]
+                raise HostUnreachableError("host: no answer")
+            raise ReplicaNotReadyError("hello-1-1: not ready")
+
+    with pytest.raises(ReplicaNotReadyError):
+        run(goal(1, 2), Broken())
+
+
+def test_replicas_that_end_as_fast_as_they_start_are_given_up() -> None:
+    class Crashing(FakeWorld):
+        def register(self, found: object, route: object, weight: int) -> None:
+            super().register(found, route, weight)  # type: ignore[arg-type]
+            name = found.replica.name  # type: ignore[attr-defined]
+            self.replicas[name] = ReplicaStatus(state="exited")
+
+    with pytest.raises(DeploymentError, match="end as fast as they are started"):
+        run(goal(1, 1), Crashing())
+
+
+@settings(max_examples=60, deadline=None)
+@given(before=st.integers(0, 4), after=st.integers(0, 4), bounds=limits)
+def test_a_rollout_keeps_its_limits(before: int, after: int, bounds: Limits) -> None:
+    world = FakeWorld()
+    run(goal(1, before, Limits(max_surge=4)), world)
+    world.fewest_serving, world.most_existing = None, 0
+    run(goal(2, after, bounds), world)
+    assert world.serving == {f"hello-2-{number}" for number in range(after)}
+    assert world.most_existing <= max(after + bounds.max_surge, before)
+    if world.fewest_serving is not None:
+        assert world.fewest_serving >= min(before, after - bounds.max_unavailable)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    before=st.integers(0, 3),
+    after=st.integers(0, 3),
+    bounds=limits,
+    fail_at=st.integers(1, 30),
+    interrupted=st.booleans(),
+    scaled=st.integers(0, 3),
+)
+def test_whoever_comes_next_completes_or_undoes_it(
+    before: int, after: int, bounds: Limits, fail_at: int, interrupted: bool, scaled: int
+) -> None:
+    """An interruption at any action, of any kind: the next one gets to its own goal from what is left."""
+    world = FakeWorld()
+    run(goal(1, before, Limits(max_surge=4)), world)
+    world._fail_at = len(world.actions) + fail_at
+    world._failure = Interrupted if interrupted else unreachable
+    with contextlib.suppress(Interrupted, HostUnreachableError, DeploymentError):
+        run(goal(2, after, bounds), world)
+    world._fail_at = 0
+    for wanted in (goal(1, before, bounds), goal(1, scaled, bounds), goal(None, 0, bounds)):
+        run(wanted, world)
+        assert world.serving == {f"hello-{wanted.revision}-{number}" for number in range(wanted.replicas)}
+        assert set(world.replicas) == world.serving
+        assert set(world.state.routes[SERVICE].replicas) == world.serving

@@ -1,0 +1,5 @@
+"""Files for the tests of backends."""
+
+from tests.cli.conftest import write
+
+__all__ = ["write"]

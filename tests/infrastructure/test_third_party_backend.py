@@ -1,0 +1,69 @@
+"""A backend of another package works from `apply` to `stop`, and nothing of ours knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import CommandLine
+from tests.flows.conftest import get
+from tests.home import Home
+from tests.prefect_server import PrefectServer
+
+pytestmark = pytest.mark.integration
+
+PACKAGE = Path(__file__).parent / "tinycloud"
+OURS = Path(__file__).parents[2] / "prefect_dstack"
+
+
+@pytest.fixture
+def cloud(home: Home, monkeypatch: pytest.MonkeyPatch, prefect_server: PrefectServer) -> Path:
+    """The package is installed, and its cloud configured."""
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE))
+    directory = home.state / "tinycloud"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def machines(cloud: Path) -> list[str]:
+    """The machines that the cloud has given, by the replicas that they were made for."""
+    return sorted(it.name for it in cloud.glob("*/") if it.name != "replicas")
+
+
+def test_runs_a_service_from_apply_to_stop(
+    cli: CommandLine, write: Callable[..., Path], cloud: Path, name: str
+) -> None:
+    applied = cli.ok("apply", "-f", write(replicas=2), "-y", "--json").json
+    assert get(applied["endpoint"]["url"])
+    (service,) = cli.ok("ps", "--json").json
+    assert {replica["instance"] for replica in service["replicas"]} == {
+        f"tiny-{name}-1-0",
+        f"tiny-{name}-1-1",
+    }
+    assert [offer["backend"] for offer in cli.ok("offer", "-f", write(), "--json").json] == ["tinycloud"]
+    cli.ok("apply", "-f", write(replicas=2, env={"GREETING": "hi"}, rollout={"max_surge": 1}), "-y")
+    assert sorted(it.name for it in cloud.glob("*/") if it.name != "replicas") == [
+        f"{name}-2-0",
+        f"{name}-2-1",
+    ]
+    cli.ok("stop", name, "-y")
+    assert machines(cloud) == []
+
+
+def test_its_refusal_is_the_answer(cli: CommandLine, write: Callable[..., Path], cloud: Path) -> None:
+    refused = cli("apply", "-f", write(spot_policy="spot"), "-y")
+    assert refused.code == 2
+    assert "tinycloud has no spot machines" in refused.err
+
+
+def test_its_capacity_counts(cli: CommandLine, write: Callable[..., Path], cloud: Path) -> None:
+    refused = cli("apply", "-f", write(replicas=4), "-y")
+    assert refused.code != 0
+    assert "all 3 slots are taken" in refused.err
+    assert machines(cloud) == []
+
+
+def test_nothing_of_ours_names_it() -> None:
+    assert not [path for path in OURS.rglob("*.py") if "tinycloud" in path.read_text()]
