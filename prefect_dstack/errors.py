@@ -49,6 +49,7 @@ __all__ = [
     "OrchestratorError",
     "PrefectDstackError",
     "ProvisioningError",
+    "RejectedError",
     "ReplicaExitedError",
     "ReplicaNotReadyError",
     "RunFailedError",
@@ -205,6 +206,10 @@ class CertificateError(PrefectDstackError):
 
 class DeploymentError(PrefectDstackError):
     """A rollout that did not end well; the previous revision serves on."""
+
+
+class RejectedError(DeploymentError):
+    """A new revision that did not pass its evaluation, and that got no requests."""
 
 
 class RunFailedError(PrefectDstackError):

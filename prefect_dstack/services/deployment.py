@@ -24,6 +24,7 @@ from prefect_dstack.infrastructure.observation import FoundReplica, Observation
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
+from prefect_dstack.services.evaluation import Evaluate, evaluate_release
 from prefect_dstack.services.failures import keep_failure_log
 from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
 from prefect_dstack.services.preparation import (
@@ -43,6 +44,7 @@ from prefect_dstack.services.run import ServiceRun, requested_at
 from prefect_dstack.store.records import save_record
 from prefect_dstack.store.runs import deploying
 from prefect_dstack.store.tokens import has_token
+from prefect_dstack.tasks.canary import share_traffic
 from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route, verify_endpoint
 from prefect_dstack.tasks.replicas import wait_until_ready
 
@@ -78,7 +80,13 @@ def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
 
 
 def deploy(
-    record: ServiceRecord, prepared: PreparedService, run: ServiceRun, *, force: bool, move: bool
+    record: ServiceRecord,
+    prepared: PreparedService,
+    run: ServiceRun,
+    *,
+    force: bool,
+    move: bool,
+    evaluate: Evaluate | None = None,
 ) -> Endpoint:
     """Make what was prepared serve, unless it does already.
 
@@ -88,6 +96,7 @@ def deploy(
         run: The flow run.
         force: Replace the replicas even if nothing has changed.
         move: Whether a service of another machine is moved to this one.
+        evaluate: Judges new replicas before they get requests; None: probes are enough.
 
     Returns:
         Where the service answers.
@@ -103,7 +112,7 @@ def deploy(
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         if active.settings == revision.settings and _is_routed(record, prepared, run):
             return scale(record, prepared, run, desired)
-    return put_revision(record, revision, prepared, run, desired=desired)
+    return put_revision(record, revision, prepared, run, desired=desired, evaluate=evaluate)
 
 
 def scale(
@@ -169,6 +178,7 @@ def put_revision(
     *,
     desired: DesiredReplicas,
     at_once: bool = False,
+    evaluate: Evaluate | None = None,
     event: EventName = "deployed",
 ) -> Endpoint:
     """Make a revision the one that serves; what served before serves on if it fails.
@@ -180,6 +190,7 @@ def put_revision(
         run: The flow run.
         desired: How many replicas it is to have.
         at_once: Whether a canary is left out.
+        evaluate: Judges new replicas before they get requests; None: probes are enough.
         event: The event that is emitted in the end.
 
     Returns:
@@ -219,9 +230,10 @@ def put_revision(
         goal = _with_route(goal, route(state))
         if keeps:
             _prove(goal, prepared, gateway, record, run)
-        elif beside and prepared.configuration.rollout.strategy == "canary":
-            terms = prepared.configuration.rollout.canary or Canary()
-            try_canary(goal, bring_back(record, run), terms, gateway, record, run)
+        else:
+            canary = beside and prepared.configuration.rollout.strategy == "canary"
+            terms = (prepared.configuration.rollout.canary or Canary()) if canary else None
+            _try(goal, evaluate, terms, gateway, record, run)
         observation = run.converge(goal, gateway, record, offers)
         final = update_route(gateway, record.name, route)
         ensure_certificates(infrastructure, gateway, [final])
@@ -249,6 +261,23 @@ def put_revision(
     log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
     _warn_of_missing_token(final, gateway, run)
     return endpoint
+
+
+def _try(
+    goal: Goal,
+    evaluate: Evaluate | None,
+    terms: Canary | None,
+    gateway: ManagedGateway,
+    record: ServiceRecord,
+    run: ServiceRun,
+) -> None:
+    """Have a revision evaluated without traffic, then with a share of it, as far as either is asked for."""
+    if evaluate is not None:
+        evaluate_release(evaluate, goal, gateway, record, run)
+    if terms is not None:
+        try_canary(goal, bring_back(record, run), terms, gateway, record, run)
+    elif evaluate is not None:
+        share_traffic(gateway, record.name, {})
 
 
 def _warn_of_missing_token(route: Route, gateway: ManagedGateway, run: ServiceRun) -> None:
