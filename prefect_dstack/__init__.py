@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prefect_dstack.api import connect
     from prefect_dstack.configurations import load_configuration
     from prefect_dstack.domain.record import Endpoint
+    from prefect_dstack.domain.run_record import RunResult
     from prefect_dstack.domain.tokens import NewToken, Token
     from prefect_dstack.flows.delete import adelete_service, delete_service
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from prefect_dstack.flows.reconcile import reconcile_services
     from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
+    from prefect_dstack.flows.run_task import arun_task, run_task
     from prefect_dstack.flows.scale import ascale_service, scale_service
     from prefect_dstack.flows.stop import astop_service, stop_service
     from prefect_dstack.services.tokens import (
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Endpoint",
     "NewToken",
+    "RunResult",
     "Token",
     "acreate_token",
     "adelete_service",
@@ -48,6 +51,7 @@ __all__ = [
     "alist_tokens",
     "arevoke_token",
     "arollback_service",
+    "arun_task",
     "ascale_service",
     "astop_service",
     "connect",
@@ -62,6 +66,7 @@ __all__ = [
     "renew_certificates",
     "revoke_token",
     "rollback_service",
+    "run_task",
     "scale_service",
     "stop_service",
 ]
@@ -69,6 +74,7 @@ __all__ = [
 _PLACES = {
     "Endpoint": "domain.record",
     "NewToken": "domain.tokens",
+    "RunResult": "domain.run_record",
     "Token": "domain.tokens",
     "acreate_token": "services.tokens",
     "adelete_service": "flows.delete",
@@ -76,6 +82,7 @@ _PLACES = {
     "alist_tokens": "services.tokens",
     "arevoke_token": "services.tokens",
     "arollback_service": "flows.rollback",
+    "arun_task": "flows.run_task",
     "ascale_service": "flows.scale",
     "astop_service": "flows.stop",
     "connect": "api",
@@ -90,6 +97,7 @@ _PLACES = {
     "renew_certificates": "flows.renew_certificates",
     "revoke_token": "services.tokens",
     "rollback_service": "flows.rollback",
+    "run_task": "flows.run_task",
     "scale_service": "flows.scale",
     "stop_service": "flows.stop",
 }

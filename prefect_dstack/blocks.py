@@ -10,7 +10,7 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.domain.record import ServiceRecord
 
-__all__ = ["DstackAuthority", "DstackGateway", "DstackService", "DstackSshFleet", "DstackToken"]
+__all__ = ["DstackAuthority", "DstackGateway", "DstackRun", "DstackService", "DstackSshFleet", "DstackToken"]
 
 # Prefect's own pictures and page on blocks, pinned as Prefect pins them; a picture cannot be shipped, as the
 # API takes nothing but web addresses.
@@ -64,6 +64,29 @@ class DstackService(Block):
             The record, validated.
         """
         return ServiceRecord.model_validate(self.record)
+
+
+class DstackRun(Block):
+    """The record of one task or development environment: its last run.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackRun
+
+        run = DstackRun.load("BLOCK_NAME")
+        print(run.record["exit_code"])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Run"
+    _block_type_slug: ClassVar[str] = "dstack-run"
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack apply", "The record of one task or development environment: its last run."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("process")
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
+
+    record: dict[str, Any] = Field(description="The record as JSON, as `RunRecord` describes it.")
 
 
 class DstackGateway(Block):

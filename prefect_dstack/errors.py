@@ -21,6 +21,7 @@ PrefectDstackError                 exit code 1: something went wrong
 ├── GatewayError                   a gateway that cannot be started, reached or changed
 ├── CertificateError               a certificate that cannot be issued, read or renewed
 ├── DeploymentError                a rollout that did not end well; the previous revision serves on
+├── RunFailedError                 a task that ended with another exit code than 0, or was stopped
 └── OrchestratorError              the Prefect API is missing or refuses
 ```
 """
@@ -51,6 +52,7 @@ __all__ = [
     "ProvisioningError",
     "ReplicaExitedError",
     "ReplicaNotReadyError",
+    "RunFailedError",
     "UnsupportedKeyError",
     "UserError",
 ]
@@ -233,6 +235,19 @@ class CertificateError(PrefectDstackError):
 
 class DeploymentError(PrefectDstackError):
     """A rollout that did not end well; the previous revision serves on."""
+
+
+class RunFailedError(PrefectDstackError):
+    """A task that ended with another exit code than 0, or was stopped.
+
+    Args:
+        message: Which task, and how it ended.
+        exit_code: What the command line exits with: the task's own exit code.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class OrchestratorError(PrefectDstackError):

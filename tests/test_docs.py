@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import os
 import re
+import shlex
+import subprocess
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import httpx
 import pytest
+import typer
 
+from prefect_dstack.cli.main import application
 from prefect_dstack.configurations import FleetConfiguration, ServiceConfiguration, load_configuration
 from prefect_dstack.domain.fleet_support import check_fleet_support
 from prefect_dstack.domain.support import check_support
+from prefect_dstack.hosts.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -20,6 +29,8 @@ FRONT_PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.m
 PAGES = [page for page in FRONT_PAGES if page.exists()] + sorted(DOCS.rglob("*.md"))
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 YAML = re.compile(r"^```ya?ml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -104,3 +115,94 @@ def test_configurations_in_the_pages_work(text: str) -> None:
         check_support(configuration)
     if isinstance(configuration, FleetConfiguration):
         check_fleet_support(configuration)
+
+
+def snippets() -> list[Any]:
+    """The Python in the pages, without the signatures of the reference and examples that show answers."""
+    return [
+        pytest.param(text, id=f"{name_of(page)}-{number}")
+        for page in PAGES
+        for number, text in enumerate(PYTHON.findall(page.read_text()))
+        if not re.match(r"(async )?(def|class) |>>> ", text)
+    ]
+
+
+def commands() -> list[Any]:
+    """What readers are to type, without what only a shell understands."""
+    found = {}
+    for page in PAGES:
+        for session in SESSION.findall(page.read_text()):
+            for line in re.findall(r"^\$ (.*)$", session, re.MULTILINE):
+                for typed in re.findall(r"\$\(([^)]*)\)", line) or [line]:
+                    words = shlex.split(typed, comments=True)
+                    end = next((at for at, word in enumerate(words) if word in ("&", "&&", "|", ">")), None)
+                    found[tuple(words[:end])] = f"{name_of(page)}: {' '.join(words[:end])}"
+    return [pytest.param(words, id=place) for words, place in found.items()]
+
+
+@pytest.mark.parametrize("words", [it for it in commands() if it.values[0][:1] == ("prefect-dstack",)])
+def test_commands_in_the_pages_are_understood(words: tuple[str, ...]) -> None:
+    """Only parsed: sessions that can run anywhere are run by tests/flows/test_documented.py."""
+    command: Any = typer.main.get_command(application)
+    rest = list(words[1:])
+    while hasattr(command, "commands"):
+        assert rest, f"{words}: is no whole command"
+        assert rest[0] in command.commands, f"{words}: there is no command {rest[0]}"
+        command = command.commands[rest.pop(0)]
+
+    command.make_context(command.name, rest)
+
+
+@pytest.mark.parametrize("words", [it for it in commands() if it.values[0][:1] == ("make",)])
+def test_targets_in_the_pages_exist(words: tuple[str, ...]) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert {word for word in words[1:] if "=" not in word} <= targets
+
+
+@pytest.mark.parametrize("text", snippets())
+def test_python_in_the_pages_finds_what_it_imports(text: str) -> None:
+    tree = ast.parse(text)
+
+    imports = [it for it in ast.walk(tree) if isinstance(it, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), "<documented>", "exec"), {})
+
+
+@pytest.mark.parametrize("text", snippets())
+def test_what_serves_in_the_pages_does_so_only_as_a_program(text: str) -> None:
+    """A run of a served flow imports its file: one that serves then waits for itself, and never begins."""
+    for statement in ast.parse(text).body:
+        if not isinstance(statement, ast.If | ast.FunctionDef):
+            assert ".serve(" not in ast.unparse(statement)
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, id=place) for place, text in written_configurations() if "app.py" in text]
+)
+def test_services_in_the_pages_have_what_their_application_needs(text: str, tmp_path: Path) -> None:
+    configuration = load_configuration(text, name="documented", directory=tmp_path)
+    assert isinstance(configuration, ServiceConfiguration)
+    is_hello = "name: hello" in text
+    tutorial = PYTHON.findall((DOCS / "tutorial.md").read_text())[0]
+    hello = (ROOT / "examples" / "hello" / "app.py").read_text()
+    (tmp_path / "app.py").write_text(hello if is_hello else tutorial)
+    environment = {"PATH": os.environ["PATH"], "DSTACK_REVISION": "1"}
+    environment |= {name: str(value) for name, value in configuration.env.items()}
+
+    port = free_port()
+    process = subprocess.Popen(
+        ["sh", "-c", "\n".join(configuration.commands)],
+        cwd=tmp_path,
+        env={**environment, "PORT": str(port)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("serving")
+        status = httpx.get(f"http://127.0.0.1:{port}/").status_code
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert status == 200

@@ -11,6 +11,7 @@ import typer
 from prefect_dstack.cli import fleets, gateways, server, services, tokens
 from prefect_dstack.cli.diagnostics import doctor
 from prefect_dstack.cli.output import INTERRUPTED, console_error
+from prefect_dstack.cli.runs import attach
 from prefect_dstack.errors import PrefectDstackError
 
 __all__ = ["main"]
@@ -28,6 +29,7 @@ application.add_typer(fleets.application, name="fleet")
 application.add_typer(tokens.application, name="token")
 application.add_typer(server.application, name="server")
 application.command()(doctor)
+application.command()(attach)
 
 
 @application.command()

@@ -57,6 +57,11 @@ def apply(
     force: Annotated[bool, typer.Option(help="Replace the replicas even if nothing has changed.")] = False,
     profile: Annotated[str | None, typer.Option(help="The profile to use, of .dstack/profiles.yml.")] = None,
     move: Annotated[bool, typer.Option("--move", help="Take over a service of another machine.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for a task to end.")] = False,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(help="Copy PATH=LOCAL back from a task that has succeeded; may be given again."),
+    ] = None,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGS]", help="What ${{ run.args }} stands for.")
     ] = None,
@@ -66,6 +71,7 @@ def apply(
         FleetConfiguration,
         GatewayConfiguration,
         ServiceConfiguration,
+        TaskConfiguration,
         load_configuration,
     )
     from prefect_dstack.domain.support import check_support
@@ -76,6 +82,12 @@ def apply(
     if isinstance(configuration, ServiceConfiguration):
         check_support(configuration)
         _apply_service(configuration, yes=yes, json=json, force=force, move=move)
+    elif isinstance(configuration, TaskConfiguration):
+        from prefect_dstack.cli.runs import apply_task
+
+        check_support(configuration)
+        copied = dict(pair.partition("=")[::2] for pair in artifact or ())
+        apply_task(configuration, yes=yes, detach=detach, artifacts=copied)
     elif isinstance(configuration, GatewayConfiguration):
         from prefect_dstack.cli.gateways import apply_gateway
 
@@ -288,8 +300,17 @@ def stop(
     """Stop a service; its history is kept."""
     connected()
     from prefect_dstack.flows.stop import stop_service
-    from prefect_dstack.store.records import load_record
+    from prefect_dstack.flows.stop_run import stop_run
+    from prefect_dstack.store.records import find_record, load_record
+    from prefect_dstack.store.run_records import find_run
 
+    if find_record(name) is None and find_run(name) is not None:
+        if not confirm(f"Stop {name}?", yes):
+            raise typer.Exit(2)
+        with progress():
+            stop_run(name)
+        out.print(f"{name} is stopped")
+        return
     load_record(name)
     if not confirm(f"Stop {name}?", yes):
         raise typer.Exit(2)

@@ -38,7 +38,9 @@ _LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?")
-_ORIGIN = re.compile(r"https?://(\*\.)?[a-z0-9.-]+(:[0-9]{1,5})?")
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]{0,30}://(\*|(\*\.)?[a-z0-9_-][a-z0-9._-]*|\[[0-9a-f:.]+\])(:([0-9]{1,5}|\*))?"
+)
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _IMAGE = re.compile(
     r"(?P<registry>(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
@@ -304,11 +306,16 @@ def parse_web_address(value: str) -> str:
 
 
 def parse_origin(value: str) -> str:
-    """Accept an origin of CORS: `*` or `https://app.example.com`."""
+    """Accept an origin of CORS, and return it as browsers write it.
+
+    `*`, `https://app.example.com`, `https://*.example.com`, `http://localhost:*` or `chrome-extension://*`.
+    """
     origin = value.lower()
     if origin != "*" and (len(origin) > 260 or not _ORIGIN.fullmatch(origin)):
         refuse(f"must be '*' or an origin such as https://app.example.com, not {show(value)}")
-    return origin
+    # Browsers never name the usual port.
+    scheme = origin.partition("://")[0]
+    return origin.removesuffix(":80" if scheme == "http" else ":443" if scheme == "https" else "")
 
 
 def parse_fingerprint(value: str) -> str:

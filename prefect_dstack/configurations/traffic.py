@@ -151,15 +151,18 @@ class Cors(Model):
             lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
         ),
         Field(min_length=1, max_length=64),
-    ] = Field(description="The origins that may call, such as https://app.example.com, or '*'.")
+    ] = Field(
+        description="The origins that may call, such as https://app.example.com, https://*.example.com, "
+        "http://localhost:* or chrome-extension://*; '*' for all."
+    )
     allow_methods: tuple[HttpMethod, ...] = Field(
         default=("get", "post", "put", "delete", "patch", "head", "options"),
         description="The methods that may be used.",
     )
     allow_headers: tuple[HeaderName, ...] = Field(
-        default=("Authorization", "Content-Type"),
+        default=(),
         max_length=64,
-        description="The request headers that may be sent.",
+        description="The request headers that may be sent; any, if none or `*` is given.",
     )
     allow_credentials: bool = Field(default=False, description="Whether cookies may be sent.")
     max_age: Duration = Field(default=600, description="How long a browser may keep the answer.")

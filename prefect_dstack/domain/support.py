@@ -47,7 +47,6 @@ OF_RUNS = {
     "idle_duration": LATER,
     "instance_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "instances": "is not acted on yet; name a fleet in 'fleets' instead",
-    "max_duration": LATER,
     "nvcc": "needs dstack's own images; name an image with CUDA in 'image' instead",
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
@@ -62,6 +61,7 @@ OF_RUNS = {
     "utilization_policy": LATER,
 }
 OF_SERVICES = {
+    "max_duration": LATER,
     "groups": "groups of replicas are not acted on yet; give 'replicas' one number",
     "retry": TRIED_AGAIN,
     "retry_policy": TRIED_AGAIN,
@@ -71,15 +71,12 @@ OF_SERVICES = {
     "stop_criteria": "is for tasks of several nodes; remove it",
 }
 OF_TASKS = {
-    "groups": "groups of nodes are not acted on yet; use one node",
-    "nodes": "several nodes are not acted on yet; use one",
-    "ports": LATER,
-    "retry": LATER,
     "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
     "startup_order": LATER,
     "stop_criteria": LATER,
 }
 OF_DEV_ENVIRONMENTS = {
+    "max_duration": LATER,
     "ide": LATER,
     "inactivity_duration": LATER,
     "init": LATER,

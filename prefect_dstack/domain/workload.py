@@ -61,7 +61,22 @@ class WorkloadSpec(BaseModel):
     user: str | None = Field(default=None, description="The user in the container; None: the image's.")
     working_dir: str | None = Field(default=None, description="Where the commands run.")
     privileged: bool = Field(default=False, description="Whether the container runs privileged.")
-    port: int = Field(description="The port that the application listens on inside its container.")
+    port: int | None = Field(
+        default=None, description="The port that the application listens on inside its container; None: none."
+    )
+    ports: tuple[int, ...] = Field(
+        default=(), description="All ports of it that are reached from its machine, `port` among them."
+    )
+    restart: bool = Field(
+        default=True, description="Whether it is started again when it ends; a task ends for good."
+    )
+    host_network: bool = Field(
+        default=False,
+        description="Whether it uses its machine's network, as nodes that talk to each other do.",
+    )
+    facts: Mapping[str, str] = Field(
+        default_factory=dict, description="Variables that tell it its place among others, such as its rank."
+    )
     environment: Environment = Field(default_factory=Environment, description="Variables, secrets apart.")
     registry: RegistryCredentials | None = Field(default=None, description="To pull a private image.")
     mounts: tuple[InstanceMount, ...] = Field(default=(), description="Directories of the machine to mount.")
@@ -109,7 +124,7 @@ def requirements_of(configuration: RunConfiguration) -> Requirements:
 def workload_spec(
     configuration: RunConfiguration,
     *,
-    port: int,
+    port: int | None,
     commands: tuple[str, ...],
     environment: Environment,
     registry: RegistryCredentials | None = None,
@@ -120,7 +135,7 @@ def workload_spec(
 
     Args:
         configuration: A service, a task or a development environment.
-        port: The port that it listens on.
+        port: The port that it listens on; None: none.
         commands: What it runs.
         environment: Its variables, with the values of its secrets.
         registry: Credentials for its image.
@@ -140,6 +155,7 @@ def workload_spec(
         working_dir=configuration.working_dir,
         privileged=bool(configuration.privileged),
         port=port,
+        ports=() if port is None else (port,),
         environment=environment,
         registry=registry,
         mounts=tuple(volume for volume in configuration.volumes if isinstance(volume, InstanceMount)),

@@ -6,16 +6,24 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, HostError, NotFoundError
 from prefect_dstack.gateways.changes import Command, changes
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING, failing
-from prefect_dstack.gateways.observation import ReplicaHealth, ReplicaStatistics
+from prefect_dstack.gateways.observation import HeldRequests, ReplicaHealth, ReplicaStatistics
 from prefect_dstack.gateways.place import Place
-from prefect_dstack.gateways.runtime import Workers, ask, parse_statistics, parse_table, parse_workers
-from prefect_dstack.gateways.servers import backend
+from prefect_dstack.gateways.runtime import (
+    Workers,
+    ask,
+    parse_held,
+    parse_statistics,
+    parse_table,
+    parse_workers,
+)
+from prefect_dstack.gateways.servers import SUCCESSOR, backend
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.template import CONFIGURATION, render
 
@@ -28,6 +36,8 @@ ANSWER_TIMEOUT = 2.0
 FORMER_PATIENCE = 5
 RELOAD_TIMEOUT = 60.0
 START_TIMEOUT = 20.0
+
+Answer = TypeVar("Answer")
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL)
 
@@ -311,7 +321,10 @@ class Gateway:
         """
         return sum(
             int(server["scur"])
-            for servers in (self._current_servers(service), self._former_servers(service))
+            for servers in (
+                self._current_servers(service),
+                *self._of_former(lambda worker: self._servers(service, worker)),
+            )
             for server in servers
             if server["svname"] == replica
         )
@@ -351,15 +364,50 @@ class Gateway:
             )
         return found
 
+    def held(self, service: str) -> int:
+        """Count the requests that wait at the gateway until a replica of a service is ready.
+
+        Args:
+            service: The service.
+
+        Returns:
+            Their number.
+
+        Raises:
+            GatewayError: If the gateway does not answer.
+        """
+        return self.held_requests(service).now
+
+    def held_requests(self, service: str) -> HeldRequests:
+        """Count the requests that found no replica of a service ready.
+
+        Args:
+            service: The service.
+
+        Returns:
+            How many wait now, and how many there have been.
+
+        Raises:
+            GatewayError: If the gateway does not answer.
+        """
+        process = self._current_worker()
+        now, ever = self._held(service, process)
+        # A former process passes its own on within a second.
+        now += sum(held for held, _ in self._of_former(lambda worker: self._held(service, worker)))
+        return HeldRequests(process=process, now=now, ever=ever)
+
+    def _held(self, service: str, worker: int) -> tuple[int, int]:
+        return parse_held(self._master(f"@!{worker} show held")).get(service, (0, 0))
+
     def _current_servers(self, service: str) -> list[dict[str, str]]:
         return self._servers(service, self._current_worker())
 
-    def _former_servers(self, service: str) -> Iterator[dict[str, str]]:
-        """List a backend's servers in processes of earlier configurations; they may end at any moment."""
+    def _of_former(self, question: Callable[[int], Answer]) -> Iterator[Answer]:
+        """Ask processes of earlier configurations; they may end at any moment."""
         for worker in self._workers().old:
             for _ in range(FORMER_PATIENCE):
                 try:
-                    yield from self._servers(service, worker)
+                    yield question(worker)
                     break
                 except GatewayError:
                     if worker not in self._workers().old:
@@ -371,7 +419,9 @@ class Gateway:
 
     def _servers(self, service: str, worker: int) -> list[dict[str, str]]:
         answer = self._master(f"@!{worker} show stat {backend(service)} 4 -1")
-        return [server for server in parse_statistics(answer) if server.get("svname")]
+        return [
+            server for server in parse_statistics(answer) if server.get("svname") not in (None, "", SUCCESSOR)
+        ]
 
     def install_certificate(self, name: str, pem: bytes) -> GatewayState:
         """Install a certificate, or renew the one of that name without a reload.
@@ -423,12 +473,6 @@ class Gateway:
         """
         pem = self.place.read(f"certificates/{name}.pem") if name in self.state().certificates else None
         return None if pem is None else b"".join(_CERTIFICATE.findall(pem))
-
-    def remove_certificate(self, name: str) -> GatewayState:
-        """Use a certificate no longer, and remove its file."""
-        state = self.change(lambda state: state.without_certificate(name))
-        self.place.remove(f"certificates/{name}.pem")
-        return state
 
     def destroy(self) -> None:
         """Stop the gateway and remove all that is there of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -20,6 +20,7 @@ from prefect_dstack.gateways.paths import normalised
 __all__ = ["AcceptedToken", "Part", "Route", "RouteReplica", "TokenId", "refuse_conflict"]
 
 MEGABYTE = 1024 * 1024
+FORMER_FIELDS = ("retry_idempotent",)
 
 ReplicaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 TokenId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -109,10 +110,14 @@ class Route(Part):
     health_check: HealthCheck | None = Field(
         default=None, description="How replicas are checked; None: their port must accept a connection."
     )
-    retry_idempotent: bool = Field(
-        default=True,
-        description="Whether GET, HEAD, OPTIONS, PUT and DELETE are sent again when a replica dies without "
-        "an answer. Other methods are only sent again when they never reached a replica.",
+    hold_limit: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait at once while no replica is ready; 0: none, they are refused.",
+    )
+    hold_timeout: int = Field(
+        default=60, ge=1, le=86_400, description="Seconds that a request waits for a replica to be ready."
     )
     compared: bool = Field(
         default=False,
@@ -122,6 +127,14 @@ class Route(Part):
     replicas: dict[ReplicaName, RouteReplica] = Field(
         default_factory=dict, description="Its replicas by name."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Read routes that earlier versions have written."""
+        if isinstance(value, dict):
+            return {key: kept for key, kept in value.items() if key not in FORMER_FIELDS}
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

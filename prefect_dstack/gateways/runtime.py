@@ -12,8 +12,9 @@ from typing import Protocol
 
 from prefect_dstack.errors import GatewayError
 
-__all__ = ["Connection", "Workers", "ask", "parse_statistics", "parse_table", "parse_workers"]
+__all__ = ["Connection", "Workers", "ask", "parse_held", "parse_statistics", "parse_table", "parse_workers"]
 
+_HELD = re.compile(r"^(\S+) (\d+) (\d+)$", re.MULTILINE)
 _WORKER = re.compile(r"^(\d+)\s+worker\s")
 
 
@@ -84,6 +85,14 @@ def parse_workers(answer: str) -> Workers:
 def parse_statistics(answer: str) -> Iterator[dict[str, str]]:
     """Read the answer to `show stat`, one mapping a line."""
     return csv.DictReader(io.StringIO(answer.removeprefix("# ")))
+
+
+def parse_held(answer: str) -> dict[str, tuple[int, int]]:
+    """Read the answer to `show held`: by service, the requests that wait, and all that found no replica.
+
+    A process of an earlier version, which holds nothing, does not know the command.
+    """
+    return {service: (int(held), int(ever)) for service, held, ever in _HELD.findall(answer)}
 
 
 def parse_table(answer: str) -> dict[str, list[int]]:

@@ -8,8 +8,10 @@ import math
 from prefect_dstack.gateways.quoting import word
 from prefect_dstack.gateways.state import Route, RouteReplica
 
-__all__ = ["backend", "balance", "milliseconds", "needs_reload", "server", "server_name"]
+__all__ = ["SUCCESSOR", "backend", "balance", "milliseconds", "needs_reload", "server", "server_name"]
 
+# The next process, where a service's requests wait for replicas. No replica can have this name.
+SUCCESSOR = ":successor"
 # Idle connections are given up before the usual application servers give them up (gunicorn after 2 s,
 # uvicorn after 5 s), so that hardly any request meets a connection that is just being closed.
 IDLE = "pool-purge-delay 1s"

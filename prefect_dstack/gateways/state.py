@@ -127,13 +127,6 @@ class GatewayState(Part):
         """Begin or end to compare a service's replicas, as a canary needs; see `Route.compared`."""
         return self._with_fields(self.route(service), compared=compared)
 
-    def with_token(self, service: str | None, token_id: str, token: AcceptedToken) -> GatewayState:
-        """Accept a token: at one service, or at every service that asks for tokens (None)."""
-        if service is None:
-            return self._with(tokens={**self.tokens, token_id: token})
-        route = self.route(service)
-        return self._with_fields(route, tokens={**route.tokens, token_id: token})
-
     def without_token(self, service: str | None, token_id: str) -> GatewayState:
         """Accept a token no longer; nothing happens if it is not known."""
         if service is None:
@@ -155,10 +148,6 @@ class GatewayState(Part):
     def with_certificate(self, name: str) -> GatewayState:
         """Name a certificate whose file the gateway holds."""
         return self if name in self.certificates else self._with(certificates=(*self.certificates, name))
-
-    def without_certificate(self, name: str) -> GatewayState:
-        """Name a certificate no longer."""
-        return self._with(certificates=tuple(known for known in self.certificates if known != name))
 
     def _changed(
         self, service: str, change: Callable[[dict[str, RouteReplica]], dict[str, RouteReplica]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import http
 import itertools
 import json
 import math
@@ -27,7 +28,7 @@ ROUTES = "routes.map"
 TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
 BODY_LIMITS = "body-limits.map"
-BODY_LIMIT_FILTER = "body_limit.lua"
+SCRIPTS = ("body_limit.lua", "paths.lua", "hold.lua")
 HTTPS = "https"
 ACME_PATH = "/.well-known/acme-challenge/"
 
@@ -35,12 +36,13 @@ ACME_PATH = "/.well-known/acme-challenge/"
 NEVER = 253402300799
 
 
-# Headers by which proxies tell applications who asked for what, in every spelling that these read (CGI takes
-# `_` for `-`), and those that are between two neighbours only.
+# What the gateway itself says to applications: who asked, by which name and protocol, below which prefix. A
+# client's word on the same is removed in every spelling that CGI takes for the same variable. So is `Proxy`,
+# which CGI takes for a setting, and what is between two neighbours only.
 GATEWAY_HEADERS = (
-    "^(forwarded$|proxy$|x[-_](forwarded|real|client|cluster|original|rewrite|http|method|host|gateway)"
-    "|true[-_]client|cf[-_]connecting|http2-settings$|upgrade$|connection$)"
-)
+    "^(forwarded|x_forwarded_(for|host|port|prefix|proto|protocol|scheme|ssl)|x_real_ip|x_gateway_listener"
+    "|proxy|connection|upgrade|http2_settings)$"
+).replace("_", "[^a-z0-9]")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,27 @@ class ErrorAnswer:
     def body(self) -> str:
         """JSON, in the shape that OpenAI clients read."""
         return json.dumps({"error": {"message": self.message, "type": self.code, "code": self.status}})
+
+    @property
+    def file(self) -> str:
+        """The name of the file that holds the whole answer.
+
+        Later versions of HAProxy give such files, and nothing else, to clients that speak no HTTP at all.
+        """
+        return f"errors/{self.status}.http"
+
+    @property
+    def response(self) -> str:
+        """The whole answer, as it is sent."""
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Length": len(self.body.encode()),
+            "Cache-Control": "no-cache",
+            **self.headers,
+        }
+        lines = [f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join(lines) + "\r\n\r\n" + self.body
 
 
 NO_SERVICE = ErrorAnswer(404, "not_found", "No service answers to this host and path.")
@@ -109,20 +132,25 @@ def render(state: GatewayState) -> dict[str, bytes]:
     """
     certificates = "".join(f"certificates/{quoting.word(name)}.pem\n" for name in state.certificates)
     # A name of its own for each content: HAProxy can check a new list while it runs with the former one.
-    certificate_list = f"certificates-{hashlib.sha256(certificates.encode()).hexdigest()[:16]}.list"
+    certificate_list = f"certificates-{_digest(certificates)}.list"
+    beside = {name: _script(name) for name in SCRIPTS} | {error.file: error.response for error in ERRORS}
     files = {
         CONFIGURATION: _template().render(
             state=state,
+            # Another version of this package may have others; the configuration tells.
+            beside=_digest("".join(beside.values())),
+            successor=servers.SUCCESSOR,
             certificate_list=certificate_list,
             errors=ERRORS,
             too_large=TOO_LARGE,
             gateway_headers=GATEWAY_HEADERS,
+            kept_headers=_kept_headers(state),
             acme_path=ACME_PATH,
             health_file=FAILING,
             buckets=list(BUCKETS),
         ),
         FAILING: NONE_FAILING,
-        BODY_LIMIT_FILTER: _body_limit_filter(),
+        **beside,
         certificate_list: certificates,
     }
     for name, entries in maps(state).items():
@@ -184,10 +212,9 @@ def _server_timeout(route: Route) -> int | None:
     return max(filter(None, (route.timeouts.request, route.timeouts.idle)), default=None)
 
 
-def _stripped_prefix(route: Route) -> str:
-    """Match the prefix as requests are compared with it: any number of slashes, parameters ignored."""
-    segments = route.path_prefix.strip("/").split("/")
-    return "^" + "".join(f"/+{_escape(segment)}(?:;[^/]*)?" for segment in segments) + "(?:/+(.*))?$"
+def _prefix_depth(route: Route) -> int:
+    """Count the names in a prefix."""
+    return len(route.path_prefix.strip("/").split("/"))
 
 
 def _escape(literal: str) -> str:
@@ -195,12 +222,33 @@ def _escape(literal: str) -> str:
 
 
 def _origins(route: Route) -> str:
-    """Match the allowed origins; `*.` stands for any labels before the rest."""
-    allowed = (
-        _escape(origin).replace(r"\*\.", r"[a-z0-9.-]+\.")
-        for origin in (route.cors.allow_origins if route.cors else ())
-    )
-    return f"^({'|'.join(allowed)})$"
+    """Match the allowed origins."""
+    return f"^({'|'.join(map(_origin, route.cors.allow_origins if route.cors else ()))})$"
+
+
+def _origin(origin: str) -> str:
+    """Match an origin; `*` stands for a whole host, for labels at its beginning, or for a port or none."""
+    scheme, _, host = origin.partition("://")
+    any_port = "(:[0-9]{1,5})?" if host.endswith(":*") else ""
+    host = host.removesuffix(":*")
+    any_name = "[a-z0-9._-]+" if host.startswith("*") else ""
+    return f"{_escape(scheme)}://{any_name}{_escape(host.removeprefix('*'))}{any_port}"
+
+
+def _cors_headers(route: Route) -> str:
+    """List the request headers that pages may send; nothing: what they ask for.
+
+    To a browser, `*` does not mean `Authorization`; here it does.
+    """
+    headers = route.cors.allow_headers if route.cors else ()
+    return "" if "*" in headers else ", ".join(headers)
+
+
+def _kept_headers(state: GatewayState) -> list[str]:
+    """List the headers by which limits count, and which the gateway removes from requests."""
+    limits = (limit for route in state.routes.values() for limit in route.rate_limits)
+    headers = {limit.key.header.lower() for limit in limits if limit.key.header is not None}
+    return sorted(header for header in headers if re.search(GATEWAY_HEADERS, header))
 
 
 def _limits(route: Route) -> Iterator[Limit]:
@@ -215,7 +263,7 @@ def _limits(route: Route) -> Iterator[Limit]:
         yield Limit(
             table=f"limit:{quoting.word(route.service)}:{index}",
             condition=unclaimed if limit.prefix == "/" else f"{below} || {decoded}",
-            header=limit.key.header,
+            header=limit.key.header and limit.key.header.lower(),
             requests=limit.burst + 1,
             period=period,
             expire=max(2 * period, 10_000),
@@ -230,9 +278,13 @@ def _headers(check: HealthCheck, route: Route) -> list[tuple[str, str]]:
     return [("Host", route.hosts[0] if route.hosts else "localhost"), *check.headers]
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @functools.cache
-def _body_limit_filter() -> str:
-    return resources.files(__package__).joinpath(BODY_LIMIT_FILTER).read_text()
+def _script(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text()
 
 
 @functools.cache
@@ -248,14 +300,15 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "backend": servers.backend,
         "balance": servers.balance,
+        "cors_headers": _cors_headers,
         "format_quote": quoting.format_quote,
         "headers": _headers,
         "limits": _limits,
         "milliseconds": servers.milliseconds,
         "origins": _origins,
+        "prefix_depth": _prefix_depth,
         "quote": quoting.quote,
         "server": servers.server,
         "server_timeout": _server_timeout,
-        "stripped_prefix": _stripped_prefix,
     }
     return environment.get_template("haproxy.cfg.j2")

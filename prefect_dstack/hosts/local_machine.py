@@ -50,8 +50,10 @@ class LocalMachine:
             )
         except FileNotFoundError:
             return CommandResult(127, b"", f"{command[0]}: not found".encode())
+        except OSError as error:
+            return CommandResult(126, b"", f"{command[0]}: {error.strerror}".encode())
         except subprocess.TimeoutExpired as error:
-            raise HostUnreachableError(f"{command[0]} did not end within {timeout:.0f} s") from error
+            raise HostUnreachableError(f"{command[0]} did not end within {timeout:g} s") from error
         return CommandResult(outcome.returncode, outcome.stdout, outcome.stderr)
 
     def connect(self, address: str, port: int, *, timeout: float = 5.0) -> socket.socket:

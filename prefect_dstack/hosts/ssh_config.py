@@ -19,9 +19,17 @@ __all__ = ["Resolved", "resolve"]
 
 DEEPEST_INCLUDE = 16
 
-# paramiko would replace the tokens of these two in its own way, and forgets which of them came first.
-JUMP, COMMAND = "prefectdstackproxyjump", "prefectdstackproxycommand"
-PROXY_LINE = re.compile(r"\s*proxy(jump|command)(?:\s*=\s*|\s+)(.*\S)\s*", re.IGNORECASE)
+# paramiko takes tokens and quotes of these in its own way, and forgets which of the first two came first.
+# Under names that it does not know, and with a mark before any quotes, it leaves them as they are.
+JUMP, COMMAND, KNOWN_HOSTS = (
+    "prefectdstackproxyjump",
+    "prefectdstackproxycommand",
+    "prefectdstackuserknownhostsfile",
+)
+MARK = ":"
+OWN_LINE = re.compile(
+    r"\s*(proxyjump|proxycommand|userknownhostsfile)(?:\s*=\s*|\s+)(.*\S)\s*", re.IGNORECASE
+)
 BLOCK_LINE = re.compile(r"\s*(host|match)[\s=].*", re.IGNORECASE)
 INCLUDE_LINE = re.compile(r"\s*include(?:\s*=\s*|\s+)(.*\S)\s*", re.IGNORECASE)
 TOKEN = re.compile(r"%(.?)", re.DOTALL)
@@ -72,7 +80,7 @@ def resolve(access: SshAccess) -> Resolved:
     path = Path.home() / ".ssh" / "config"
     options = _lookup(path, access.hostname)
     hostname = str(options.get("hostname", access.hostname))
-    port = access.port or int(options.get("port", 22))
+    port = access.port or _port(options.get("port", "22"), access.hostname, path)
     user = access.user or options.get("user") or getpass.getuser()
     tokens = {"%": "%", "h": hostname, "n": access.hostname, "p": str(port), "r": user}
     jump, command = access.proxy_jump, None
@@ -88,23 +96,30 @@ def resolve(access: SshAccess) -> Resolved:
         identity_files=_identity_files(access, options, explicit),
         use_agent=not explicit and options.get("identitiesonly", "no") != "yes",
         known_as=(plain,) if alias or port == 22 else (f"[{plain}]:{port}",),
-        known_hosts=_known_hosts(options),
+        known_hosts=_known_hosts(options, {**tokens, "d": str(Path.home()), "u": getpass.getuser()}, path),
         proxy_jump=jump,
         proxy_command=command,
     )
+
+
+def _port(text: str, host: str, path: Path) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ConfigurationError(f"Port of {host} must be from 1 to 65535, not {text!r}", source=path)
+    return int(text)
 
 
 def _proxy(
     options: Mapping[str, str], tokens: Mapping[str, str], host: str, path: Path
 ) -> tuple[SshAccess | None, str | None]:
     """Find the jump host or else the command; of the two, the first one in the file rules out the other."""
-    for name, value in options.items():
+    for name in [name for name in options if name in (JUMP, COMMAND)]:
+        value = options[name].removeprefix(MARK)
         # `ProxyJump none` rules out a later jump, but no command.
         if name == COMMAND:
             if value.lower() == "none":
                 break
             return None, _expand(value, tokens, f"ProxyCommand of {host}", path)
-        if name == JUMP and value.lower() != "none":
+        if value.lower() != "none":
             jump = _expand(value.strip('"'), tokens, f"ProxyJump of {host}", path)
             try:
                 return SshAccess.parse_jumps(jump), None
@@ -139,15 +154,21 @@ def _identity_files(access: SshAccess, options: paramiko.SSHConfigDict, explicit
         return ()
     if "identityfile" in options:
         configured = options["identityfile"]
-        return tuple(Path(name).expanduser() for name in configured)
+        return tuple(
+            Path(name.replace("%%", "%")).expanduser() for name in configured if name.lower() != "none"
+        )
     defaults = (Path.home() / ".ssh" / f"id_{kind}" for kind in ("ed25519", "ecdsa", "rsa"))
     return tuple(path for path in defaults if path.is_file())
 
 
-def _known_hosts(options: paramiko.SSHConfigDict) -> tuple[Path, ...]:
-    named = options.get("userknownhostsfile")
-    own = named.split() if isinstance(named, str) else ["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]
-    return (*(Path(name).expanduser() for name in own), Path("/etc/ssh/ssh_known_hosts"))
+def _known_hosts(options: paramiko.SSHConfigDict, tokens: Mapping[str, str], path: Path) -> tuple[Path, ...]:
+    named = options.get(KNOWN_HOSTS, "~/.ssh/known_hosts ~/.ssh/known_hosts2").removeprefix(MARK)
+    own = [
+        Path(TOKEN.sub(lambda found: tokens.get(found[1], found[0]), name)).expanduser()
+        for name in _words(named, "UserKnownHostsFile", path)
+        if name.lower() != "none"
+    ]
+    return (*own, Path("/etc/ssh/ssh_known_hosts"))
 
 
 def _lookup(path: Path, hostname: str) -> paramiko.SSHConfigDict:
@@ -167,10 +188,10 @@ def _with_includes(path: Path, depth: int) -> str:
         return ""
     lines, block = [], "Host *"
     for line in path.read_text(errors="replace").splitlines():
-        if proxy := PROXY_LINE.fullmatch(line):
-            lines.append(f"{JUMP if proxy[1].lower() == 'jump' else COMMAND} {proxy[2]}")
+        if own := OWN_LINE.fullmatch(line):
+            lines.append(f"prefectdstack{own[1].lower()} {MARK}{own[2]}")
         elif (included := INCLUDE_LINE.fullmatch(line)) and depth:
-            for pattern in _words(included[1], path):
+            for pattern in _words(included[1], "Include", path):
                 whole = Path.home() / ".ssh" / Path(pattern).expanduser()
                 lines += [_with_includes(Path(name), depth - 1) for name in sorted(glob.glob(str(whole)))]  # noqa: PTH207
             # A block that began in another file ends with it.
@@ -182,8 +203,8 @@ def _with_includes(path: Path, depth: int) -> str:
     return "\n".join(lines)
 
 
-def _words(text: str, path: Path) -> list[str]:
+def _words(text: str, option: str, path: Path) -> list[str]:
     try:
         return shlex.split(text, comments=True)
     except ValueError as error:
-        raise ConfigurationError(f"Include {text}: {error}", source=path) from error
+        raise ConfigurationError(f"{option} {text}: {error}", source=path) from error

@@ -20,9 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import Self
 
 from prefect_dstack.errors import ConfigurationError
-from prefect_dstack.hosts.access import HOSTNAME, USER, SshAccess
+from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.host_keys import HostKey
-from prefect_dstack.settings import settings
 
 __all__ = ["SshEntry", "add_entry", "entry_names", "remove_entry"]
 
@@ -47,16 +46,22 @@ class SshEntry(BaseModel):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$", description="What stands after `ssh` to get there."
     )
-    hostname: str = Field(pattern=HOSTNAME, description="The host's name or address.")
+    hostname: str = Field(
+        pattern=r"^[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}$", description="The host's name or address."
+    )
     port: int | None = Field(default=None, ge=1, le=65535, description="The port of its SSH server.")
-    user: str | None = Field(default=None, pattern=USER, description="Who logs in.")
+    user: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$", description="Who logs in."
+    )
     identity_file: Path | None = Field(default=None, description="The private key to log in with.")
     host_key: str | None = Field(
         default=None,
         description="The one key that it may show (`ssh-ed25519 AAAA...`); default: what known_hosts says.",
     )
     proxy_jump: str | None = Field(
-        default=None, description="The hosts before it, as in `ssh -J`; another entry's name will do."
+        default=None,
+        pattern=r"^[A-Za-z0-9_\[][A-Za-z0-9._:@,\[\]-]*$",
+        description="The hosts before it, as in `ssh -J`; another entry's name will do.",
     )
     proxy_command: str | None = Field(
         default=None, min_length=1, repr=False, description="The command that leads to it."
@@ -119,16 +124,17 @@ class SshEntry(BaseModel):
         return "".join([f"Host {self.name}\n", *lines])
 
 
-def add_entry(entry: SshEntry) -> None:
+def add_entry(entry: SshEntry, home: Path) -> None:
     """Let `ssh NAME` enter a host. An entry of the same name is replaced.
 
     Args:
         entry: How it is entered.
+        home: The home directory of prefect-dstack, where our file is.
 
     Raises:
         ConfigurationError: If `~/.ssh/config` or our own file cannot be written.
     """
-    directory = _directory()
+    directory = _directory(home)
     known_hosts = directory / "known_hosts" / entry.name
     with _locked():
         blocks = _read(directory)
@@ -143,17 +149,18 @@ def add_entry(entry: SshEntry) -> None:
         _include(directory / "config")
 
 
-def remove_entry(name: str) -> None:
+def remove_entry(name: str, home: Path) -> None:
     """Forget an entry; one that is not there is no error.
 
     Args:
         name: The entry's name.
+        home: The home directory of prefect-dstack.
 
     Raises:
         ConfigurationError: If `~/.ssh/config` or our own file cannot be written.
     """
-    directory = _directory()
-    if name not in entry_names():
+    directory = _directory(home)
+    if name not in entry_names(home):
         return
     with _locked():
         blocks = _read(directory)
@@ -168,17 +175,20 @@ def remove_entry(name: str) -> None:
                 shutil.rmtree(directory)
 
 
-def entry_names() -> list[str]:
+def entry_names(home: Path) -> list[str]:
     """List the entries.
+
+    Args:
+        home: The home directory of prefect-dstack.
 
     Returns:
         Their names, in order.
     """
-    return sorted(_read(_directory()))
+    return sorted(_read(_directory(home)))
 
 
-def _directory() -> Path:
-    return settings().home.absolute() / "ssh"
+def _directory(home: Path) -> Path:
+    return home.absolute() / "ssh"
 
 
 def _quoted(path: Path) -> str:

@@ -44,6 +44,7 @@ class Program(BaseModel):
     stop_signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGUSR1"] = Field(
         default="SIGTERM", description="The signal that asks the process group to end."
     )
+    restart: bool = Field(default=True, description="Whether it is started again when it ends by itself.")
     grace: float = Field(default=10.0, ge=0, description="Seconds between the stop signal and SIGKILL.")
     log_bytes: int = Field(default=10_000_000, gt=0, description="Size at which the output is rotated.")
     log_files: int = Field(default=3, ge=1, description="How many rotated output files are kept.")

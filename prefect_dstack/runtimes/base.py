@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,7 +37,10 @@ class Replica(BaseModel):
     runtime: str = Field(description="What runs it: `docker`, `process`, or a backend's own runtime.")
     id: str = Field(description="What the runtime calls it.")
     address: str = Field(description="Where it listens, on its machine.")
-    port: int = Field(description="The TCP port there.")
+    port: int = Field(description="The TCP port there; 0: it listens on none.")
+    ports: dict[int, int] = Field(
+        default_factory=dict, description="The ports there by those that the application listens on."
+    )
 
     @property
     def name(self) -> str:
@@ -111,6 +115,21 @@ class Runtime(Protocol):
 
         Yields:
             Lines without their end.
+        """
+        ...
+
+    def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
+        """Copy a file or directory of a replica to this machine.
+
+        Args:
+            machine: Where it runs, or ran.
+            replica: Which.
+            path: Of the file or directory; a relative one starts from where its commands run.
+            target: Where it goes; replaced if it is there.
+
+        Raises:
+            NotFoundError: If the replica has no such file.
+            HostError: If the machine fails.
         """
         ...
 

@@ -7,6 +7,7 @@ import io
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from docker import DockerClient
@@ -26,6 +27,7 @@ from prefect_dstack.errors import (
     ImageError,
     NotFoundError,
 )
+from prefect_dstack.hosts.download import unpack
 from prefect_dstack.hosts.machine import DockerHost, Machine
 from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
@@ -80,9 +82,9 @@ class DockerRuntime:
 
     def _start(self, engine: DockerClient, machine: DockerHost, launch: Launch) -> Replica:
         while True:
-            port = machine.free_port()
+            published = {} if launch.spec.host_network else _free_ports(machine, launch.spec.ports)
             try:
-                container = engine.containers.create(**creation(engine, machine, launch, port))
+                container = engine.containers.create(**creation(engine, machine, launch, published))
             except (ImageNotFound, APIError) as error:
                 raise ImageError(f"{machine.name}: {launch.spec.image}: {_words(error)}") from error
             try:
@@ -154,6 +156,18 @@ class DockerRuntime:
         if rest:
             yield rest.decode(errors="replace")
 
+    def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
+        """Copy a file or directory of a container; see `Runtime.copy_back`."""
+        container = _container(docker_host(machine).docker(), replica.stamp)
+        if container is None:
+            raise NotFoundError(f"{replica.name}: is gone, and with it {path}")
+        source = PurePosixPath(container.attrs["Config"].get("WorkingDir") or "/") / path
+        try:
+            stream, _ = container.get_archive(str(source))
+        except NotFound as error:
+            raise NotFoundError(f"{replica.name}: has no {path}") from error
+        unpack(stream, source.name, target)
+
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop and remove a container; see `Runtime.remove`."""
         container = _container(docker_host(machine).docker(), replica.stamp)
@@ -203,14 +217,16 @@ def _refuse_taken(engine: DockerClient, machine: DockerHost, launch: Launch) -> 
             raise CapacityError(f"{machine.name}: {stamp.name} has just taken the GPU {', '.join(taken)}")
 
 
-def creation(engine: DockerClient, machine: DockerHost, launch: Launch, port: int) -> dict[str, Any]:
+def creation(
+    engine: DockerClient, machine: DockerHost, launch: Launch, published: Mapping[int, int]
+) -> dict[str, Any]:
     """Describe the container of a replica.
 
     Args:
         engine: Asked for the image's own entry point where secrets have to be put before it.
         machine: Where it will run.
         launch: What it is for.
-        port: The port of the machine that it is published on.
+        published: The ports of the machine by those of the container that are published on them.
 
     Returns:
         The arguments of the Docker SDK's `containers.create`.
@@ -225,20 +241,22 @@ def creation(engine: DockerClient, machine: DockerHost, launch: Launch, port: in
         entrypoint, command = _with_secrets(engine, spec, entrypoint, command)
     environment = {
         **described_environment(launch.stamp, inner),
-        "PORT": str(inner),
+        **({} if inner is None else {"PORT": str(inner)}),
+        **spec.facts,
         "PYTHONUNBUFFERED": "1",
         **launch.spec.environment.plain,
     }
     return {
         "image": spec.image,
         "name": f"prefect-dstack-{launch.stamp.name}",
-        "hostname": launch.stamp.name,
+        "hostname": None if spec.host_network else launch.stamp.name,
         "labels": labels(launch, inner),
         "entrypoint": entrypoint,
         "command": command,
         "environment": environment,
-        "ports": {f"{inner}/tcp": (machine.publish_address, port)},
-        "restart_policy": {"Name": "unless-stopped"},
+        "ports": {f"{own}/tcp": (machine.publish_address, port) for own, port in published.items()},
+        "network_mode": "host" if spec.host_network else None,
+        "restart_policy": {"Name": "unless-stopped" if spec.restart else "no"},
         "log_config": LOGS,
         "init": True,
         "user": spec.user,
@@ -259,12 +277,22 @@ def creation(engine: DockerClient, machine: DockerHost, launch: Launch, port: in
     }
 
 
-def labels(launch: Launch, port: int) -> dict[str, str]:
+def _free_ports(machine: DockerHost, ports: Sequence[int]) -> dict[int, int]:
+    chosen: dict[int, int] = {}
+    for own in ports:
+        port = machine.free_port()
+        while port in chosen.values():
+            port = machine.free_port()
+        chosen[own] = port
+    return chosen
+
+
+def labels(launch: Launch, port: int | None) -> dict[str, str]:
     """Write what a container is for, and what it has been promised, so that placement can count it.
 
     Args:
         launch: The replica.
-        port: The port it listens on inside.
+        port: The port it listens on inside; None: none.
 
     Returns:
         The container's labels.
@@ -275,7 +303,8 @@ def labels(launch: Launch, port: int) -> dict[str, str]:
     return {
         **launch.spec.requirements.tags,
         **launch.stamp.labels(),
-        "prefect-dstack.port": str(port),
+        "prefect-dstack.port": "" if port is None else str(port),
+        "prefect-dstack.ports": ",".join(map(str, launch.spec.ports)),
         "prefect-dstack.cpus": str(cpus or 0),
         "prefect-dstack.memory-gb": str(memory or 0),
         GPU_LABEL: ",".join(launch.gpu_devices),
@@ -413,16 +442,21 @@ def _container(engine: DockerClient, stamp: Stamp) -> Container | None:
 
 def _replica(container: Container) -> Replica:
     container.reload()
-    stamp = Stamp.from_labels(container.labels)
     bindings = container.attrs["HostConfig"]["PortBindings"] or {}
-    (published,) = next(iter(bindings.values()))
+    published = {int(own.partition("/")[0]): binding[0] for own, binding in bindings.items() if binding}
+    ports = {own: int(binding["HostPort"]) for own, binding in published.items()}
+    if container.attrs["HostConfig"].get("NetworkMode") == "host":
+        listed = container.labels.get("prefect-dstack.ports", "").split(",")
+        ports = {int(port): int(port) for port in listed if port}
+    first = next(iter(published.values()), None)
     return Replica.model_validate(
         {
-            "stamp": stamp,
+            "stamp": Stamp.from_labels(container.labels),
             "runtime": "docker",
             "id": container.id,
-            "address": published["HostIp"],
-            "port": int(published["HostPort"]),
+            "address": "127.0.0.1" if first is None else first["HostIp"],
+            "port": 0 if first is None else int(first["HostPort"]),
+            "ports": ports,
         }
     )
 

@@ -7,7 +7,7 @@ from prefect_dstack.domain.stamp import Stamp
 __all__ = ["described_environment"]
 
 
-def described_environment(stamp: Stamp, port: int) -> dict[str, str]:
+def described_environment(stamp: Stamp, port: int | None) -> dict[str, str]:
     """Tell a replica who it is.
 
     Args:
@@ -21,5 +21,5 @@ def described_environment(stamp: Stamp, port: int) -> dict[str, str]:
         "DSTACK_RUN_NAME": stamp.service,
         "DSTACK_REPLICA_NUM": str(stamp.replica),
         "DSTACK_REVISION": str(stamp.revision),
-        "DSTACK_SERVICE_PORT": str(port),
+        **({} if port is None else {"DSTACK_SERVICE_PORT": str(port)}),
     }

@@ -14,7 +14,7 @@ import psutil
 
 from prefect_dstack.bundles import BundleStore
 from prefect_dstack.domain.workload import WorkloadSpec
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.errors import ConfigurationError, NotFoundError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.machine import CommandMachine, Machine
 from prefect_dstack.hosts.output import read_output
@@ -62,14 +62,17 @@ class ProcessRuntime:
                     runtime="process",
                     id=str(place),
                     address=machine.publish_address,
-                    port=self._free_port(cast("CommandMachine", machine)),
+                    port=self._port(machine, launch.spec),
+                    ports={port: port for port in launch.spec.ports if launch.spec.port is None},
                 )
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _write(place / "replica.json", replica.model_dump_json())
             elif supervisor.status(place).state == "lost":
                 _kill_strays(replica)
-        report(f"{replica.name}: starting on port {replica.port}")
-        supervisor.start(place, program(launch, replica, self._files(launch.spec, place)))
+        report(f"{replica.name}: starting{f' on port {replica.port}' if replica.port else ''}")
+        wanted = program(launch, replica, self._files(launch.spec, place))
+        _write(place / "working-directory", str(wanted.working_directory))
+        supervisor.start(place, wanted)
         return replica
 
     def replicas(self, machine: Machine) -> Sequence[Replica]:
@@ -113,6 +116,18 @@ class ProcessRuntime:
         _kill_strays(replica)
         supervisor.remove(place)
 
+    def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
+        """Copy a file or directory of a replica; see `Runtime.copy_back`."""
+        source = _working_directory(Path(replica.id)) / path
+        if not source.exists():
+            raise NotFoundError(f"{replica.name}: has no {path}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, symlinks=True)
+        else:
+            shutil.copy2(source, target)
+
     def listening_ports(self, replica: Replica) -> list[int]:
         """Find the TCP ports on which a replica's processes listen, for a message that helps.
 
@@ -141,6 +156,10 @@ class ProcessRuntime:
             with contextlib.suppress(FileExistsError):
                 (files / name).symlink_to(spec.directory / name)
         return files
+
+    def _port(self, machine: Machine, spec: WorkloadSpec) -> int:
+        # What names the ports that it listens on itself gets them; there is one machine for all.
+        return 0 if spec.port is None else self._free_port(cast("CommandMachine", machine))
 
     def _free_port(self, machine: CommandMachine) -> int:
         taken = {replica.port for replica in self.replicas(machine)}
@@ -206,8 +225,9 @@ def program(launch: Launch, replica: Replica, files: Path) -> supervisor.Program
         arguments=[_shell(spec), "-c", "set -e\n" + "\n".join(spec.commands)],
         environment={
             **surroundings,
-            **described_environment(launch.stamp, replica.port),
-            "PORT": str(replica.port),
+            **described_environment(launch.stamp, replica.port or None),
+            **({"PORT": str(replica.port)} if replica.port else {}),
+            **spec.facts,
             # Else what it prints is not in its log before its buffer is full.
             "PYTHONUNBUFFERED": "1",
             **spec.environment.plain,
@@ -215,6 +235,7 @@ def program(launch: Launch, replica: Replica, files: Path) -> supervisor.Program
             STAMP_VARIABLE: replica.id,
         },
         working_directory=files / (spec.working_dir or ""),
+        restart=spec.restart,
     )
 
 
@@ -228,6 +249,13 @@ def _shell(spec: WorkloadSpec) -> str:
             key="shell",
         )
     return found or "/bin/sh"
+
+
+def _working_directory(place: Path) -> Path:
+    try:
+        return Path((place / "working-directory").read_text())
+    except FileNotFoundError:
+        return place
 
 
 def _recorded(place: Path) -> Replica | None:

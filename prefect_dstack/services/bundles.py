@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefect_dstack.bundles import Bundle, BundleStore, Limit, collect, collect_files
-from prefect_dstack.configurations import ServiceConfiguration
+from prefect_dstack.configurations import RunConfiguration
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
@@ -15,15 +15,15 @@ from prefect_dstack.store.records import readable_records
 __all__ = ["bundle_of", "holding_bundle", "prune_bundles"]
 
 
-def bundle_of(configuration: ServiceConfiguration, infrastructure: Infrastructure) -> Bundle | None:
-    """Collect the files of a service.
+def bundle_of(configuration: RunConfiguration, infrastructure: Infrastructure) -> Bundle | None:
+    """Collect the files of a run.
 
     Args:
-        configuration: The service.
+        configuration: A service, a task or a development environment.
         infrastructure: Where copies are kept.
 
     Returns:
-        Of a service without an image, its directory; of one with an image, its `files`. None if there are
+        Without an image, its directory; with one, its `files`. None if there are
         none, or if the configuration is no file: then the commands run in the current directory, as it is.
 
     Raises:

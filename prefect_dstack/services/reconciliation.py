@@ -11,8 +11,9 @@ from functools import partial
 from prefect_dstack.backends.base import CleansUp, Instance, ProvidesGatewayMachines
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
-from prefect_dstack.domain.record import LOST, ServiceRecord
+from prefect_dstack.domain.record import LOST, ServiceRecord, now
 from prefect_dstack.domain.rollout import Limits, Step, Wanted, all_steps
+from prefect_dstack.domain.run_record import RunRecord
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.hosts.files import Commander
@@ -25,8 +26,10 @@ from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
 from prefect_dstack.services.run import holding
+from prefect_dstack.services.task_runs import remove_run
 from prefect_dstack.store.records import find_record, readable_records, save_record
-from prefect_dstack.store.runs import has_died, is_known, is_over
+from prefect_dstack.store.run_records import all_runs, save_run
+from prefect_dstack.store.runs import close_run, has_died, is_known, is_over
 from prefect_dstack.tasks.gateways import remove_route
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 
@@ -250,6 +253,8 @@ def _cleaning(
     """Yield what is to be cleaned, place by place: one that cannot be reached does not hold up the others."""
     records = {record.name: record for record in readable_records()[0]}
     busy = {name for name, record in records.items() if record.deploying is not None} | unreadable
+    runs = {run.name: run for run in all_runs()}
+    busy |= {run.name for run in runs.values() if run.working is not None and not has_died(run.working)}
     if not foreign:
         busy |= _foreign(records, observation, log)
     held: dict[str, set[str]] = {}
@@ -257,6 +262,9 @@ def _cleaning(
         yield partial(_remove_routes, infrastructure, name, records, busy, dry_run)
         yield partial(_end_tunnels, infrastructure, name, busy, held, observation, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
+    for run in runs.values():
+        if run.name not in busy and not run.is_over:
+            yield partial(_end_run, infrastructure, run, dry_run)
     yield lambda: _remove_ownerless(infrastructure, records, busy, observation, dry_run)
     unknown = observation.unreachable | observation.unlisted
     machines = [
@@ -267,6 +275,19 @@ def _cleaning(
     for host, reached in key_hosts(infrastructure, machines):
         yield partial(_revoke_keys, infrastructure, host, reached, busy, held, dry_run)
     yield lambda: _clean_up(infrastructure, log, dry_run)
+
+
+def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
+    """Take down a task whose process has died."""
+    if run.location is not None and run.location.id != infrastructure.here.id:
+        return []
+    if not dry_run:
+        if run.working is not None:
+            close_run(run.working.flow_run)
+        remove_run(run, infrastructure)
+        ended = {"state": "failed", "reason": LOST, "ended_at": now(), "working": None}
+        save_run(run.model_copy(update=ended))
+    return [f"{run.name}: take down what run {run.number} has left"]
 
 
 def _foreign(records: dict[str, ServiceRecord], observation: Observation, log: Log) -> set[str]:

@@ -16,6 +16,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
 from prefect_dstack.domain.record import LOST, Deploying
+from prefect_dstack.hosts.processes import is_at_work
 
 __all__ = ["close_run", "deploying", "has_died", "is_known", "is_over", "is_paused", "is_this_process"]
 
@@ -144,15 +145,9 @@ def has_died(deployment: Deploying) -> bool:
         Whether its process is gone, if it ran on this machine; else whether its flow run is over.
     """
     if deployment.machine == platform.node() and deployment.process is not None:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(deployment.process)
-            same = (
-                deployment.process_started is not None
-                and abs(process.create_time() - deployment.process_started) < 1
-            )
-            if same and process.status() != psutil.STATUS_ZOMBIE:
-                return is_over(deployment.flow_run, deployment.heartbeat)
-        return True
+        started = deployment.process_started
+        if started is None or not is_at_work(deployment.process, started):
+            return True
     return is_over(deployment.flow_run, deployment.heartbeat)
 
 

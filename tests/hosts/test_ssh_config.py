@@ -100,11 +100,39 @@ def test_an_include_that_makes_no_sense_is_refused_with_the_file(ssh: Path) -> N
         resolve(SshAccess(hostname="gpu"))
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("~/.ssh/one /two", ["one", "/two"]),
+        ('"~/.ssh/a b" "/two"', ["a b", "/two"]),
+        ("%d/.ssh/100%% /of/%h-%r", ["100%", "/of/10.0.0.5-me"]),
+        ("none", []),
+    ],
+)
+def test_files_of_known_hosts_are_read_as_ssh_does(ssh: Path, written: str, read: list[str]) -> None:
+    (ssh / "config").write_text(f"Host gpu\n  HostName 10.0.0.5\n  User me\n  UserKnownHostsFile {written}\n")
+    found = resolve(SshAccess(hostname="gpu")).known_hosts
+    assert list(found) == [*(ssh / name for name in read), Path("/etc/ssh/ssh_known_hosts")]
+
+
+def test_an_identity_file_is_read_as_ssh_does(ssh: Path) -> None:
+    (ssh / "config").write_text('Host gpu\n  IdentityFile "~/.ssh/a b 100%%"\nHost *\n  IdentityFile none\n')
+    assert resolve(SshAccess(hostname="gpu")).identity_files == (ssh / "a b 100%",)
+    assert resolve(SshAccess(hostname="other")).identity_files == ()
+
+
+@pytest.mark.parametrize("port", ["ssh", "0", "65536", "-1"])
+def test_a_port_that_makes_no_sense_is_refused_with_the_file(ssh: Path, port: str) -> None:
+    (ssh / "config").write_text(f"Host gpu\n  Port {port}\n")
+    with pytest.raises(ConfigurationError, match=f"config: Port of gpu must be .* not '{port}'"):
+        resolve(SshAccess(hostname="gpu"))
+
+
 class TestProxy:
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["", "Host gpu", "Host other", "Host *", "Match host 10.0.0.5"]),
+                st.sampled_from(["", "Host gpu", "Host other", "Host *", "Match originalhost gpu"]),
                 st.sampled_from(
                     [
                         "ProxyJump none",

@@ -19,7 +19,7 @@ from prefect_dstack.hosts import ssh_entry
 from prefect_dstack.hosts.access import SshAccess
 from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.hosts.ssh_config import resolve
-from prefect_dstack.hosts.ssh_entry import SshEntry, add_entry, entry_names, remove_entry
+from prefect_dstack.hosts.ssh_entry import SshEntry
 from prefect_dstack.hosts.ssh_machine import SshMachine
 from tests.hosts.relay import RELAY
 from tests.testbed.host import Host
@@ -27,6 +27,23 @@ from tests.testbed.testbed import Testbed
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 TRAIN = SshEntry(name="train", hostname="10.0.0.5", port=2222, user="root", host_key=KEY)
+
+
+def ours() -> Path:
+    """The home directory of prefect-dstack in the test's own home."""
+    return Path.home() / ".prefect-dstack"
+
+
+def add_entry(entry: SshEntry) -> None:
+    ssh_entry.add_entry(entry, ours())
+
+
+def remove_entry(name: str) -> None:
+    ssh_entry.remove_entry(name, ours())
+
+
+def entry_names() -> list[str]:
+    return ssh_entry.entry_names(ours())
 
 
 @pytest.fixture
@@ -68,6 +85,8 @@ class TestAdd:
         ours = resolve(SshAccess(hostname="train"))
         assert (ours.hostname, ours.port, ours.user) == ("10.0.0.5", 2222, "root")
         assert ours.known_as == ("train",)
+        assert ours.known_hosts[0] == known
+        assert ours.identity_files == (key,)
 
     def test_a_command_is_taken_as_it_is(self, home: Path) -> None:
         command = "aws ssm start-session --target 'i-0' --parameters portNumber=%p # %%"
@@ -215,9 +234,10 @@ def test_whatever_the_user_wrote_is_there_before_and_after(
     assert leftovers(home) == [config]
 
 
-words = st.text(max_size=20)
+words = st.text(max_size=20) | st.text('ab0 \n"\\%$#{,:[]@-', max_size=10)
 
 
+@example(name="a", hostname="b", user="c", jump="\n0", command="x", path="d")
 @given(name=words, hostname=words, user=words, jump=words, command=words, path=words)
 def test_whatever_is_asked_for_is_one_entry_or_refused(
     name: str, hostname: str, user: str, jump: str, command: str, path: str
@@ -252,10 +272,11 @@ def test_many_processes_lose_nothing(home: Path) -> None:
     (home / ".ssh").mkdir()
     (home / ".ssh/config").write_text("Host mine\n")
     code = (
-        "import sys; from prefect_dstack.hosts.ssh_entry import *\n"
+        "import sys, pathlib; from prefect_dstack.hosts.ssh_entry import *\n"
+        "home = pathlib.Path.home() / '.prefect-dstack'\n"
         "for number in range(10):\n"
-        "    add_entry(SshEntry(name=f'{sys.argv[1]}-{number}', hostname='h'))\n"
-        "    if number % 2: remove_entry(f'{sys.argv[1]}-{number}')\n"
+        "    add_entry(SshEntry(name=f'{sys.argv[1]}-{number}', hostname='h'), home)\n"
+        "    if number % 2: remove_entry(f'{sys.argv[1]}-{number}', home)\n"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(number)]) for number in range(4)]
     assert [process.wait(60) for process in processes] == [0] * 4

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -314,6 +315,25 @@ class TestStop:
 
         assert not any(map(lives, strays))
 
+    def test_waits_for_nobody_who_has_ended_already(self, it: Supervised) -> None:
+        # The child of one that left the group ends, and is not asked how.
+        code = (
+            "import os, time\n"
+            "child = os.fork() or os._exit(0)\n"
+            "os.setsid()\n"
+            "open(os.environ['WORK'] + '/ready', 'w').write(str(child))\n"
+            "time.sleep(300)"
+        )
+        it.start(f'{sys.executable} -S -c "{code}" & exec sleep 300', grace=60)
+        zombie = psutil.Process(pid_in(it.work / "ready"))
+        wait_until(lambda: zombie.status() == psutil.STATUS_ZOMBIE, 10, "it has ended")
+        assert os.getpgid(zombie.pid) == it.running().pid
+
+        began = time.monotonic()
+        it.stop()
+
+        assert time.monotonic() - began < 20
+
     def test_uses_the_signal_of_the_program(self, it: Supervised) -> None:
         it.start(
             "trap 'echo interrupted; exit 0' INT; echo ready; while :; do sleep 0.05; done",
@@ -374,6 +394,35 @@ class TestStatus:
         assert not it.status.alive
         if sys.platform == "linux":
             wait_until(lambda: not lives(program), 5, "the program went with its supervisor")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs a parent that asks no child how it ended")
+    def test_of_one_that_was_killed_where_nobody_asks_how_is_lost(self, it: Supervised) -> None:
+        # Like the first process of many a container, it is given every orphan, and asks for none.
+        code = (
+            "import ctypes, sys; from pathlib import Path; from prefect_dstack.hosts import supervisor\n"
+            "ctypes.CDLL(None).prctl(36, 1)\n"
+            "directory, program = Path(sys.argv[1]), sys.argv[2]\n"
+            "supervisor.start(directory, supervisor.Program.model_validate_json(program))\n"
+            "sys.stdin.read()"
+        )
+        program = it.program(SLEEP).model_dump_json()
+        command = [sys.executable, "-c", code, it.directory, program]
+        first = subprocess.Popen(command, stdin=subprocess.PIPE)
+        try:
+            running = it.running().pid
+            killed = psutil.Process(it.pid)
+            assert killed.ppid() == first.pid
+            os.kill(killed.pid, signal.SIGKILL)
+            wait_until(lambda: killed.status() == psutil.STATUS_ZOMBIE, 10, "it has ended")
+            assert it.status.state == "lost"
+            assert running is not None
+            wait_until(lambda: not lives(running), 10, "the program has ended with it")
+            it.stop()
+            it.start(SLEEP)
+            assert it.running().pid not in (None, running)
+        finally:
+            first.kill()
+            first.communicate()
 
     def test_asked_by_many_at_once_never_takes_a_stopped_one_for_alive(self, it: Supervised) -> None:
         """Who looks must not be taken for the supervisor by another who looks."""

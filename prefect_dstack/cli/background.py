@@ -1,0 +1,78 @@
+"""A task in a process of its own, which goes on when the terminal that began it is gone.
+
+Run as `python -m prefect_dstack.cli.background`; the configuration comes as JSON from standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main", "start"]
+
+
+def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a task in the background.
+
+    Args:
+        configuration: The task; it has a name.
+        artifacts: What is copied back: local paths by those in the task.
+        log: Where its progress and its output go.
+
+    Returns:
+        The process, which runs on when this one ends.
+    """
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    payload = {
+        "configuration": configuration.model_dump(mode="json", exclude_unset=True) | {"type": "task"},
+        "name": configuration.name,
+        "directory": str(configuration.directory),
+        "source": configuration.source_name,
+        "artifacts": artifacts,
+    }
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect_dstack.cli.background"],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    if process.stdin is None:
+        raise AssertionError  # pragma: no cover - it was asked for
+    process.stdin.write(json.dumps(payload).encode())
+    process.stdin.close()
+    return process
+
+
+def main() -> None:
+    """Run the task that standard input describes, and exit as it does."""
+    payload = json.load(sys.stdin)
+    os.chdir(payload["directory"])
+    from prefect_dstack.cli.output import connected, console_error, progress
+    from prefect_dstack.configurations import TaskConfiguration, load_configuration
+    from prefect_dstack.errors import PrefectDstackError
+
+    try:
+        connected()
+        from prefect_dstack.flows.run_task import run_task
+
+        loaded = load_configuration(
+            payload["configuration"], name=payload["name"], directory=payload["directory"]
+        )
+        if not isinstance(loaded, TaskConfiguration):
+            raise AssertionError  # pragma: no cover - `start` takes nothing else
+        placed = loaded.placed(directory=Path(payload["directory"]), source_name=payload["source"], lines={})
+        with progress():
+            run_task(placed, artifacts=payload["artifacts"])
+    except PrefectDstackError as error:
+        console_error(str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Tasks on the command line: run, attach, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefect_dstack.cli.output import can_ask, confirm, connected, err, out
+from prefect_dstack.errors import ConflictError, NotFoundError
+
+if TYPE_CHECKING:
+    from prefect_dstack.configurations import TaskConfiguration
+    from prefect_dstack.domain.run_record import RunRecord
+    from prefect_dstack.hosts.forwarding import Forwarder
+
+__all__ = ["apply_task", "attach"]
+
+POLL = 0.2
+# Seconds within which a background process begins its run.
+BEGIN_TIMEOUT = 120.0
+
+
+def apply_task(
+    configuration: TaskConfiguration,
+    *,
+    yes: bool,
+    detach: bool = False,
+    artifacts: dict[str, str] | None = None,
+) -> None:
+    """Run a task, stream its log, forward its ports, and exit as it does.
+
+    Args:
+        configuration: The task.
+        yes: Whether not to ask.
+        detach: Whether to return as soon as it has begun.
+        artifacts: What is copied back when it has succeeded: local paths by those in the task.
+    """
+    from prefect_dstack.cli.background import start
+    from prefect_dstack.settings import settings
+
+    if not confirm(f"Run {configuration.name}?", yes):
+        raise typer.Exit(2)
+    connected()
+    from prefect_dstack.store.run_records import find_run
+
+    before = find_run(configuration.name or "")
+    log = settings().home / "runs" / f"{configuration.name}.log"
+    process = start(configuration, artifacts or {}, log)
+    if detach:
+        record = _begun(configuration.name or "", 0 if before is None else before.number, process)
+        if record is None:
+            _print_file(log)
+            raise typer.Exit(process.returncode or 1)
+        out.print(f"{record.name} (run {record.number}) goes on")
+        out.print(f"follow it with: prefect-dstack attach {record.name}")
+        return
+    with _printing(log, process):
+        code = _accompany(configuration, 0 if before is None else before.number, process)
+    raise typer.Exit(code)
+
+
+def _accompany(configuration: TaskConfiguration, before: int, process: subprocess.Popen[bytes]) -> int:
+    """Forward ports while a task runs; on Ctrl-C, detach from it or stop it."""
+    name = configuration.name or ""
+    forwarder: Forwarder | None = None
+    try:
+        while process.poll() is None:
+            if forwarder is None and configuration.ports:
+                forwarder = _forwarder(name, before)
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        if _wants_to_detach(name):
+            err.print(f"{name} goes on; prefect-dstack attach {name} follows it", style="dim")
+            return 0
+        _stop(name)
+        process.wait()
+        return 130
+    except ConflictError:
+        _stop(name)
+        process.wait()
+        raise
+    finally:
+        if forwarder is not None:
+            forwarder.close()
+    return process.returncode
+
+
+def _wants_to_detach(name: str) -> bool:
+    if not can_ask():
+        return False
+    with contextlib.suppress(KeyboardInterrupt):
+        answer = out.input(f"\nStop {name}, or detach from it? [s/d] ", markup=False)
+        return answer.strip().lower() in ("d", "detach")
+    return False
+
+
+def _stop(name: str) -> None:
+    from prefect_dstack.flows.stop_run import stop_run
+
+    with contextlib.suppress(NotFoundError):
+        stop_run(name)
+
+
+def _begun(name: str, before: int, process: subprocess.Popen[bytes]) -> RunRecord | None:
+    from prefect_dstack.store.run_records import find_run
+
+    deadline = time.monotonic() + BEGIN_TIMEOUT
+    while time.monotonic() < deadline:
+        record = find_run(name)
+        if record is not None and record.number > before:
+            return record
+        if process.poll() is not None:
+            return None
+        time.sleep(POLL)
+    return None
+
+
+def _forwarder(name: str, before: int) -> Forwarder | None:
+    """Return what forwards a run's ports to 127.0.0.1; None while it does not run yet."""
+    from prefect_dstack.configurations import TaskConfiguration, load_configuration
+    from prefect_dstack.store.run_records import find_run
+
+    record = find_run(name)
+    if record is None or record.number <= before or record.state != "running":
+        return None
+    loaded = load_configuration(record.configuration, name=name, directory=record.directory)
+    if not isinstance(loaded, TaskConfiguration) or not loaded.ports:
+        return None
+    from prefect_dstack.hosts.forwarding import Forwarder
+    from prefect_dstack.store.sources import resolve_infrastructure
+
+    infrastructure = resolve_infrastructure()
+    found = infrastructure.observe(name, [record.runtime]).of(f"{name}-{record.number}-0")
+    if found is None:
+        return None
+    replica = found.replica
+    # A process listens on the port itself: nothing has to lead to what is there already.
+    is_process = record.runtime == "process"
+    ports = [port for port in loaded.ports if not (is_process and port.local_port == port.container_port)]
+    forwarder = Forwarder(
+        infrastructure.machine(found.instance),
+        ports,
+        target=lambda port: (replica.address, replica.ports.get(port, port)),
+    )
+    for forwarded in forwarder.ports:
+        err.print(f"127.0.0.1:{forwarded.local_port} leads to port {forwarded.container_port} of {name}")
+    return forwarder
+
+
+def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -> None:
+    """Follow a task that runs: its log, and its ports on 127.0.0.1."""
+    connected()
+    from prefect_dstack.store.run_records import load_run
+    from prefect_dstack.store.sources import resolve_infrastructure
+
+    record = load_run(name)
+    if record.is_over:
+        raise ConflictError(f"{name}: has ended ({record.state}); prefect-dstack apply runs it again")
+    infrastructure = resolve_infrastructure()
+    found = infrastructure.observe(name, [record.runtime]).found
+    forwarder = _forwarder(name, 0)
+    lines: list[threading.Thread] = []
+    try:
+        for item in found:
+            prefix = f"[{item.replica.stamp.replica}] " if len(found) > 1 else ""
+            thread = threading.Thread(target=_print_log, args=(infrastructure, item, prefix), daemon=True)
+            thread.start()
+            lines.append(thread)
+        while any(thread.is_alive() for thread in lines):
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        err.print(f"{name} goes on", style="dim")
+        return
+    finally:
+        if forwarder is not None:
+            forwarder.close()
+    raise typer.Exit(_exit_code(name))
+
+
+def _exit_code(name: str) -> int:
+    from prefect_dstack.store.run_records import load_run
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        record = load_run(name)
+        if record.is_over:
+            return record.exit_code or 0
+        time.sleep(POLL)
+    return 1
+
+
+def _print_log(infrastructure: Any, item: Any, prefix: str) -> None:
+    runtime = infrastructure.runtime(item.instance, item.replica.runtime)
+    machine = infrastructure.machine(item.instance)
+    for line in runtime.logs(machine, item.replica, follow=True):
+        print(f"{prefix}{line}", flush=True)  # noqa: T201
+
+
+@contextlib.contextmanager
+def _printing(log: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Print what a background process writes, to its last line."""
+    ended = threading.Event()
+
+    def copy() -> None:
+        with log.open("rb") as stream:
+            while True:
+                last = ended.is_set()
+                data = stream.read()
+                if data:
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
+                elif last:
+                    return
+                else:
+                    time.sleep(POLL / 2)
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(5)
+
+
+def _print_file(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        sys.stdout.buffer.write(path.read_bytes())
+        sys.stdout.buffer.flush()

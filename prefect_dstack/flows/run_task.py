@@ -1,0 +1,140 @@
+"""Running a task to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run as current_run
+
+from prefect_dstack.configurations import TaskConfiguration, load_configuration
+from prefect_dstack.domain.run_record import RunResult
+from prefect_dstack.domain.support import check_support
+from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.flows.asynchronous import in_thread
+from prefect_dstack.flows.hooks import remove_run_hook
+from prefect_dstack.flows.served import is_of_deployment, served_flow
+from prefect_dstack.services.run import flow_run_id
+from prefect_dstack.services.task_runs import begin_run, run_task_nodes
+from prefect_dstack.store.locks import lock
+from prefect_dstack.store.sources import resolve_infrastructure
+from prefect_dstack.store.variables import lookup
+
+__all__ = ["arun_task", "load_task", "run_task"]
+
+# Seconds that a run waits for another one which begins under the same name.
+PATIENCE = 10.0
+
+
+def _run_name() -> str:
+    return f"run {current_run.get_parameters().get('name') or 'task'}"
+
+
+def load_task(
+    configuration: str | Path | dict[str, Any] | TaskConfiguration,
+    name: str | None = None,
+    profile: str | None = None,
+    args: list[str] | None = None,
+    *,
+    templated: bool = False,
+) -> TaskConfiguration:
+    """Load a task, and refuse what would be ignored.
+
+    Args:
+        configuration: The path of a `*.dstack.yml` of `type: task`, YAML text, a mapping or a model.
+        name: The name of the run; default: the configuration's.
+        profile: The profile whose settings are used where the configuration has none.
+        args: What `${{ run.args }}` stands for.
+        templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
+
+    Returns:
+        The task; it has a name.
+
+    Raises:
+        ConfigurationError: If it cannot be accepted.
+    """
+    loaded = load_configuration(
+        configuration, name=name, profile=profile, args=args or (), templated=templated, variables=lookup
+    )
+    if not isinstance(loaded, TaskConfiguration):
+        raise ConfigurationError(
+            f"is a {loaded.type}, and this takes a task", source=loaded.source_name, key="type"
+        )
+    if loaded.name is None:
+        raise ConfigurationError(
+            "is missing; add 'name: my-task', or pass a name", source=loaded.source_name, key="name"
+        )
+    check_support(loaded)
+    return loaded
+
+
+@served_flow(
+    name="run-task",
+    flow_run_name=_run_name,
+    on_cancellation=[remove_run_hook],
+    on_crashed=[remove_run_hook],
+)
+def run_task(
+    configuration: str | Path | dict[str, Any] | TaskConfiguration,
+    name: str | None = None,
+    profile: str | None = None,
+    args: list[str] | None = None,
+    artifacts: dict[str, str] | None = None,
+) -> RunResult:
+    """Run a task to its end: provision its nodes, run its commands, and take all of it down.
+
+    Its log is that of the flow run.
+
+    Args:
+        configuration: The path of a `*.dstack.yml` of `type: task`, YAML text, a mapping or a model.
+        name: The name of the run; default: the configuration's.
+        profile: The profile whose settings are used where the configuration has none.
+        args: What `${{ run.args }}` stands for.
+        artifacts: What is copied back when it has succeeded: local paths by those in the task, where
+            relative ones start from where its commands run.
+
+    Returns:
+        How it ended: its exit code is 0.
+
+    Raises:
+        RunFailedError: If it ended with another exit code, took too long, or was stopped.
+        UserError: If the configuration, or what it runs, cannot work as it is.
+
+    Example:
+        ```python
+        from prefect import flow
+        from prefect_dstack import deploy_service, run_task
+
+
+        @flow
+        def train_and_deploy() -> str:
+            run_task("train.dstack.yml", artifacts={"model.bin": "model.bin"})
+            return deploy_service("serve.dstack.yml").url
+        ```
+    """
+    loaded = load_task(configuration, name, profile, args, templated=is_of_deployment())
+    log = get_run_logger()
+    infrastructure = resolve_infrastructure()
+    flow_run = flow_run_id()
+    with lock(f"run-{loaded.name}", flow_run, lambda: None, log.info, PATIENCE) as lease:
+        record = begin_run(loaded, infrastructure, flow_run, lease)
+        return run_task_nodes(
+            loaded,
+            record,
+            infrastructure,
+            flow_run,
+            log,
+            artifacts={path: Path(target) for path, target in (artifacts or {}).items()},
+        )
+
+
+async def arun_task(
+    configuration: str | Path | dict[str, Any] | TaskConfiguration,
+    name: str | None = None,
+    profile: str | None = None,
+    args: list[str] | None = None,
+    artifacts: dict[str, str] | None = None,
+) -> RunResult:
+    """Run a task without blocking an event loop; see `run_task` for arguments and errors."""
+    return await in_thread(run_task, configuration, name, profile, args, artifacts)

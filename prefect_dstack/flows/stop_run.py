@@ -1,0 +1,46 @@
+"""Stopping a task or a development environment."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger
+
+from prefect_dstack.domain.record import now
+from prefect_dstack.errors import ConflictError
+from prefect_dstack.flows.served import served_flow
+from prefect_dstack.services.task_runs import remove_run
+from prefect_dstack.store.run_records import find_run, load_run, save_run
+from prefect_dstack.store.runs import has_died
+from prefect_dstack.store.sources import resolve_infrastructure
+
+__all__ = ["stop_run"]
+
+
+@served_flow(name="stop-run", flow_run_name="stop {name}")
+def stop_run(name: str) -> None:
+    """Stop a task or a development environment, and remove its nodes.
+
+    Args:
+        name: The run.
+
+    Raises:
+        NotFoundError: If there is no such run.
+        ConflictError: If it runs on another machine.
+    """
+    record = load_run(name)
+    infrastructure = resolve_infrastructure()
+    if record.location is not None and record.location.id != infrastructure.here.id:
+        raise ConflictError(
+            f"{name}: runs on {record.location}, and this is {infrastructure.here}: stop it there"
+        )
+    if not record.is_over:
+        # The process that takes care of it ends when its nodes are gone.
+        save_run(record.model_copy(update={"state": "stopping"}))
+    remove_run(record, infrastructure)
+    fresh = find_run(name)
+    if fresh is not None and not fresh.is_over and (fresh.working is None or has_died(fresh.working)):
+        save_run(
+            fresh.model_copy(
+                update={"state": "stopped", "reason": "it was stopped", "ended_at": now(), "working": None}
+            )
+        )
+    get_run_logger().info("%s: stopped", name)

@@ -1,0 +1,200 @@
+"""What the pages tell their readers to type is typed, in files and a shell as they would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+
+from prefect_dstack.domain.record import Endpoint
+from tests.flows.conftest import EXAMPLES
+from tests.home import Home
+from tests.polling import wait_until
+from tests.prefect_server import PrefectServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("home", "prefect_server")]
+
+ROOT = EXAMPLES.parent
+DOCS = ROOT / "docs"
+BIN = Path(sys.executable).parent
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code of a page, in its order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def snippet(page: Path, part: str) -> str:
+    """The one snippet of Python that has this in it."""
+    (found,) = [text for text in blocks(page, "python") if part in text]
+    return found
+
+
+@contextlib.contextmanager
+def program(directory: Path, text: str, deployment: str) -> Iterator[None]:
+    """Run a file that serves a deployment, until it is there; end it as Ctrl-C does."""
+    (directory / "serving.py").write_text(text)
+    process = subprocess.Popen(
+        [sys.executable, "serving.py"],
+        cwd=directory,
+        env={**os.environ, "PREFECT_RUNNER_POLL_FREQUENCY": "1"},
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: exists(deployment), 60, f"{deployment} is served", interval=0.3)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def exists(deployment: str) -> bool:
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_deployment_by_name(deployment) is not None
+        except ObjectNotFound:
+            return False
+
+
+@pytest.fixture
+def answer(tmp_path: Path) -> Iterator[Path]:
+    """A directory with the application of the tutorial and a file for it; what was deployed is stopped."""
+    from prefect_dstack import stop_service
+    from prefect_dstack.errors import NotFoundError
+
+    (tmp_path / "app.py").write_text(blocks(DOCS / "tutorial.md", "python")[0])
+    (written,) = blocks(DOCS / "tutorial.md", "yaml")
+    (tmp_path / "answer.dstack.yml").write_text(written)
+    (tmp_path / "serve.dstack.yml").write_text(written.replace("name: answer", "name: serve"))
+    yield tmp_path
+    for name in ("answer", "serve"):
+        with contextlib.suppress(NotFoundError):
+            stop_service(name)
+
+
+@pytest.mark.timeout(200)
+def test_a_service_is_redeployed_by_the_served_flow(answer: Path) -> None:
+    text = snippet(DOCS / "how-to" / "schedules.md", "deploy_service.serve(")
+    with program(answer, text, "deploy-service/weekly"):
+        run = run_deployment("deploy-service/weekly", timeout=120, poll_interval=0.5)
+
+    assert run.state is not None
+    assert run.state.is_completed(), run.state
+    assert isinstance(run.state.result(), Endpoint)
+
+
+@pytest.mark.timeout(200)
+def test_repair_runs_by_the_served_flow(tmp_path: Path) -> None:
+    text = snippet(DOCS / "how-to" / "schedules.md", "reconcile_services.serve(")
+    with program(tmp_path, text, "reconcile-services/hourly"):
+        run = run_deployment(
+            "reconcile-services/hourly", parameters={"dry_run": True}, timeout=120, poll_interval=0.5
+        )
+
+    assert run.state is not None
+    assert run.state.is_final(), run.state
+
+
+@pytest.mark.timeout(200)
+def test_the_caller_of_the_shipped_deployment_prints_the_url(tmp_path: Path) -> None:
+    from prefect_dstack import stop_service
+
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    (tmp_path / "caller.py").write_text(snippet(DOCS / "how-to" / "schedules.md", "run_deployment("))
+    text = (ROOT / "flows" / "deploy_service.py").read_text()
+    with program(tmp_path, text, "deploy-service/default"):
+        done = subprocess.run(
+            [sys.executable, "caller.py"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    stop_service("hello")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("http://127.0.0.1:")
+
+
+def test_the_account_is_saved(tmp_path: Path, prefect_server: PrefectServer) -> None:
+    (tmp_path / "account.py").write_text(snippet(DOCS / "how-to" / "aws.md", "DstackAwsBackend("))
+
+    subprocess.run([sys.executable, "account.py"], cwd=tmp_path, timeout=60, check=True)
+
+    with get_client(sync_client=True) as client:
+        document = client.read_block_document_by_name("default", "dstack-aws-backend")
+        client.delete_block_document(document.id)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """The commands of the tutorial from its third part on, each with what it wrote."""
+    text = (DOCS / "tutorial.md").read_text()
+    typed = []
+    for session in re.findall(
+        r"^```console\n(.*?)^```$", text[text.index("## 3.") :], re.MULTILINE | re.DOTALL
+    ):
+        for part in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
+            command, *output = part.splitlines()
+            typed.append((command, output))
+    return typed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_tutorial(answer: Path, home: Home) -> None:
+    """Word for word, but for the port, how long the load lasts, and which process is killed."""
+    (answer / "load.py").write_text(blocks(DOCS / "tutorial.md", "python")[1].replace("8080", str(home.port)))
+    code, load = 0, None
+    for command, documented in commands():
+        if command.startswith("python load.py"):
+            load = subprocess.Popen(
+                [sys.executable, "load.py", "5"], cwd=answer, stdout=subprocess.PIPE, text=True
+            )
+            continue
+        if command == "wait":
+            assert load is not None
+            answers = load.communicate(timeout=60)[0]
+            assert answers
+            assert "failed" not in answers
+            continue
+        if command == "echo $?":
+            assert documented == [str(code)]
+            continue
+        if command.startswith("kill -9"):
+            replica = next(it for it in home.processes() if it.cmdline()[1:] == ["app.py"])
+            replica.kill()
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command.replace("8080", str(home.port))],
+            cwd=answer,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        code = done.returncode
+        assert code in (0, 2), f"{command}: {done}"
+        if documented and command != "prefect-dstack server stop" and "history" not in command:
+            last = documented[-1].replace("8080", str(home.port))
+            written = (done.stdout + done.stderr).splitlines()
+            pattern = ".*".join(re.escape(part) for part in last.split("[...]"))
+            assert any(re.fullmatch(pattern, line.strip()) for line in written), f"{command}: {done}"
