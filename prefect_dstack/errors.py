@@ -28,6 +28,7 @@ PrefectDstackError                 exit code 1: something went wrong
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,9 +67,34 @@ class PrefectDstackError(Exception):
 
     Attributes:
         exit_code: What the command line exits with.
+        details: What else there is to read, such as the last lines that a replica wrote. Tracebacks have it
+            too.
     """
 
     exit_code = 1
+    details: tuple[str, ...] = ()
+
+    def with_details(self: E, lines: Iterable[str]) -> E:
+        """Return this error with lines to read beside its message.
+
+        Args:
+            lines: The lines.
+
+        Example:
+            >>> error = ReplicaExitedError("hello-1-0: it exited with code 3").with_details(["no model"])
+            >>> print(error.report)
+            hello-1-0: it exited with code 3
+                no model
+        """
+        self.details = tuple(lines)
+        if self.details:
+            self.add_note("\n".join(_indented(self.details)))
+        return self
+
+    @property
+    def report(self) -> str:
+        """The message, and below it the details, indented."""
+        return "\n".join([str(self), *_indented(self.details)])
 
     def with_message(self: E, message: str) -> E:
         """Return the same error with another message, for more about the circumstances.
@@ -93,6 +119,10 @@ class PrefectDstackError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling, which Prefect does to the exceptions of runs, whatever the constructor takes."""
         return (_rebuild, (type(self), self.args, vars(self).copy()))
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:

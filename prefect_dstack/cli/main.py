@@ -74,7 +74,7 @@ def main() -> None:
     try:
         application()
     except PrefectDstackError as error:
-        console_error(str(error))
+        console_error(error.report)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console_error(INTERRUPTED)
