@@ -389,8 +389,10 @@ def history(name: Name, json: Json = False) -> None:
             out.print(f"    {revision.reason}", markup=False, style="red")
         for rollback in revision.rollbacks:
             out.print(f"    rolled back to {rollback.at:%Y-%m-%d %H:%M:%S} UTC by {rollback.by}")
-        for line in changes_of(record, revision).splitlines()[2:]:
-            style = {"+": "green", "-": "red"}.get(line[:1], "dim")
+        for line in changes_of(record, revision).splitlines():
+            if line.startswith(("--- ", "+++ ")):
+                continue
+            style = {"+": "green", "-": "red", "~": "yellow"}.get(line[:1], "dim")
             out.print(f"    {line}", markup=False, style=style)
 
 

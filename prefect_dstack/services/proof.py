@@ -62,6 +62,8 @@ class Proof:
         if self.before is None:
             verify_endpoint(endpoint.url, self.gateway.address, path)
             return
+        if self.before.health_check != route.health_check:
+            self._wait_for_checks(route)
         once = verify_endpoint.with_options(retries=0)
         status = once(endpoint.url, self.gateway.address, path, TIMEOUT)
         asked_for = {UNAUTHORIZED} if route.auth else set()
@@ -71,11 +73,9 @@ class Proof:
             raise ReplicaNotReadyError(
                 f"{endpoint.url}{path} {answer} with the new settings, and {self.status} with those before"
             )
-        if self.before.health_check != route.health_check:
-            self._wait_for_checks(route)
 
     def _wait_for_checks(self, route: Route) -> None:
-        """Wait until the gateway has checked each replica in the new way; it may ask otherwise than we do."""
+        """Wait until the gateway has checked each replica in the new way: its way there may be another."""
         ready = {name for name, member in route.replicas.items() if member.state == "ready"}
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
@@ -131,6 +131,8 @@ def begin_proof(
             for item in found:
                 wait_until_ready(run.infrastructure, item, template, threading.Event())
         if before is not None:
+            if before.health_check != goal.template.route.health_check:
+                _check(found, goal.template.route, run)
             _compare(found, before, goal.template.route, path, run)
     status = None
     if before is not None and record.endpoint is not None:
@@ -173,6 +175,32 @@ def _path_at(route: Route, path: str) -> str:
 def _path_seen(route: Route, path: str) -> str:
     """Return what an application sees of what a client asks for to get a path of it."""
     return path if route.strip_prefix else route.path_prefix.rstrip("/") + _path_at(route, path)
+
+
+def _check(found: Sequence[FoundReplica], route: Route, run: ServiceRun) -> None:
+    """Ask replicas what the gateway is going to: a first check that fails takes a replica out at once."""
+    check = route.health_check
+    if check is None:
+        return
+    host = next((value for name, value in check.headers if name.lower() == "host"), None)
+    host = host or (route.hosts[0] if route.hosts else "localhost")
+    headers = [("Host", host), *((name, value) for name, value in check.headers if name.lower() != "host")]
+    probe = Probe.model_validate(
+        {
+            "type": "http",
+            "method": check.method,
+            "url": check.path,
+            "headers": [{"name": name, "value": value} for name, value in headers],
+            "body": check.body,
+            "timeout": check.timeout,
+        }
+    )
+    for item in found:
+        answer = ask(run.infrastructure.machine(item.instance), item.replica, probe)
+        if not answer.passed:
+            raise ReplicaNotReadyError(
+                f"{item.replica.name}: {answer.detail}, asked as the gateway does, for host {host}"
+            )
 
 
 def _compare(found: Sequence[FoundReplica], before: Route, after: Route, path: str, run: ServiceRun) -> None:

@@ -25,7 +25,7 @@ from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
-from prefect_dstack.services.run import holding
+from prefect_dstack.services.run import ServiceRun, holding
 from prefect_dstack.services.task_runs import remove_run
 from prefect_dstack.store.records import find_record, readable_records, save_record
 from prefect_dstack.store.run_records import all_runs, save_run
@@ -133,15 +133,23 @@ def _repair(
             unchanged = fresh == record
             if fresh.deploying is not None and fresh.deploying.revision is not None:
                 fresh = fresh.failed(fresh.deploying.revision, LOST)
-            if fresh.active is not None and (steps or not runs):
-                publish_event("degraded", record.name, fresh.active, {"problems": lines})
             for found in cut_off if unchanged else []:
                 gateway.reach(found.instance, infrastructure.machine(found.instance), found.replica)
-            restore(fresh, run)
+            _mend(fresh, run, lines if steps or not runs else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
     return lines
+
+
+def _mend(record: ServiceRecord, run: ServiceRun, problems: list[str]) -> None:
+    """Take a service to what is wanted; events tell that it was degraded, and that it is well again."""
+    degraded = record.active is not None and problems
+    if degraded:
+        publish_event("degraded", record.name, record.active, {"problems": problems})
+    restore(record, run)
+    if degraded:
+        publish_event("restored", record.name, record.active, {"reason": "it was repaired"})
 
 
 def _plan(
