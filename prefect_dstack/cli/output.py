@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-__all__ = ["INTERRUPTED", "can_ask", "confirm", "connected", "console_error", "progress", "show_table"]
+__all__ = [
+    "INTERRUPTED",
+    "can_ask",
+    "confirm",
+    "connected",
+    "console_error",
+    "plain_progress",
+    "progress",
+    "show_table",
+]
 
 INTERRUPTED = "interrupted; prefect-dstack ps shows what serves"
 
@@ -100,6 +109,31 @@ class _Lines(logging.Handler):
 
 
 _OURS = __file__.rpartition("cli")[0]
+
+
+class _Plain(logging.Handler):
+    """Writes the log of flow and task runs as it is: it has what a task has written, of whatever form."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.pathname.startswith(_OURS):
+            print(record.getMessage(), flush=True)  # noqa: T201
+
+
+@contextlib.contextmanager
+def plain_progress() -> Iterator[None]:
+    """Print what flows and tasks tell while they run, unchanged, on standard output."""
+    handler = _Plain()
+    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ __all__ = ["register"]
 PLAN_LINES = 3
 # Nothing of them runs, and whoever deployed them was told.
 HIDDEN = ("stopped", "failed")
+OVER = (*HIDDEN, "done")
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The configuration, a *.dstack.yml file.")]
 Name = Annotated[str, typer.Argument(help="The name of the service.")]
@@ -83,11 +84,10 @@ def apply(
         check_support(configuration)
         _apply_service(configuration, yes=yes, json=json, force=force, move=move)
     elif isinstance(configuration, TaskConfiguration):
-        from prefect_dstack.cli.runs import apply_task
+        from prefect_dstack.cli.runs import apply_task, parse_artifacts
 
         check_support(configuration)
-        copied = dict(pair.partition("=")[::2] for pair in artifact or ())
-        apply_task(configuration, yes=yes, detach=detach, artifacts=copied)
+        apply_task(configuration, yes=yes, detach=detach, artifacts=parse_artifacts(artifact or ()))
     elif isinstance(configuration, GatewayConfiguration):
         from prefect_dstack.cli.gateways import apply_gateway
 
@@ -225,11 +225,19 @@ def ps(
 ) -> None:
     """List the services: what is wanted of each, and what truly runs."""
     connected()
+    from prefect_dstack.cli.runs import show_runs
     from prefect_dstack.services.overview import overview
+    from prefect_dstack.services.run_overview import run_overview
 
     services = [service for service in overview() if show_all or service.state not in HIDDEN]
+    runs = [run for run in run_overview() if show_all or run.state not in OVER]
     if json:
-        print(json_module.dumps([service.model_dump(mode="json") for service in services]))  # noqa: T201
+        print(  # noqa: T201
+            json_module.dumps([overview.model_dump(mode="json") for overview in (*services, *runs)])
+        )
+        return
+    show_runs(runs)
+    if not services and runs:
         return
     if not services:
         out.print("no service is deployed; prefect-dstack apply -f FILE deploys one")
@@ -263,8 +271,14 @@ def logs(
 ) -> None:
     """Print what the replicas of a service write."""
     connected()
+    from prefect_dstack.cli.runs import is_run
     from prefect_dstack.services.logs import read_logs
+    from prefect_dstack.services.run_logs import read_run_logs
 
+    if is_run(name):
+        for line in read_run_logs(name, tail=tail, follow=follow):
+            print(line, flush=follow)  # noqa: T201
+        return
     for line in read_logs(name, replica=replica, revision=revision, tail=tail, follow=follow):
         print(line, flush=follow)  # noqa: T201
 
@@ -295,14 +309,18 @@ def scale(
 def delete(name: Name, yes: Yes = False) -> None:
     """Forget a stopped service, with its history and files."""
     connected()
+    from prefect_dstack.cli.runs import is_run
     from prefect_dstack.flows.delete import delete_service
+    from prefect_dstack.flows.delete_run import delete_run
     from prefect_dstack.store.records import load_record
 
-    load_record(name)
+    a_run = is_run(name)
+    if not a_run:
+        load_record(name)
     if not confirm(f"Forget {name} and its history?", yes):
         raise typer.Exit(2)
     with progress():
-        delete_service(name)
+        (delete_run if a_run else delete_service)(name)
     out.print(f"{name} is deleted")
 
 
@@ -315,12 +333,12 @@ def stop(
 ) -> None:
     """Stop a service; its history is kept."""
     connected()
+    from prefect_dstack.cli.runs import is_run
     from prefect_dstack.flows.stop import stop_service
     from prefect_dstack.flows.stop_run import stop_run
-    from prefect_dstack.store.records import find_record, load_record
-    from prefect_dstack.store.run_records import find_run
+    from prefect_dstack.store.records import load_record
 
-    if find_record(name) is None and find_run(name) is not None:
+    if is_run(name):
         if not confirm(f"Stop {name}?", yes):
             raise typer.Exit(2)
         with progress():

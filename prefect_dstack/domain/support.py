@@ -70,9 +70,7 @@ OF_SERVICES = {
     "stop_criteria": "is for tasks of several nodes; remove it",
 }
 OF_TASKS = {
-    "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
-    "startup_order": LATER,
-    "stop_criteria": LATER,
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
 }
 OF_DEV_ENVIRONMENTS = {
     "max_duration": LATER,

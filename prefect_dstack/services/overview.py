@@ -43,6 +43,7 @@ class ServiceOverview(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    kind: Literal["service"] = Field(default="service", description="What it is.")
     name: str = Field(description="The name of the service.")
     revision: int | None = Field(description="The revision that shall serve.")
     state: Literal[

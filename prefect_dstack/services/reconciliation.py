@@ -271,9 +271,10 @@ def _cleaning(
         yield partial(_end_tunnels, infrastructure, name, busy, held, observation, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
     for run in runs.values():
-        if run.name not in busy and not run.is_over:
+        if run.name not in busy and not run.is_over and not run.goes_on_alone:
             yield partial(_end_run, infrastructure, run, dry_run)
-    yield lambda: _remove_ownerless(infrastructure, records, busy, observation, dry_run)
+    owned = busy | {run.name for run in runs.values() if not run.is_over}
+    yield lambda: _remove_ownerless(infrastructure, records, owned, observation, dry_run)
     unknown = observation.unreachable | observation.unlisted
     machines = [
         instance

@@ -361,12 +361,9 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("kind", "keys", "key"),
         [
-            ("task", {"image": "app", "nodes": 2}, "nodes"),
-            ("task", {"groups": [{"commands": ["app"]}]}, "groups"),
-            ("task", {"image": "app", "ports": [8000]}, "ports"),
             ("task", {"image": "app", "python": None, "repos": ["."]}, "repos"),
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
-            ("task", {"commands": ["app ${{ dstack.node_rank }}"]}, "commands.0"),
+            ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
             ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
             ("dev-environment", {"image": "app", "inactivity_duration": "1h"}, "inactivity_duration"),
             ("gateway", {"replicas": 2}, "replicas"),
@@ -423,6 +420,10 @@ class TestAccepts:
         [
             ("task", {"image": "app", "nodes": 1, "env": {"A": "b"}}),
             ("task", {"commands": ["app"]}),
+            ("task", {"image": "app", "nodes": 2, "startup_order": "master-first", "max_duration": "1h"}),
+            ("task", {"groups": [{"commands": ["app"]}], "stop_criteria": "master-done", "retry": True}),
+            ("task", {"image": "app", "ports": [8000]}),
+            ("task", {"commands": ["app ${{ dstack.node_rank }}"]}),
             ("dev-environment", {"image": "app", "inactivity_duration": "off"}),
             ("gateway", {"domain": "example.com", "replicas": 1}),
             ("fleet", {"ssh_config": {"hosts": ["a"]}, "blocks": "auto", "placement": "cluster"}),
