@@ -7,6 +7,7 @@ import io
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -141,13 +142,24 @@ class DockerRuntime:
         )
 
     def logs(
-        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+        self,
+        machine: Machine,
+        replica: Replica,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+        since: datetime | None = None,
     ) -> Iterator[str]:
         """Read a container's output; see `Runtime.logs`."""
         container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return
-        output = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
+        output = container.logs(
+            stream=True,
+            follow=follow,
+            tail="all" if tail is None else tail,
+            since=None if since is None else since.timestamp(),
+        )
         rest = b""
         for part in output:
             *lines, rest = (rest + part).split(b"\n")
