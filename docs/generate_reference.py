@@ -66,7 +66,6 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`env: {discovery.type: one}` without `image`", {"image": None, "env": {"discovery.type": "one"}}),
     ("`env: {discovery.type: one}` with `commands`", {"env": {"discovery.type": "one"}}),
     ("`resources.gpu: amd:MI300X`", {"resources": {"gpu": "amd:MI300X"}}),
-    ("`resources.gpu.compute_capability`", {"resources": {"gpu": {"compute_capability": 8.0}}}),
     ("`volumes: [weights:/models]`", {"volumes": ["weights:/models"]}),
     ("`volumes: [/var/run/docker.sock:/s]`", {"volumes": ["/var/run/docker.sock:/s"]}),
 )

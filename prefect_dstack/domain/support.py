@@ -175,8 +175,6 @@ def _of_resources(resources: Resources, key: str) -> Iterator[tuple[str, str]]:
     gpu = resources.gpu
     if gpu is not None and gpu.vendor not in (None, "nvidia"):
         yield f"{key}.gpu.vendor", "only the GPUs of nvidia are found; remove it"
-    if gpu is not None and gpu.compute_capability is not None:
-        yield f"{key}.gpu.compute_capability", f"is not acted on yet; name the GPUs in '{key}.gpu.name'"
 
 
 def _of_groups(
