@@ -2,7 +2,7 @@
 
 ```
 PrefectDstackError                 exit code 1: something went wrong
-├── UserError                      exit code 2: the caller can mend it by changing what they asked for
+├── UserError                      exit code 2: the caller has to change what they asked for
 │   ├── ConfigurationError         a file, key or value that cannot be accepted
 │   │   └── UnsupportedKeyError    understood, but nothing acts on it where it would be used
 │   ├── NotFoundError              a service, gateway, fleet, secret or revision that does not exist
@@ -21,6 +21,7 @@ PrefectDstackError                 exit code 1: something went wrong
 ├── GatewayError                   a gateway that cannot be started, reached or changed
 ├── CertificateError               a certificate that cannot be issued, read or renewed
 ├── DeploymentError                a rollout that did not end well; the previous revision serves on
+│   └── RejectedError              its evaluation rejected the new revision, which got no requests
 ├── RunFailedError                 a task that ended with another exit code than 0, or was stopped
 └── OrchestratorError              the Prefect API is missing or refuses
 ```
