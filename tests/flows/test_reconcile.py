@@ -54,7 +54,7 @@ def test_a_deployment_killed_at_any_task_boundary_leaves_nothing_after_one_pass(
     stop_service(name)
 
 
-def test_a_lost_host_holds_up_nobody_and_its_replica_moves_and_is_no_twin_later(
+def test_a_lost_host_holds_up_nobody_and_its_replica_moves_and_is_no_duplicate_later(
     tunnels: Lab, name: str
 ) -> None:
     kept, lost = tunnels.hosts[:2]
@@ -70,8 +70,8 @@ def test_a_lost_host_holds_up_nobody_and_its_replica_moves_and_is_no_twin_later(
     assert reconcile_services(dry_run=True) == []
 
     lost.start()
-    (twin,) = [line for line in reconcile_services() if "twin" in line]
-    assert twin.endswith(lost.address)
+    (duplicate,) = [line for line in reconcile_services() if "duplicate" in line]
+    assert duplicate.endswith(lost.address)
     assert lost.check(["docker", "ps", "-aq"]) == ""
     assert "prefect-dstack-tunnel" not in lost.read_file("/root/.ssh/authorized_keys")
     assert reconcile_services(dry_run=True) == []

@@ -69,7 +69,9 @@ class TestCreation:
     )
 
     def made(self, *commands: str, **options: Any) -> dict[str, Any]:
-        return creation(self.engine, MACHINE, launch_of(*commands, **options), 20001)
+        launch = launch_of(*commands, **options)
+        assert launch.spec.port is not None
+        return creation(self.engine, MACHINE, launch, {launch.spec.port: 20001})
 
     def test_publishes_the_port_on_loopback_only(self) -> None:
         assert self.made(port="80:9000")["ports"] == {"9000/tcp": ("127.0.0.1", 20001)}
@@ -86,6 +88,7 @@ class TestCreation:
             "prefect-dstack.replica": "0",
             "prefect-dstack.flow-run": "run",
             "prefect-dstack.port": "8000",
+            "prefect-dstack.ports": "8000",
             "prefect-dstack.cpus": "2",
             "prefect-dstack.memory-gb": "4.0",
             "prefect-dstack.gpu-devices": "",
