@@ -12,6 +12,7 @@ from prefect_dstack.backends.aws.dns import zone_of
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.configurations import GatewayConfiguration, ServiceConfiguration
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import requirements_of
 from prefect_dstack.errors import (
     CapacityError,
     ConfigurationError,
@@ -89,10 +90,7 @@ def test_a_gateway_has_an_address_that_stays_and_leaves_nothing(
     assert address["InstanceId"] == created.instance.id
     assert created.instance.instance_type == "t3.small"
     assert created.instance.name == "front"
-    assert [(record.name, record.created) for record in created.records] == [
-        ("models.example.com", True),
-        ("*.models.example.com", True),
-    ]
+    assert created.missing_records == ()
     assert records(aws, zone) == {
         "models.example.com.": [address["PublicIp"]],
         "*.models.example.com.": [address["PublicIp"]],
@@ -119,7 +117,9 @@ def test_without_its_zone_in_the_account_the_records_to_create_are_told(
     hosted_zone(aws, "example.com", private=True)
     hosted_zone(aws, "ample.com")
     created = AwsGateways(backend()).create("front", gateway(domain="example.com"), told.append)
-    assert [record.created for record in created.records] == [False, False]
+    assert created.missing_records == tuple(
+        f"{name}. 60 IN A {created.instance.address}" for name in ("example.com", "*.example.com")
+    )
     assert f"aws: please create the DNS record *.example.com. 60 IN A {created.instance.address}" in told
 
 
@@ -169,9 +169,10 @@ def test_a_replica_that_is_provisioned_leaves_the_gateways_ports_open(
 ) -> None:
     AwsGateways(backend()).create("front", gateway(port=8080), told.append)
     replicas = backend()
-    service = ServiceConfiguration(port=8000, image="app", instance_types=["t3.small"])
+    service = ServiceConfiguration(name="s", port=8000, image="app", instance_types=["t3.small"])
+    wanted = requirements_of(service)
     instance = replicas.provision(
-        replicas.offers(service), Stamp(service="s", revision=1, replica=0), service, told.append
+        replicas.offers(wanted), Stamp(service="s", revision=1, replica=0), wanted, told.append
     )
     assert open_to_everybody(aws) == {80, 443, 8080}
     assert replicas.instances() == [instance]
@@ -184,9 +185,10 @@ def test_an_instance_profile_is_for_replicas_alone_and_within_reach_of_their_con
 ) -> None:
     aws.client("iam").create_instance_profile(InstanceProfileName="reads-models")
     made = backend(instance_profile="reads-models")
-    service = ServiceConfiguration(port=8000, image="app", instance_types=["t3.small"])
+    service = ServiceConfiguration(name="s", port=8000, image="app", instance_types=["t3.small"])
+    wanted = requirements_of(service)
     stamp = Stamp(service="s", revision=1, replica=0)
-    replica = made.provision(made.offers(service), stamp, service, told.append)
+    replica = made.provision(made.offers(wanted), stamp, wanted, told.append)
     front = AwsGateways(made).create("front", gateway(), told.append).instance
 
     def described(instance: Instance) -> dict[str, Any]:
