@@ -55,13 +55,11 @@ REFUSED = "Values of a service that are refused"
 ALWAYS = ("image", "entrypoint")
 # Keys that are acted on, but not with every value: each is written down once to see what is said of it.
 REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("`replicas: 1..4`", {"replicas": "1..4", "scaling": {"metric": "rps", "target": 10}}),
     ("`replicas:` with a list of groups", {"replicas": [{"count": 1}]}),
     ("`max_duration: 2h`", {"max_duration": "2h"}),
     ("`idle_duration: 10m`", {"idle_duration": "10m"}),
     ("`model:` with `format: tgi`", {"model": {"name": "m", "format": "tgi"}}),
     ("`resources.shm_size` without `image`", {"image": None, "resources": {"shm_size": "1GB"}}),
-    ("`backends: [aws]` or `[ssh]` without `image`", {"image": None, "backends": ["aws"]}),
     ("`fleets: [hosts]` without `image`", {"image": None, "fleets": ["hosts"]}),
     ("`working_dir: app` with `image`", {"working_dir": "app"}),
     ("`shell` beside `entrypoint`", {"entrypoint": "/run", "shell": "bash"}),

@@ -10,7 +10,15 @@ from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_dstack.domain.record import ServiceRecord
 
-__all__ = ["DstackAuthority", "DstackGateway", "DstackRun", "DstackService", "DstackSshFleet", "DstackToken"]
+__all__ = [
+    "DstackAuthority",
+    "DstackController",
+    "DstackGateway",
+    "DstackRun",
+    "DstackService",
+    "DstackSshFleet",
+    "DstackToken",
+]
 
 # Prefect's own pictures and page on blocks, pinned as Prefect pins them; a picture cannot be shipped, as the
 # API takes nothing but web addresses.
@@ -87,6 +95,31 @@ class DstackRun(Block):
     _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
 
     record: dict[str, Any] = Field(description="The record as JSON, as `RunRecord` describes it.")
+
+
+class DstackController(Block):
+    """The resident controller that acts for services which several could change.
+
+    Example:
+        ```python
+        from prefect_dstack.blocks import DstackController
+
+        controller = DstackController.load("BLOCK_NAME")
+        print(controller.leader["where"])
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "dstack Controller"
+    _block_type_slug: ClassVar[str] = "dstack-controller"
+    _description: ClassVar[str] = BY_HAND.format(
+        "prefect-dstack controller start", "The resident controller that leads, and when it was last there."
+    )
+    _logo_url: ClassVar[HttpUrl] = logo("process")
+    _documentation_url: ClassVar[HttpUrl] = DOCUMENTATION
+
+    leader: dict[str, Any] = Field(
+        description="Which controller leads, where it runs, and its last sign of life."
+    )
 
 
 class DstackGateway(Block):

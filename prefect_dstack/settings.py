@@ -34,6 +34,11 @@ class Settings(PrefectBaseSettings):
         description="The base port of the gateway on this machine, used by the first service without a port.",
         validation_alias=_names("local_gateway_port"),
     )
+    start_controller: bool = Field(
+        default=True,
+        description="Whether applying a service that scales starts the controller of this machine.",
+        validation_alias=_names("start_controller"),
+    )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,
         ge=0,

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from prefect_dstack.cli import fleets, gateways, server, services, tokens
+from prefect_dstack.cli import controller, fleets, gateways, server, services, tokens
 from prefect_dstack.cli.diagnostics import doctor
 from prefect_dstack.cli.output import INTERRUPTED, console_error
 from prefect_dstack.cli.runs import attach
@@ -28,6 +28,7 @@ application.add_typer(gateways.application, name="gateway")
 application.add_typer(fleets.application, name="fleet")
 application.add_typer(tokens.application, name="token")
 application.add_typer(server.application, name="server")
+application.add_typer(controller.application, name="controller")
 application.command()(doctor)
 application.command()(attach)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefect_dstack.cli.output import can_ask, confirm, connected, out, progress, show_table
+from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, progress, show_table
 from prefect_dstack.errors import ConfigurationError, UserError
 
 if TYPE_CHECKING:
@@ -107,6 +107,20 @@ def apply(
         )
 
 
+def _watch(service: str) -> None:
+    """Start the controller of this machine for a service that needs one, unless somebody watches already."""
+    from prefect.settings import get_current_settings
+
+    from prefect_dstack.resident.background import controller_log, start_controller
+    from prefect_dstack.settings import settings
+
+    api = get_current_settings().api.url
+    if settings().start_controller and api is not None and start_controller(api):
+        err.print(
+            f"{service}: started a controller to scale it; it writes to {controller_log()}", style="dim"
+        )
+
+
 def _variable(name: str) -> str:
     from prefect_dstack.store.variables import lookup
 
@@ -124,6 +138,8 @@ def _apply_service(configuration: Any, *, yes: bool, json: bool, force: bool, mo
 
     with progress():
         endpoint = deploy_service(configuration, force=force, move=move)
+    if configuration.scaling is not None:
+        _watch(configuration.name)
     if json:
         print(  # noqa: T201
             json_module.dumps(

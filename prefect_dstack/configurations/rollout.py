@@ -85,9 +85,11 @@ class Scaling(Model):
     window: Annotated[Duration, Field(ge=1, le=3600)] | None = Field(
         default=None, description="The time over which the metric is averaged, such as 60s."
     )
-    scale_up_delay: Duration = Field(default=300, description="How long to wait before replicas are added.")
+    scale_up_delay: Duration = Field(
+        default=5, description="For how long there must be too few replicas before some are added."
+    )
     scale_down_delay: Duration = Field(
-        default=600, description="How long to wait before replicas are removed."
+        default=600, description="For how long there must be too many replicas before some are removed."
     )
 
     @model_validator(mode="after")
@@ -96,6 +98,6 @@ class Scaling(Model):
             given = getattr(self, key) is not None
             if given and self.metric != "prometheus":
                 refuse("needs 'metric: prometheus' beside it", key=key)
-            if not given and self.metric == "prometheus":
+            if not given and key == "query" and self.metric == "prometheus":
                 refuse("is missing; 'metric: prometheus' needs it", key=key)
         return self

@@ -66,7 +66,6 @@ OF_SERVICES = {
     "retry": TRIED_AGAIN,
     "retry_policy": TRIED_AGAIN,
     "router": LATER,
-    "scaling": "is not acted on yet; give 'replicas' one number",
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
 }
@@ -200,8 +199,6 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
         if "groups" in never:
             yield "replicas", never["groups"]
         yield from _of_groups(configuration, "replicas", configuration.replicas)
-    elif "scaling" in never and not configuration.replica_range.fixed and not configuration.replica_groups:
-        yield "replicas", "a range needs autoscaling, which is not there yet; give one number"
     yield from _of_groups(configuration, "groups", configuration.groups or ())
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
@@ -213,10 +210,8 @@ def _of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
             yield key, NEEDS_IMAGE[key]
     if configuration.resources.shm_size is not None:
         yield "resources.shm_size", "needs an 'image'"
-    elsewhere = [name for name in configuration.backends or () if name != "local"]
-    if elsewhere or configuration.fleets:
-        key = "backends" if elsewhere else "fleets"
-        yield key, "needs an 'image': only this machine runs commands without one"
+    if configuration.fleets:
+        yield "fleets", "needs an 'image': hosts of fleets run containers"
     for name in _dotted_names(configuration):
         yield f"env.{name}", "a name with a dot needs an 'image': a shell does not hand it on"
 

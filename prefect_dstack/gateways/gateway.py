@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, HostError, NotFoundError
 from prefect_dstack.gateways.changes import Command, changes
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING, failing
-from prefect_dstack.gateways.observation import HeldRequests, ReplicaHealth, ReplicaStatistics
+from prefect_dstack.gateways.observation import HeldRequests, ReplicaHealth, ReplicaStatistics, ServiceLoad
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.runtime import (
     Workers,
@@ -395,6 +395,36 @@ class Gateway:
         # A former process passes its own on within a second.
         now += sum(held for held, _ in self._of_former(lambda worker: self._held(service, worker)))
         return HeldRequests(process=process, now=now, ever=ever)
+
+    def load(self, service: str) -> ServiceLoad:
+        """Return what a service has to bear.
+
+        Args:
+            service: The service.
+
+        Returns:
+            The requests so far, and those that are open or wait now.
+
+        Raises:
+            GatewayError: If the gateway does not answer.
+        """
+        process = self._current_worker()
+        # 2: the backend as a whole.
+        whole = list(parse_statistics(self._master(f"@!{process} show stat {backend(service)} 2 -1")))
+        former = sum(
+            int(server["scur"] or 0)
+            for servers in self._of_former(lambda worker: self._servers(service, worker))
+            for server in servers
+        )
+        row = whole[0] if whole else {}
+        held, _ = self._held(service, process)
+        return ServiceLoad(
+            process=process,
+            requests=int(row.get("req_tot") or row.get("stot") or 0),
+            in_flight=int(row.get("scur") or 0) - int(row.get("qcur") or 0) + former,
+            queued=int(row.get("qcur") or 0),
+            held=held,
+        )
 
     def _held(self, service: str, worker: int) -> tuple[int, int]:
         return parse_held(self._master(f"@!{worker} show held")).get(service, (0, 0))

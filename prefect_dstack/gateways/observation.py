@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.gateways import latency
 
-__all__ = ["HeldRequests", "ReplicaHealth", "ReplicaStatistics"]
+__all__ = ["HeldRequests", "ReplicaHealth", "ReplicaStatistics", "ServiceLoad"]
 
 _COUNTERS = ("requests", "client_errors", "server_errors", "connection_errors", "response_errors")
 
@@ -106,3 +106,15 @@ class ReplicaStatistics(BaseModel):
             max(0, now - then) for now, then in zip(self.durations, earlier.durations, strict=True)
         )
         return ReplicaStatistics(process=self.process, durations=durations, **fields)
+
+
+class ServiceLoad(BaseModel):
+    """What a service has to bear."""
+
+    model_config = ConfigDict(frozen=True)
+
+    process: int = Field(description="The process that counted; another one has begun anew.")
+    requests: int = Field(description="Requests since it started.")
+    in_flight: int = Field(description="Requests that replicas work on.")
+    queued: int = Field(description="Requests that wait for a replica with room.")
+    held: int = Field(description="Requests that wait for the first replica.")

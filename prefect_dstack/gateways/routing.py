@@ -12,6 +12,9 @@ from prefect_dstack.gateways.state import GatewayState, Route, free_port
 from prefect_dstack.gateways.template import ACME_PATH
 
 DEFAULT_QUEUE_TIMEOUT = 60
+# What a service that may have no replicas holds while the first one starts.
+HOLD_LIMIT = 10_000
+HOLD_TIMEOUT = 300
 
 __all__ = ["endpoint_of", "route_of"]
 
@@ -71,6 +74,8 @@ def route_of(
         and port == state.base_port
         and configuration.https is not False,
         health_check=_health_check(configuration),
+        hold_limit=HOLD_LIMIT if (configuration.replica_range.min or 0) == 0 else 0,
+        hold_timeout=configuration.queue_timeout or HOLD_TIMEOUT,
     )
     state.with_route(route)
     return route

@@ -1,0 +1,200 @@
+"""How many replicas a service needs for its load: a decision with a history, and no I/O.
+
+The load is that of the whole service; the target is what one replica is to bear. A number is only left when
+it was too low, or too high, for a whole delay: a wave shorter than that moves nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Decision", "Load", "Sample", "ScalingTerms", "decide", "needed"]
+
+# Differences of less than this share of the target move nothing: measuring is not exact.
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a service had to bear at one moment, as the gateway counted it.
+
+    Attributes:
+        requests: Requests that have begun since the gateway's process started.
+        in_flight: Requests that replicas work on.
+        queued: Requests that wait for a replica with room.
+        held: Requests that wait for the first replica.
+        latency_p95: Seconds within which 95 % of the answers began lately; None: not measured.
+        metric: The value of a metric of the replicas, all together; None: not measured.
+    """
+
+    requests: int = 0
+    in_flight: int = 0
+    queued: int = 0
+    held: int = 0
+    latency_p95: float | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A load and when it was seen.
+
+    Attributes:
+        at: Seconds, by any clock that only goes forward.
+        load: The load.
+        process: Which process of the gateway counted; another one has begun anew.
+        replicas: How many replicas were wanted then.
+    """
+
+    at: float
+    load: Load
+    process: int = 0
+    replicas: int = 1
+
+
+@dataclass(frozen=True)
+class ScalingTerms:
+    """When replicas are added and removed.
+
+    Attributes:
+        metric: rps, concurrency, queue, latency_p95 or prometheus.
+        target: The value that one replica is to have.
+        least: The fewest replicas.
+        most: The most replicas.
+        window: Seconds over which the metric is averaged.
+        up_delay: Seconds for which there must be too few before some are added.
+        down_delay: Seconds for which there must be too many before some are removed.
+    """
+
+    metric: str
+    target: float
+    least: int
+    most: int
+    window: float = 15.0
+    up_delay: float = 0.0
+    down_delay: float = 600.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How many replicas there are to be, and why.
+
+    Attributes:
+        replicas: Their number; the present one if nothing is to change.
+        reason: Why it changes, in one line; empty if it does not.
+    """
+
+    replicas: int
+    reason: str = ""
+
+
+def decide(history: Sequence[Sample], terms: ScalingTerms, current: int) -> Decision:
+    """Decide how many replicas a service is to have.
+
+    Args:
+        history: What was seen, the oldest first; all of the longer of the two delays and a window.
+        terms: When replicas are added and removed.
+        current: How many are wanted now.
+
+    Returns:
+        The number, within the bounds.
+
+    Example:
+        >>> busy = [Sample(at, Load(in_flight=31)) for at in (0.0, 1.0, 2.0)]
+        >>> decide(busy, ScalingTerms("concurrency", 8, 1, 8), 2)
+        Decision(replicas=4, reason='31 in flight, target 8')
+    """
+    bounded = min(max(current, terms.least), terms.most)
+    if bounded != current:
+        return Decision(bounded, f"from {terms.least} to {terms.most} replicas are allowed")
+    if not history:
+        return Decision(current)
+    now = history[-1].at
+    if current == 0:
+        held = history[-1].load.held
+        return Decision(max(1, terms.least), f"{held} held") if held else Decision(0)
+    up = _needs(history, terms, now - terms.up_delay)
+    if up and min(up) > current:
+        return Decision(min(up), _reason(history, terms))
+    down = _needs(history, terms, now - terms.down_delay)
+    covered = history[0].at <= now - terms.down_delay
+    if covered and down and max(down) < current:
+        return Decision(max(down), _reason(history, terms))
+    return Decision(current)
+
+
+def needed(value: float, terms: ScalingTerms, replicas: int) -> int:
+    """Return how many replicas a value asks for.
+
+    Args:
+        value: The metric of the whole service; of `latency_p95`, that of the service as it is.
+        terms: The target and the bounds.
+        replicas: How many there were when it was measured.
+
+    Returns:
+        A number within the bounds.
+    """
+    if terms.metric == "latency_p95":
+        ratio = value / terms.target
+        near = abs(ratio - 1) <= TOLERANCE
+        count = replicas if near else math.ceil(max(replicas, 1) * ratio)
+        # Half as slow is not half as many: what waits nowhere is fast with any number.
+        count = max(count, replicas - 1)
+    else:
+        count = math.ceil(value / terms.target - TOLERANCE)
+    return min(max(count, terms.least), terms.most)
+
+
+def _needs(history: Sequence[Sample], terms: ScalingTerms, since: float) -> list[int]:
+    """Return how many replicas each look since a moment asked for, the one before that moment among them."""
+    first = max((number for number, sample in enumerate(history) if sample.at <= since), default=0)
+    found = []
+    for number in range(first, len(history)):
+        value = _value(history[: number + 1], terms)
+        if value is not None:
+            found.append(needed(value, terms, history[number].replicas))
+    return found
+
+
+def _value(history: Sequence[Sample], terms: ScalingTerms) -> float | None:
+    last = history[-1]
+    window = [sample for sample in history if sample.at >= last.at - terms.window]
+    loads = [sample.load for sample in window]
+    if terms.metric == "rps":
+        return _rate(window)
+    if terms.metric == "concurrency":
+        return sum(load.in_flight + load.queued + load.held for load in loads) / len(loads)
+    if terms.metric == "queue":
+        return sum(load.queued + load.held for load in loads) / len(loads)
+    if terms.metric == "latency_p95":
+        known = [load.latency_p95 for load in loads if load.latency_p95 is not None]
+    else:
+        known = [load.metric for load in loads if load.metric is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _rate(window: Sequence[Sample]) -> float | None:
+    """Return the requests per second, over reloads of the gateway, each of which counts anew."""
+    seconds = window[-1].at - window[0].at
+    if seconds <= 0:
+        return None
+    requests = 0
+    for before, after in itertools.pairwise(window):
+        same = before.process == after.process
+        requests += max(0, after.load.requests - before.load.requests) if same else after.load.requests
+    return requests / seconds
+
+
+def _reason(history: Sequence[Sample], terms: ScalingTerms) -> str:
+    value = _value(history, terms) or 0.0
+    what = {
+        "rps": f"{value:.3g} requests/s",
+        "concurrency": f"{value:.3g} in flight",
+        "queue": f"{value:.3g} waiting",
+        "latency_p95": f"p95 {value * 1000:.0f} ms",
+    }.get(terms.metric, f"{terms.metric} {value:.3g}")
+    target = f"{terms.target * 1000:.0f} ms" if terms.metric == "latency_p95" else f"{terms.target:g}"
+    return f"{what}, target {target}"

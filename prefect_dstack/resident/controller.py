@@ -1,0 +1,172 @@
+"""The loop of the resident controller."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import httpx
+
+from prefect_dstack.domain.record import ServiceRecord
+from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.flows.reconcile import reconcile_services
+from prefect_dstack.flows.renew_certificates import renew_certificates
+from prefect_dstack.flows.scale import scale_service
+from prefect_dstack.infrastructure.certificates import lacking
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.resident.leadership import Leadership
+from prefect_dstack.resident.watching import ScalingChange, ServiceWatch
+from prefect_dstack.services.location import is_elsewhere
+from prefect_dstack.services.reconciliation import reconcile
+from prefect_dstack.store.records import readable_records
+from prefect_dstack.store.sources import resolve_infrastructure
+
+__all__ = ["Controller", "run_controller"]
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+"""Seconds between two looks at the load of services."""
+RECORDS_AGE = 5.0
+FULL_PASS = 60.0
+CERTIFICATES = 3600.0
+PARALLEL_CHANGES = 16
+
+
+class Controller:
+    """Watches services, and starts a flow run for each thing that must change.
+
+    It remembers nothing that a second one could not find out. Endpoints do not depend on it to serve.
+
+    Args:
+        clock: Seconds, by a clock that only goes forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._watches: dict[str, ServiceWatch] = {}
+        self._infrastructure: Infrastructure | None = None
+        self._leadership: Leadership | None = None
+        self._pool = ThreadPoolExecutor(PARALLEL_CHANGES, "controller")
+        self._under_way: dict[str, Future[None]] = {}
+        self._read = self._passed = self._renewed = float("-inf")
+        self._leads = False
+
+    def tick(self) -> None:
+        """Look once at everything that is due, and start what must change."""
+        now = self._clock()
+        try:
+            if now - self._read >= RECORDS_AGE:
+                self._read_records()
+                self._read = now
+        except (httpx.HTTPError, PrefectDstackError) as error:
+            logger.warning("the Prefect API does not answer; going on with what is known: %s", error)
+        infrastructure = self._infrastructure
+        if infrastructure is None:
+            return
+        for name, watch in list(self._watches.items()):
+            if not watch.is_scaled or not self._is_mine(watch.record, infrastructure):
+                continue
+            watch.look(infrastructure.gateway(watch.record.gateway), infrastructure)
+            change = watch.change()
+            if change is not None:
+                self._start(f"scale {name}", lambda change=change: _scale(change))  # type: ignore[misc]
+        if now - self._passed >= FULL_PASS:
+            self._passed = now
+            self._start("reconcile", lambda: _reconcile(infrastructure))
+        if now - self._renewed >= CERTIFICATES:
+            self._renewed = now
+            self._start("certificates", lambda: _renew(infrastructure))
+
+    def close(self) -> None:
+        """Let another controller lead; what is under way goes on to its end."""
+        if self._leadership is not None and self._leads:
+            self._leadership.resign()
+        self._pool.shutdown(wait=True)
+
+    def _read_records(self) -> None:
+        infrastructure = resolve_infrastructure()
+        if self._leadership is None:
+            here = infrastructure.here
+            self._leadership = Leadership(f"{here.id}-{os.getpid()}", str(here))
+        self._leads = self._leadership.lead()
+        records, _ = readable_records()
+        self._infrastructure = infrastructure
+        for record in records:
+            if record.name in self._watches:
+                self._watches[record.name].update(record)
+            else:
+                self._watches[record.name] = ServiceWatch(record, self._clock)
+        for name in self._watches.keys() - {record.name for record in records}:
+            del self._watches[name]
+
+    def _is_mine(self, record: ServiceRecord, infrastructure: Infrastructure) -> bool:
+        if record.deploying is not None or is_elsewhere(record, infrastructure.here):
+            return False
+        return record.location is not None or self._leads
+
+    def _start(self, key: str, action: Callable[[], None]) -> None:
+        """Do something in the background, unless it is under way."""
+        running = self._under_way.get(key)
+        if running is not None and not running.done():
+            return
+        if running is not None and (error := running.exception()) is not None:
+            logger.error("%s: %s", key, error)
+        self._under_way[key] = self._pool.submit(self._then_read_again, action)
+
+    def _then_read_again(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - one service must not end the watch over the others
+            logger.error("%s", error)
+        finally:
+            self._read = float("-inf")
+
+
+def _scale(change: ScalingChange) -> None:
+    logger.info("autoscale %s %d → %d: %s", change.service, change.before, change.replicas, change.reason)
+    scale_service(change.service, change.replicas, reason=change.reason, set_by="autoscaler", pin=False)
+
+
+def _reconcile(infrastructure: Infrastructure) -> None:
+    """Compare without a flow run, and start one only where something differs."""
+    found = reconcile(infrastructure, logger, dry_run=True, foreign=False)
+    if found.done:
+        logger.info("repairing: %s", "; ".join(found.done))
+        reconcile_services()
+
+
+def _renew(infrastructure: Infrastructure) -> None:
+    for name in infrastructure.gateway_names:
+        try:
+            gateway = infrastructure.gateway(name)
+            state = gateway.state()
+            if (
+                state is not None
+                and state.https_port is not None
+                and lacking(gateway, list(state.routes.values()))
+            ):
+                renew_certificates(name)
+        except PrefectDstackError as error:
+            logger.warning("gateway %s: %s", name, error)
+
+
+def run_controller(stop: threading.Event | None = None) -> None:
+    """Watch all services until told to stop.
+
+    Args:
+        stop: Set when it is to end; None: never.
+    """
+    stop = stop or threading.Event()
+    controller = Controller()
+    logger.info("watching")
+    try:
+        while not stop.wait(TICK):
+            controller.tick()
+    finally:
+        controller.close()
+        logger.info("stopped watching")

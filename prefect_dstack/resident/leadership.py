@@ -1,0 +1,77 @@
+"""Which of several controllers acts for services that any of them could change.
+
+The leader writes when it was last there into a block, every few seconds; whoever finds that it has been
+silent takes over. Two may lead for a moment: every change holds the lock of its service, so the second one
+finds nothing left to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefect_dstack.blocks import DstackController
+from prefect_dstack.store import documents
+
+__all__ = ["SILENCE", "Leadership", "known_controllers"]
+
+BLOCK = "leader"
+BEAT = 4.0
+"""Seconds between two signs of life."""
+SILENCE = 10.0
+"""Seconds after which a leader counts as gone."""
+
+
+@dataclass
+class Leadership:
+    """One candidate.
+
+    Attributes:
+        identity: What tells it from others.
+        where: What people call its machine.
+        clock: The time in Unix seconds.
+    """
+
+    identity: str
+    where: str
+    clock: Callable[[], float] = time.time
+    _beat: float = 0.0
+    _leads: bool = False
+
+    def lead(self) -> bool:
+        """Return whether this one leads now; call it every second or so."""
+        now = self.clock()
+        if now - self._beat < BEAT:
+            return self._leads
+        self._beat = now
+        known = documents.read(DstackController, BLOCK)
+        other = {} if known is None else dict(known[1]["leader"])
+        if other and other.get("identity") != self.identity and now - float(other.get("at", 0)) < SILENCE:
+            self._leads = False
+            return False
+        mine = {"identity": self.identity, "where": self.where, "at": now}
+        if known is None:
+            documents.save(DstackController(leader=mine), BLOCK)
+        else:
+            documents.replace(known[0], {"leader": mine})
+        self._leads = True
+        return True
+
+    def resign(self) -> None:
+        """Let another one lead at once."""
+        known = documents.read(DstackController, BLOCK)
+        if known is not None and known[1]["leader"].get("identity") == self.identity:
+            documents.replace(known[0], {"leader": {}})
+
+
+def known_controllers(clock: Callable[[], float] = time.time) -> list[dict[str, Any]]:
+    """Return the controllers that have shown signs of life lately.
+
+    Args:
+        clock: The time in Unix seconds.
+    """
+    found = documents.data_of_all(DstackController).values()
+    leaders = [dict(data["leader"]) for data in found if data.get("leader")]
+    return [leader for leader in leaders if clock() - float(leader.get("at", 0)) < SILENCE]
