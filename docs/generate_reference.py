@@ -66,7 +66,6 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`env: {discovery.type: one}` without `image`", {"image": None, "env": {"discovery.type": "one"}}),
     ("`env: {discovery.type: one}` with `commands`", {"env": {"discovery.type": "one"}}),
     ("`resources.gpu: amd:MI300X`", {"resources": {"gpu": "amd:MI300X"}}),
-    ("`resources.gpu.compute_capability`", {"resources": {"gpu": {"compute_capability": 8.0}}}),
     ("`volumes: [weights:/models]`", {"volumes": ["weights:/models"]}),
     ("`volumes: [/var/run/docker.sock:/s]`", {"volumes": ["/var/run/docker.sock:/s"]}),
 )
@@ -618,8 +617,9 @@ Others that are respected:
 """
 
 ERRORS_INTRODUCTION = """\
-All are in `prefect_dstack.errors`. `str()` of each is one line: what is wrong, where, and what to do. The
-command line prints it and exits with its exit code; a flow run fails with it.
+All are in `prefect_dstack.errors`. `str()` of each is one line: what is wrong, where, and what to do. Some
+have `details`, lines such as the last ones of a replica. The command line prints both (`report`) and
+exits with the error's exit code; a flow run fails with the line.
 """
 
 BLOCKS_INTRODUCTION = """\
@@ -649,7 +649,10 @@ EVENTS = {
     "scaled": ("a service has another number of replicas", ENDPOINT),
     "stopped": ("a service was stopped", OUTCOME),
     "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),
-    "restored": ("what a dead deployment had left was undone", "`reason`"),
+    "restored": (
+        "what a dead deployment had left was undone, or a degraded service was repaired",
+        "`reason`",
+    ),
     "deleted": ("a service was forgotten", "none"),
 }
 CERTIFICATE_EVENT = [

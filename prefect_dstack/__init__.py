@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefect_dstack.api import connect
     from prefect_dstack.configurations import load_configuration
+    from prefect_dstack.domain.evaluation import Evaluation, Release
     from prefect_dstack.domain.record import Endpoint
     from prefect_dstack.domain.run_record import RunResult
     from prefect_dstack.domain.tokens import NewToken, Token
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Endpoint",
+    "Evaluation",
     "NewToken",
+    "Release",
     "RunResult",
     "Token",
     "acreate_token",
@@ -73,7 +76,9 @@ __all__ = [
 
 _PLACES = {
     "Endpoint": "domain.record",
+    "Evaluation": "domain.evaluation",
     "NewToken": "domain.tokens",
+    "Release": "domain.evaluation",
     "RunResult": "domain.run_record",
     "Token": "domain.tokens",
     "acreate_token": "services.tokens",

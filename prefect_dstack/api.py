@@ -28,8 +28,10 @@ __all__ = [
     "answers",
     "check",
     "connect",
+    "explained",
     "join_local_server",
     "local_server_url",
+    "reading",
     "start_local_server",
     "stop_local_server",
 ]
@@ -263,17 +265,52 @@ def check(url: str) -> None:
     Raises:
         OrchestratorError: If it does not answer, or refuses; the message says what to do.
     """
-    with _client(url) as client:
-        try:
-            client.read_flows(limit=1)
-        except httpx.HTTPStatusError as error:
-            raise OrchestratorError(f"the Prefect API at {url} {_refusal(error.response)}") from error
-        except httpx.HTTPError as error:
-            raise OrchestratorError(f"the Prefect API at {url} {_silence(error)}") from error
-        except ValueError as error:
-            raise OrchestratorError(
-                f"what answers at {url} is no Prefect API; correct PREFECT_API_URL, which ends with /api"
-            ) from error
+    with _client(url) as client, explained(url):
+        client.read_flows(limit=1)
+
+
+@contextlib.contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn the errors of requests to a Prefect API into ones that a person can act on.
+
+    Args:
+        url: The URL of the API.
+
+    Raises:
+        OrchestratorError: If it does not answer, or refuses; the message says what to do.
+    """
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        raise OrchestratorError(f"the Prefect API at {url} {_refusal(error.response)}") from error
+    except httpx.HTTPError as error:
+        raise OrchestratorError(f"the Prefect API at {url} {_silence(error)}") from error
+    except ValueError as error:
+        raise OrchestratorError(
+            f"what answers at {url} is no Prefect API; correct PREFECT_API_URL, which ends with /api"
+        ) from error
+
+
+@contextlib.contextmanager
+def reading(report: Callable[[str], None] | None = None) -> Iterator[str]:
+    """Use the Prefect API as `connect` does, for commands that only read.
+
+    Whether it answers is learned from what they ask, which is tried once.
+
+    Args:
+        report: Told when a server has to be started.
+
+    Yields:
+        The URL of the API.
+
+    Raises:
+        OrchestratorError: If it does not answer, or refuses.
+    """
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+
+    url = get_current_settings().api.url or connect(report)
+    with explained(url), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield url
 
 
 def _refusal(response: httpx.Response) -> str:

@@ -2,7 +2,7 @@
 
 ```
 PrefectDstackError                 exit code 1: something went wrong
-├── UserError                      exit code 2: the caller can mend it by changing what they asked for
+├── UserError                      exit code 2: the caller has to change what they asked for
 │   ├── ConfigurationError         a file, key or value that cannot be accepted
 │   │   └── UnsupportedKeyError    understood, but nothing acts on it where it would be used
 │   ├── NotFoundError              a service, gateway, fleet, secret or revision that does not exist
@@ -21,6 +21,7 @@ PrefectDstackError                 exit code 1: something went wrong
 ├── GatewayError                   a gateway that cannot be started, reached or changed
 ├── CertificateError               a certificate that cannot be issued, read or renewed
 ├── DeploymentError                a rollout that did not end well; the previous revision serves on
+│   └── RejectedError              its evaluation rejected the new revision, which got no requests
 ├── RunFailedError                 a task that ended with another exit code than 0, or was stopped
 └── OrchestratorError              the Prefect API is missing or refuses
 ```
@@ -28,6 +29,7 @@ PrefectDstackError                 exit code 1: something went wrong
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +51,7 @@ __all__ = [
     "OrchestratorError",
     "PrefectDstackError",
     "ProvisioningError",
+    "RejectedError",
     "ReplicaExitedError",
     "ReplicaNotReadyError",
     "RunFailedError",
@@ -65,9 +68,34 @@ class PrefectDstackError(Exception):
 
     Attributes:
         exit_code: What the command line exits with.
+        details: What else there is to read, such as the last lines that a replica wrote. Tracebacks have it
+            too.
     """
 
     exit_code = 1
+    details: tuple[str, ...] = ()
+
+    def with_details(self: E, lines: Iterable[str]) -> E:
+        """Return this error with lines to read beside its message.
+
+        Args:
+            lines: The lines.
+
+        Example:
+            >>> error = ReplicaExitedError("hello-1-0: it exited with code 3").with_details(["no model"])
+            >>> print(error.report)
+            hello-1-0: it exited with code 3
+                no model
+        """
+        self.details = tuple(lines)
+        if self.details:
+            self.add_note("\n".join(_indented(self.details)))
+        return self
+
+    @property
+    def report(self) -> str:
+        """The message, and below it the details, indented."""
+        return "\n".join([str(self), *_indented(self.details)])
 
     def with_message(self: E, message: str) -> E:
         """Return the same error with another message, for more about the circumstances.
@@ -92,6 +120,10 @@ class PrefectDstackError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling, which Prefect does to the exceptions of runs, whatever the constructor takes."""
         return (_rebuild, (type(self), self.args, vars(self).copy()))
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:
@@ -205,6 +237,10 @@ class CertificateError(PrefectDstackError):
 
 class DeploymentError(PrefectDstackError):
     """A rollout that did not end well; the previous revision serves on."""
+
+
+class RejectedError(DeploymentError):
+    """A new revision that did not pass its evaluation, and that got no requests."""
 
 
 class RunFailedError(PrefectDstackError):

@@ -71,6 +71,10 @@ class Offer(BaseModel):
     )
     region: str = Field(default="", description="Where it is; empty where a backend has no regions.")
     zones: tuple[str, ...] = Field(default=(), description="The zones of the region that offer it.")
+    fleet: str = Field(default="", description="The fleet that a held machine is in; empty: none.")
+    architecture: str | None = Field(
+        default=None, description="`x86` or `arm`, else as its kernel calls it; None: unknown."
+    )
     cpus: float = Field(description="Virtual processors; of a held machine, those still free.")
     memory_gb: float = Field(description="Memory in GB; of a held machine, what is still free.")
     gpus: tuple[Accelerator, ...] = Field(
@@ -131,7 +135,8 @@ class Backend(Protocol):
         """List what could be had for one replica.
 
         Args:
-            requirements: Say which resources, prices, regions and kinds are acceptable.
+            requirements: Say which resources, prices, regions and kinds are acceptable;
+                `backends.matching.refusals` judges an offer by all of them.
 
         Returns:
             Acceptable offers, the best first: cheapest, then emptiest.

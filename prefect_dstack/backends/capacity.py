@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from prefect_dstack.backends.base import Accelerator, Offer
+from prefect_dstack.backends.base import Offer
 from prefect_dstack.backends.claims import Claim
-from prefect_dstack.backends.inspection import GpuDevice, HostInventory
-from prefect_dstack.backends.matching import shortfalls
-from prefect_dstack.configurations import Resources
+from prefect_dstack.backends.gpus import GpuDevice, grouped, picked
+from prefect_dstack.backends.inspection import HostInventory
+from prefect_dstack.backends.matching import Refusal, gpus_given, shortfalls
+from prefect_dstack.domain.workload import Requirements
 
 __all__ = ["HostCapacity"]
 
@@ -73,74 +74,83 @@ class HostCapacity:
         return max(self.blocks - taken, 0)
 
     def free(self) -> Offer:
-        """Say what is left, as one offer; `slots` is not counted yet."""
+        """Return what is left, as one offer; `slots` is not counted yet."""
         cpus = self.inventory.cpus - sum(claim.cpus for claim in self.claims)
         memory = self.inventory.memory_gb - sum(claim.memory_gb for claim in self.claims)
-        gpus: Sequence[GpuDevice] = self.free_gpus
         if self.blocks is not None:
             share = self.free_blocks / self.blocks
             cpus, memory = self.inventory.cpus * share, self.inventory.memory_gb * share
-            gpus = gpus[: round(len(self.inventory.gpus) * share)]
         return Offer(
             backend="ssh",
             instance_type=self.name,
+            architecture=self.inventory.architecture,
             cpus=max(cpus, 0.0),
             memory_gb=max(memory, 0.0),
-            gpus=_grouped(gpus),
+            gpus=grouped(self._gpus_to_give),
             disk_gb=self.inventory.free_disk_gb,
             price=0.0,
             slots=0,
         )
 
-    def offer(self, resources: Resources) -> tuple[Offer, list[str]]:
-        """Say what is left, and how many replicas fit into it.
+    def offer(self, requirements: Requirements) -> tuple[Offer, list[Refusal]]:
+        """Return what is left, and how many replicas fit into it.
 
         Args:
-            resources: What one replica needs.
+            requirements: What one replica needs.
 
         Returns:
             The offer, and why not even one fits; no reason if at least one does.
         """
         free = self.free()
-        lacking = shortfalls(free, resources)
-        arch = resources.cpu.arch if resources.cpu else None
-        if arch is not None and arch != self.inventory.architecture:
-            lacking.append(f"cpu: {arch} asked, {self.inventory.architecture} there")
+        lacking = shortfalls(requirements, free)
         if not lacking and self.blocks is not None and self.free_blocks == 0:
-            lacking.append(f"blocks: all {self.blocks} are taken")
+            lacking.append(Refusal("blocks", f"all {self.blocks} are taken"))
         if lacking:
             return free, lacking
-        slots = self._slots(resources)
-        return free.model_copy(update={"slots": slots}), [] if slots else ["there is no room left"]
+        slots = self._slots(requirements, free)
+        full = [] if slots else [Refusal("resources", "there is no room left")]
+        return free.model_copy(update={"slots": slots}), full
 
-    def claimable(self, resources: Resources) -> tuple[float, float, tuple[GpuDevice, ...]] | None:
+    def claimable(self, requirements: Requirements) -> tuple[float, float, tuple[GpuDevice, ...]] | None:
         """Choose what one replica would get.
 
         Args:
-            resources: What it needs.
+            requirements: What it needs.
 
         Returns:
             CPUs, memory in GB, and the GPUs; None if it does not fit.
         """
-        if self.offer(resources)[1]:
+        offer, lacking = self.offer(requirements)
+        if lacking:
             return None
-        cpus, memory = _asked(resources)
-        return cpus, memory, self._pick_gpus(resources)
+        gpus = picked(self._gpus_to_give, gpus_given(requirements, offer) or ())
+        return requirements.cpus, requirements.memory_gb, gpus
 
-    def _slots(self, resources: Resources) -> int:
-        cpus, memory = _asked(resources)
-        gpus = self._pick_gpus(resources)
+    @property
+    def _gpus_to_give(self) -> Sequence[GpuDevice]:
+        if self.blocks is None:
+            return self.free_gpus
+        return self.free_gpus[: round(len(self.inventory.gpus) * self.free_blocks / self.blocks)]
+
+    def _slots(self, requirements: Requirements, free: Offer) -> int:
+        cpus, memory = requirements.cpus, requirements.memory_gb
+        gpus = sum(gpu.count for gpu in gpus_given(requirements, free) or ())
         if self.blocks is not None:
-            return self.free_blocks // self._blocks_for(cpus, memory, len(gpus))
-        free = self.free()
+            return self.free_blocks // self._blocks_for(cpus, memory, gpus)
         rooms = [UNLIMITED]
         if cpus:
             rooms.append(math.floor(free.cpus / cpus + ROUNDING))
         if memory:
             rooms.append(math.floor(free.memory_gb / memory + ROUNDING))
         if gpus:
-            rooms.append(sum(len(group) // len(gpus) for group in self._suitable_gpus(resources)))
+            rooms.append(sum(self._slots_of(requirements, free, number) for number in range(len(free.gpus))))
         return min(rooms)
+
+    def _slots_of(self, requirements: Requirements, free: Offer, number: int) -> int:
+        """Return how many replicas one kind of GPU is enough for."""
+        kind = free.gpus[number]
+        given = gpus_given(requirements, free.model_copy(update={"gpus": (kind,)}))
+        return kind.count // given[0].count if given else 0
 
     def _blocks_for(self, cpus: float, memory_gb: float, gpus: int) -> int:
         blocks = self.blocks or 1
@@ -151,56 +161,6 @@ class HostCapacity:
         ]
         return max(1, math.ceil(max(parts) * blocks - ROUNDING))
 
-    def _pick_gpus(self, resources: Resources) -> tuple[GpuDevice, ...]:
-        groups = self._suitable_gpus(resources)
-        if not groups:
-            return ()
-        # The smallest that suit: larger ones are left for who needs them.
-        best = min(groups, key=lambda group: (group[0].memory_gb, len(group)))
-        return tuple(best[: _gpus_asked(resources, best[0])])
-
-    def _suitable_gpus(self, resources: Resources) -> list[list[GpuDevice]]:
-        """Group the free GPUs by model, and keep the groups of which a replica could be served."""
-        if resources.gpu is None:
-            return []
-        groups: dict[tuple[str, float], list[GpuDevice]] = {}
-        for gpu in self.free_gpus:
-            groups.setdefault((gpu.name, gpu.memory_gb), []).append(gpu)
-        only_gpu = Resources(gpu=resources.gpu)
-        return [
-            group
-            for group in groups.values()
-            if 0 < _gpus_asked(resources, group[0]) <= len(group)
-            and not shortfalls(self.free().model_copy(update={"gpus": _grouped(group)}), only_gpu)
-        ]
-
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
-
-
-def _grouped(devices: Sequence[GpuDevice]) -> tuple[Accelerator, ...]:
-    groups: dict[tuple[str, float], int] = {}
-    for device in devices:
-        key = (device.name, device.memory_gb)
-        groups[key] = groups.get(key, 0) + 1
-    return tuple(
-        Accelerator(name=name, memory_gb=memory, count=count) for (name, memory), count in groups.items()
-    )
-
-
-def _asked(resources: Resources) -> tuple[float, float]:
-    cpus = resources.cpu.count.min if resources.cpu and resources.cpu.count else None
-    memory = resources.memory.min if resources.memory else None
-    return float(cpus or 0), float(memory or 0)
-
-
-def _gpus_asked(resources: Resources, gpu: GpuDevice) -> int:
-    wanted = resources.gpu
-    if wanted is None:
-        return 0
-    count = 1 if wanted.count is None or wanted.count.min is None else wanted.count.min
-    total = wanted.total_memory.min if wanted.total_memory else None
-    if total:
-        count = max(count, math.ceil(total * 0.95 / gpu.memory_gb))
-    return count

@@ -14,11 +14,11 @@ from requests import RequestException
 
 from prefect_dstack.backends.claims import Claim, claims_on
 from prefect_dstack.backends.fleet import Fleet, FleetHost
+from prefect_dstack.backends.gpus import GPU_SURVEY, GpuDevice, read_gpus
 from prefect_dstack.errors import HostError, HostNotReadyError
 from prefect_dstack.hosts.ssh_machine import SshMachine
 
 __all__ = [
-    "GpuDevice",
     "HostInventory",
     "HostProblem",
     "HostReport",
@@ -33,32 +33,18 @@ GB = 1024**3
 LEAST_FREE_DISK_GB = 5.0
 MOST_AT_ONCE = 32
 
-# One round trip: each line a word and what it says. `nvidia-smi` may be there without a working driver.
-SURVEY = r"""
+# One round trip: each line a word and what it says.
+SURVEY = (
+    r"""
 disk=/var/lib/docker; [ -d "$disk" ] || disk=/
 echo "cpus $(nproc)"
 echo "memory $(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "arch $(uname -m)"
 echo "disk $(df -Pk "$disk" | awk 'NR == 2 {print $2, $4}')"
 echo "addresses $(hostname -I 2>/dev/null)"
-if command -v nvidia-smi >/dev/null 2>&1; then
-    if gpus=$(nvidia-smi --query-gpu=uuid,name,memory.total --format=csv,noheader,nounits 2>&1); then
-        echo "$gpus" | sed 's/^/gpu /'
-    else
-        echo "broken $(echo "$gpus" | head -n 1)"
-    fi
-fi
 """
-
-
-class GpuDevice(BaseModel):
-    """One accelerator of a host."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str = Field(description="The driver's name for it, which a reboot does not change.")
-    name: str = Field(description="The model.")
-    memory_gb: float = Field(description="Its memory in GB.")
+    + GPU_SURVEY
+)
 
 
 class HostProblem(BaseModel):
@@ -165,29 +151,25 @@ def read_inventory(survey: str) -> HostInventory:
     for line in survey.splitlines():
         word, _, rest = line.partition(" ")
         if word == "gpu":
-            gpus.append(_gpu(rest))
+            gpus.append(rest)
         else:
             said.setdefault(word, rest.strip())
     missing = {"cpus", "memory", "arch", "disk"} - said.keys()
     if missing:
         raise ValueError(f"nothing is said about {', '.join(sorted(missing))}")
     size, free = said["disk"].split()
+    memory_gb = int(said["memory"]) * 1024 / GB
     names = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
     return HostInventory(
         cpus=int(said["cpus"]),
-        memory_gb=int(said["memory"]) * 1024 / GB,
+        memory_gb=memory_gb,
         architecture=names.get(said["arch"], said["arch"]),
         disk_gb=int(size) * 1024 / GB,
         free_disk_gb=int(free) * 1024 / GB,
         addresses=tuple(said.get("addresses", "").split()),
-        gpus=tuple(gpus),
+        gpus=read_gpus(gpus, memory_gb),
         broken_gpus=said.get("broken", ""),
     )
-
-
-def _gpu(row: str) -> GpuDevice:
-    device, name, memory = (part.strip() for part in row.split(","))
-    return GpuDevice(id=device, name=name.removeprefix("NVIDIA "), memory_gb=float(memory) / 1024)
 
 
 def inspect(machine: SshMachine) -> HostInventory:

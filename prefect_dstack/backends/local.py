@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import TYPE_CHECKING
 import psutil
 
 from prefect_dstack.backends.base import Accelerator, GatewayHost, Instance, Offer, Report
-from prefect_dstack.backends.matching import shortfalls
+from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, let_go
+from prefect_dstack.backends.gpus import GPU_SURVEY, GpuDevice, grouped, picked, read_gpus
+from prefect_dstack.backends.matching import gpus_given, refusals
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
-from prefect_dstack.errors import NoOfferError
+from prefect_dstack.errors import HostNotReadyError, NoOfferError
 from prefect_dstack.gateways.attachment import Attachment, is_in
 from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.hosts.identity import MachineIdentity, machine_identity
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend"]
 
 GB = 1024**3
+
+# Replicas that are placed at the same time choose their GPUs one after the other.
+_lock = threading.Lock()
 
 
 class LocalBackend:
@@ -48,25 +55,25 @@ class LocalBackend:
 
     def offers(self, requirements: Requirements) -> Sequence[Offer]:
         """Offer this machine if it will do; see `Backend.offers`."""
-        for key in ("regions", "availability_zones", "instance_types"):
-            if getattr(requirements, key):
-                raise NoOfferError(f"this machine has none of the {key} asked for; remove the key")
-        if requirements.spot_policy == "spot":
-            raise NoOfferError("this machine is not a spot instance; remove spot_policy")
         offer = self._machine_as_offer()
-        missing = shortfalls(offer, requirements.resources)
-        arch = requirements.resources.cpu.arch if requirements.resources.cpu else None
-        if arch not in (None, _architecture()):
-            missing.append(f"cpu: {arch} asked, {_architecture()} there")
-        if missing:
-            raise NoOfferError(f"this machine will not do: {'; '.join(missing)}")
+        reasons = refusals(requirements, offer)
+        if reasons:
+            raise NoOfferError(f"this machine will not do: {'; '.join(map(str, reasons))}")
         return [offer]
 
     def provision(
         self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
     ) -> Instance:
-        """Hand out this machine; see `Backend.provision`."""
-        return self.instances()[0]
+        """Hand out this machine, and to a container those GPUs that the fewest others use.
+
+        See `Backend.provision`. A process sees all GPUs.
+        """
+        (instance,) = self.instances()
+        given = gpus_given(requirements, self._machine_as_offer())
+        if not given or requirements.runtime != "docker":
+            return instance
+        devices = self._choose(given, stamp)
+        return instance.model_copy(update={"gpu_devices": devices, "details": {"replica": stamp.name}})
 
     def instances(self) -> Sequence[Instance]:
         """List this machine; see `Backend.instances`."""
@@ -87,7 +94,10 @@ class LocalBackend:
         return None
 
     def terminate(self, instance: Instance) -> None:
-        """This machine stays; see `Backend.terminate`."""
+        """Keep this machine, but forget the GPUs that were chosen for a container that will not come."""
+        replica = instance.details.get("replica")
+        if isinstance(replica, str):
+            let_go(instance.name, replica)
 
     @functools.cached_property
     def identity(self) -> MachineIdentity:
@@ -114,14 +124,29 @@ class LocalBackend:
             may_hold_tunnels=tunnels.is_dir,
         )
 
+    def _choose(self, given: Sequence[Accelerator], stamp: Stamp) -> tuple[str, ...]:
+        with _lock:
+            claims = held_claims(LocalMachine.name)
+            # Without an engine, the start of the container says so.
+            with contextlib.suppress(HostNotReadyError):
+                claims = claims_on(LocalMachine().docker(), LocalMachine.name)
+            for claim in claims:
+                if claim.stamp.name == stamp.name and claim.gpu_devices:
+                    return claim.gpu_devices
+            users = Counter(device for claim in claims for device in claim.gpu_devices)
+            devices = tuple(gpu.id for gpu in picked(sorted(_gpus(), key=lambda gpu: users[gpu.id]), given))
+            hold(LocalMachine.name, Claim(stamp=stamp, gpu_devices=devices))
+            return devices
+
     def _machine_as_offer(self) -> Offer:
         self.home.mkdir(parents=True, exist_ok=True)
         return Offer(
             backend=self.name,
             instance_type="local",
+            architecture=_architecture(),
             cpus=psutil.cpu_count() or 1,
             memory_gb=psutil.virtual_memory().total / GB,
-            gpus=_gpus(),
+            gpus=grouped(_gpus()),
             disk_gb=psutil.disk_usage(str(self.home)).free / GB,
             price=0.0,
             slots=10_000,
@@ -146,35 +171,7 @@ def _architecture() -> str:
 
 
 @functools.cache
-def _gpus() -> tuple[Accelerator, ...]:
-    fields = "name,memory.total,compute_cap"
-    outcome = LocalMachine().run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"])
-    return gpus_of(outcome.stdout.decode()) if outcome.exit_code == 0 else ()
-
-
-def gpus_of(table: str) -> tuple[Accelerator, ...]:
-    """Read what `nvidia-smi` says.
-
-    Args:
-        table: Lines of name, memory in MiB and compute capability; words where the driver does not know.
-
-    Returns:
-        The GPUs, those of one kind together.
-    """
-    rows = (tuple(cell.strip() for cell in line.rsplit(",", 2)) for line in table.splitlines())
-    kinds = Counter(row for row in rows if len(row) == 3)
-    return tuple(
-        Accelerator(
-            name=name,
-            # A GPU without memory of its own uses the machine's.
-            memory_gb=float(memory) / 1024 if memory.isdecimal() else psutil.virtual_memory().total / GB,
-            count=count,
-            compute_capability=_capability(capability),
-        )
-        for (name, memory, capability), count in kinds.items()
-    )
-
-
-def _capability(text: str) -> tuple[int, int] | None:
-    major, _, minor = text.partition(".")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+def _gpus() -> tuple[GpuDevice, ...]:
+    outcome = LocalMachine().run(["sh", "-c", GPU_SURVEY])
+    rows = [line for line in outcome.stdout.decode(errors="replace").splitlines() if line.startswith("gpu ")]
+    return read_gpus((row.removeprefix("gpu ") for row in rows), psutil.virtual_memory().total / GB)

@@ -13,6 +13,7 @@ from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim, claims_on, held_claims, hold, let_go
 from prefect_dstack.backends.fleet import Fleet, FleetHost, SecretLookup, host_of
 from prefect_dstack.backends.inspection import HostInventory, check_hosts, inspect
+from prefect_dstack.backends.matching import misplaced
 from prefect_dstack.configurations import Resources
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
@@ -81,21 +82,22 @@ class SshBackend:
         """Offer what is left of each host that has room, the emptiest first; see `Backend.offers`.
 
         Args:
-            requirements: Their `resources` and `fleets` say which hosts will do.
+            requirements: What a replica needs. If hosts cannot satisfy it whatever they have left, as a
+                region, none is asked.
 
         Returns:
             One offer for each host; `slots` says how many replicas fit. Hosts that do not answer are logged
             and left out.
 
         Raises:
-            NoOfferError: If no host has room; says what was asked, and what is left of each.
+            NoOfferError: If no host will do, or has room; says what was asked, and what is left of each.
             ProvisioningError: If not one host answers.
         """
-        hosts = self._acceptable(requirements)
-        reports = check_hosts(hosts)
+        acceptable = self._acceptable(requirements)
+        reports = check_hosts([host for _, host in acceptable])
         fitting: list[tuple[float, int, int, Offer]] = []
         reasons = []
-        for number, (host, report) in enumerate(zip(hosts, reports, strict=True)):
+        for number, ((fleet, host), report) in enumerate(zip(acceptable, reports, strict=True)):
             refusal = report.refusal
             if refusal or report.inventory is None:
                 logger.warning("%s is left out: %s", host.name, refusal)
@@ -103,9 +105,10 @@ class SshBackend:
                 continue
             _inventories[host] = (time.monotonic(), report.inventory)
             capacity = HostCapacity(host.name, report.inventory, report.claims, host.blocks)
-            offer, lacking = capacity.offer(requirements.resources)
+            offer, lacking = capacity.offer(requirements)
+            offer = offer.model_copy(update={"fleet": fleet.name})
             if lacking:
-                reasons.append(f"{host.name}: {', '.join(lacking)}")
+                reasons.append(f"{host.name}: {', '.join(map(str, lacking))}")
             else:
                 fitting.append((capacity.used, len(report.claims), number, offer))
         if fitting:
@@ -141,7 +144,7 @@ class SshBackend:
                 continue
             fleet, host = self._hosts[offer.instance_type]
             try:
-                claim = _claim(host, stamp, requirements.resources)
+                claim = _claim(host, stamp, requirements)
             except HostError as error:
                 passed.append(str(error))
                 report(f"{stamp.name}: {error}")
@@ -209,21 +212,34 @@ class SshBackend:
             may_hold_tunnels=lambda: True,
         )
 
-    def _acceptable(self, requirements: Requirements) -> list[FleetHost]:
-        wanted = requirements.fleets
-        if wanted is None:
-            hosts = [host for _, host in self._hosts.values()]
-        else:
-            names = {reference.rpartition("/")[2] for reference in wanted}
-            hosts = [host for fleet, host in self._hosts.values() if fleet.name in names]
-        if not hosts:
-            known = ", ".join(fleet.name for fleet in self.fleets) or "none"
-            asked = f"of the fleets {', '.join(wanted)} " if wanted else ""
-            broken = "".join(
-                f"; fleet '{name}' cannot be used: {why}" for name, why in self.unreadable.items()
-            )
-            raise NoOfferError(f"there are no hosts {asked}(fleets: {known}): apply a fleet first{broken}")
-        return hosts
+    def _acceptable(self, requirements: Requirements) -> list[tuple[Fleet, FleetHost]]:
+        refused = {
+            name: misplaced(requirements, _unseen(fleet, host)) for name, (fleet, host) in self._hosts.items()
+        }
+        acceptable = [self._hosts[name] for name, reasons in refused.items() if not reasons]
+        if acceptable:
+            return acceptable
+        named = [reasons for reasons in refused.values() if "fleets" not in {one.key for one in reasons}]
+        if named:
+            every = dict.fromkeys(str(reason) for reasons in named for reason in reasons)
+            raise NoOfferError(f"no host will do: {'; '.join(every)}")
+        known = ", ".join(fleet.name for fleet in self.fleets) or "none"
+        asked = f"of the fleets {', '.join(requirements.fleets)} " if requirements.fleets else ""
+        broken = "".join(f"; fleet '{name}' cannot be used: {why}" for name, why in self.unreadable.items())
+        raise NoOfferError(f"there are no hosts {asked}(fleets: {known}): apply a fleet first{broken}")
+
+
+def _unseen(fleet: Fleet, host: FleetHost) -> Offer:
+    """Offer a host of which nothing is known but where it is."""
+    return Offer(
+        backend=SshBackend.name,
+        fleet=fleet.name,
+        instance_type=host.name,
+        cpus=0,
+        memory_gb=0,
+        price=0.0,
+        slots=0,
+    )
 
 
 def _no_secret(name: str) -> str:
@@ -234,7 +250,7 @@ def _is_held(host: str, stamp: Stamp) -> bool:
     return any(claim.stamp.name == stamp.name for claim in held_claims(host))
 
 
-def _claim(host: FleetHost, stamp: Stamp, resources: Resources) -> Claim | None:
+def _claim(host: FleetHost, stamp: Stamp, requirements: Requirements) -> Claim | None:
     with _lock:
         lock = _locks.setdefault(host.name, threading.Lock())
     with lock:
@@ -243,7 +259,8 @@ def _claim(host: FleetHost, stamp: Stamp, resources: Resources) -> Claim | None:
         for claim in claims:
             if claim.stamp.name == stamp.name:
                 return claim
-        share = HostCapacity(host.name, _inventory(host, machine), claims, host.blocks).claimable(resources)
+        capacity = HostCapacity(host.name, _inventory(host, machine), claims, host.blocks)
+        share = capacity.claimable(requirements)
         if share is None:
             return None
         cpus, memory, gpus = share

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,9 +52,11 @@ def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subproces
 
 def main() -> None:
     """Run the task that standard input describes, and exit as it does."""
+    # What was started is taken down: within a flow Prefect gets the signal, and raises it there.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     payload = json.load(sys.stdin)
     os.chdir(payload["directory"])
-    from prefect_dstack.cli.output import connected, console_error, progress
+    from prefect_dstack.cli.output import connected, console_error, plain_progress
     from prefect_dstack.configurations import TaskConfiguration, load_configuration
     from prefect_dstack.errors import PrefectDstackError
 
@@ -67,7 +70,7 @@ def main() -> None:
         if not isinstance(loaded, TaskConfiguration):
             raise AssertionError  # pragma: no cover - `start` takes nothing else
         placed = loaded.placed(directory=Path(payload["directory"]), source_name=payload["source"], lines={})
-        with progress():
+        with plain_progress():
             run_task(placed, artifacts=payload["artifacts"])
     except PrefectDstackError as error:
         console_error(str(error))

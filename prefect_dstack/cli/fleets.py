@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["application", "apply"]
 
-application = typer.Typer(help="Hosts that are reached over SSH.", no_args_is_help=True)
+application = typer.Typer(
+    help="Hosts that are reached over SSH.", no_args_is_help=True, rich_markup_mode=None
+)
 Name = Annotated[str, typer.Argument(help="The name of the fleet.")]
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["application", "apply_gateway"]
 
-application = typer.Typer(help="The reverse proxies in front of services.", no_args_is_help=True)
+application = typer.Typer(
+    help="The reverse proxies in front of services.", no_args_is_help=True, rich_markup_mode=None
+)
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

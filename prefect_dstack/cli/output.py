@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
-from rich.console import Console
-from rich.status import Status
-from rich.table import Table
 
-__all__ = ["INTERRUPTED", "can_ask", "confirm", "connected", "console_error", "progress", "show_table"]
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+__all__ = [
+    "INTERRUPTED",
+    "can_ask",
+    "confirm",
+    "connected",
+    "console_error",
+    "err",
+    "out",
+    "plain_progress",
+    "print_json",
+    "progress",
+    "reading",
+    "show_table",
+]
 
 INTERRUPTED = "interrupted; prefect-dstack ps shows what serves"
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _LazyConsole:
+    """A console that is made when something is first shown: completion and --version show nothing on it."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    @functools.cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(highlight=False, soft_wrap=True, **self._options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._console, name)
+
+
+out = cast("Console", _LazyConsole())
+err = cast("Console", _LazyConsole(stderr=True))
 
 
 def console_error(message: str) -> None:
@@ -32,26 +64,27 @@ def console_error(message: str) -> None:
     err.print(message, markup=False)
 
 
+def print_json(value: Any) -> None:
+    """Print a value as JSON, which programs read.
+
+    Args:
+        value: What `json.dumps` takes.
+    """
+    import json
+
+    print(json.dumps(value))  # noqa: T201
+
+
 def show_table(title: list[str], rows: list[list[str]]) -> None:
-    """Print a table.
+    """Print a table; on a terminal it is as wide as that, elsewhere as wide as its cells.
 
     Args:
         title: The heads of the columns.
         rows: The cells, row by row.
     """
-    if not out.is_terminal:
-        lines = [title, *rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            print("  ".join(cells).rstrip())  # noqa: T201
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in title:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    from prefect_dstack.cli.tables import print_table
+
+    print_table(title, rows)
 
 
 def can_ask() -> bool:
@@ -102,6 +135,31 @@ class _Lines(logging.Handler):
 _OURS = __file__.rpartition("cli")[0]
 
 
+class _Plain(logging.Handler):
+    """Writes the log of flow and task runs as it is: it has what a task has written, of whatever form."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.pathname.startswith(_OURS):
+            print(record.getMessage(), flush=True)  # noqa: T201
+
+
+@contextlib.contextmanager
+def plain_progress() -> Iterator[None]:
+    """Print what flows and tasks tell while they run, unchanged, on standard output."""
+    handler = _Plain()
+    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[None]:
     """Show what flows and tasks tell while they run."""
@@ -134,3 +192,15 @@ def connected(*_: Any) -> str:
     logging.getLogger().handlers[:] = [logging.NullHandler()]
     with err.status("looking for the Prefect API") if err.is_terminal else contextlib.nullcontext():
         return connect(lambda line: err.print(line, style="dim", markup=False))
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Use the Prefect API for a command that changes nothing; Ctrl-C ends it without a word."""
+    from prefect_dstack import api
+
+    try:
+        with api.reading(lambda line: err.print(line, style="dim", markup=False)):
+            yield
+    except KeyboardInterrupt:
+        raise typer.Exit(128 + signal.SIGINT) from None

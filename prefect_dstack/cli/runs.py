@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_dstack.cli.output import can_ask, confirm, connected, err, out
-from prefect_dstack.errors import ConflictError, NotFoundError
+from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, show_table
+from prefect_dstack.errors import ConflictError, UserError
 
 if TYPE_CHECKING:
-    from prefect_dstack.configurations import TaskConfiguration
+    from prefect_dstack.configurations import PortMapping, TaskConfiguration
     from prefect_dstack.domain.run_record import RunRecord
     from prefect_dstack.hosts.forwarding import Forwarder
+    from prefect_dstack.infrastructure.infrastructure import Infrastructure
+    from prefect_dstack.infrastructure.observation import FoundReplica
+    from prefect_dstack.services.run_overview import RunOverview
 
-__all__ = ["apply_task", "attach"]
+__all__ = ["apply_task", "attach", "is_run", "parse_artifacts", "show_runs"]
 
 POLL = 0.2
 # Seconds within which a background process begins its run.
@@ -49,8 +53,14 @@ def apply_task(
     if not confirm(f"Run {configuration.name}?", yes):
         raise typer.Exit(2)
     connected()
+    from prefect_dstack.services.task_runs import refuse_running
     from prefect_dstack.store.run_records import find_run
 
+    refuse_running(configuration.name or "")
+    if not detach:
+        from prefect_dstack.hosts.forwarding import check_local_ports
+
+        check_local_ports(_all_ports(configuration))
     before = find_run(configuration.name or "")
     log = settings().home / "runs" / f"{configuration.name}.log"
     process = start(configuration, artifacts or {}, log)
@@ -67,29 +77,48 @@ def apply_task(
     raise typer.Exit(code)
 
 
+def parse_artifacts(pairs: Sequence[str]) -> dict[str, str]:
+    """Read what `--artifact` says.
+
+    Args:
+        pairs: Each PATH=LOCAL.
+
+    Returns:
+        Local paths by those in the task.
+
+    Raises:
+        UserError: If one is not of that form.
+    """
+    parsed = {}
+    for pair in pairs:
+        path, _, local = pair.partition("=")
+        if not path or not local:
+            raise UserError(f"--artifact {pair}: write PATH=LOCAL")
+        parsed[path] = local
+    return parsed
+
+
 def _accompany(configuration: TaskConfiguration, before: int, process: subprocess.Popen[bytes]) -> int:
     """Forward ports while a task runs; on Ctrl-C, detach from it or stop it."""
     name = configuration.name or ""
-    forwarder: Forwarder | None = None
+    forwarders: contextlib.ExitStack | None = None
     try:
         while process.poll() is None:
-            if forwarder is None and configuration.ports:
-                forwarder = _forwarder(name, before)
+            if forwarders is None and _all_ports(configuration):
+                forwarders = _forwarded(name, before)
             time.sleep(POLL)
     except KeyboardInterrupt:
         if _wants_to_detach(name):
             err.print(f"{name} goes on; prefect-dstack attach {name} follows it", style="dim")
             return 0
-        _stop(name)
-        process.wait()
+        _stop(name, before, process)
         return 130
     except ConflictError:
-        _stop(name)
-        process.wait()
+        _stop(name, before, process)
         raise
     finally:
-        if forwarder is not None:
-            forwarder.close()
+        if forwarders is not None:
+            forwarders.close()
     return process.returncode
 
 
@@ -102,11 +131,33 @@ def _wants_to_detach(name: str) -> bool:
     return False
 
 
-def _stop(name: str) -> None:
-    from prefect_dstack.flows.stop_run import stop_run
+def _all_ports(configuration: TaskConfiguration) -> list[PortMapping]:
+    """Return the ports of all nodes."""
+    return [*configuration.ports, *(port for group in configuration.groups or () for port in group.ports)]
 
-    with contextlib.suppress(NotFoundError):
-        stop_run(name)
+
+def _stop(name: str, before: int, process: subprocess.Popen[bytes]) -> None:
+    """Stop a run that a background process takes care of, and wait for that; a second Ctrl-C waits on."""
+    from prefect_dstack.flows.stop_run import stop_run
+    from prefect_dstack.store.run_records import find_run
+
+    with _patiently():
+        record = find_run(name)
+        if record is not None and record.number > before:
+            stop_run(name)
+        else:
+            process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _patiently() -> Iterator[None]:
+    """Let an impatient Ctrl-C not keep what runs from being taken down."""
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 def _begun(name: str, before: int, process: subprocess.Popen[bytes]) -> RunRecord | None:
@@ -123,7 +174,7 @@ def _begun(name: str, before: int, process: subprocess.Popen[bytes]) -> RunRecor
     return None
 
 
-def _forwarder(name: str, before: int) -> Forwarder | None:
+def _forwarded(name: str, before: int) -> contextlib.ExitStack | None:
     """Return what forwards a run's ports to 127.0.0.1; None while it does not run yet."""
     from prefect_dstack.configurations import TaskConfiguration, load_configuration
     from prefect_dstack.store.run_records import find_run
@@ -132,27 +183,70 @@ def _forwarder(name: str, before: int) -> Forwarder | None:
     if record is None or record.number <= before or record.state != "running":
         return None
     loaded = load_configuration(record.configuration, name=name, directory=record.directory)
-    if not isinstance(loaded, TaskConfiguration) or not loaded.ports:
+    if not isinstance(loaded, TaskConfiguration):
         return None
-    from prefect_dstack.hosts.forwarding import Forwarder
+    from prefect_dstack.domain.task_nodes import plan_nodes
     from prefect_dstack.store.sources import resolve_infrastructure
 
     infrastructure = resolve_infrastructure()
-    found = infrastructure.observe(name, [record.runtime]).of(f"{name}-{record.number}-0")
-    if found is None:
-        return None
+    observation = infrastructure.observe(name, [record.runtime])
+    forwarders = contextlib.ExitStack()
+    with forwarders:
+        for node in plan_nodes(loaded):
+            found = observation.of(f"{name}-{record.number}-{node.rank}")
+            # A process listens on the port itself: nothing has to lead to what is there already.
+            ports = [
+                port
+                for port in node.ports
+                if record.runtime == "docker" or port.local_port != port.container_port
+            ]
+            if found is not None and ports:
+                forwarder = forwarders.enter_context(_forward(infrastructure, found, ports))
+                for forwarded in forwarder.ports:
+                    err.print(
+                        f"127.0.0.1:{forwarded.local_port} leads to port {forwarded.container_port} of "
+                        f"{found.replica.name}"
+                    )
+        return forwarders.pop_all()
+
+
+def _forward(infrastructure: Infrastructure, found: FoundReplica, ports: list[PortMapping]) -> Forwarder:
+    from prefect_dstack.hosts.forwarding import Forwarder
+
     replica = found.replica
-    # A process listens on the port itself: nothing has to lead to what is there already.
-    is_process = record.runtime == "process"
-    ports = [port for port in loaded.ports if not (is_process and port.local_port == port.container_port)]
-    forwarder = Forwarder(
+    return Forwarder(
         infrastructure.machine(found.instance),
         ports,
         target=lambda port: (replica.address, replica.ports.get(port, port)),
     )
-    for forwarded in forwarder.ports:
-        err.print(f"127.0.0.1:{forwarded.local_port} leads to port {forwarded.container_port} of {name}")
-    return forwarder
+
+
+def is_run(name: str) -> bool:
+    """Return whether a name is that of a task or a development environment.
+
+    Args:
+        name: What the user has typed.
+    """
+    from prefect_dstack.store.records import find_record
+    from prefect_dstack.store.run_records import find_run
+
+    return find_record(name) is None and find_run(name) is not None
+
+
+def show_runs(runs: Sequence[RunOverview]) -> None:
+    """Print a table of tasks and development environments, if there are any.
+
+    Args:
+        runs: How they are.
+    """
+    if runs:
+        show_table(
+            ["RUN", "KIND", "STATE", "NODES", "PROBLEMS"],
+            [
+                [run.name, run.kind, run.state, f"{run.running}/{run.wanted}", "; ".join(run.problems)]
+                for run in runs
+            ],
+        )
 
 
 def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -> None:
@@ -166,7 +260,7 @@ def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -
         raise ConflictError(f"{name}: has ended ({record.state}); prefect-dstack apply runs it again")
     infrastructure = resolve_infrastructure()
     found = infrastructure.observe(name, [record.runtime]).found
-    forwarder = _forwarder(name, 0)
+    forwarders = _forwarded(name, 0)
     lines: list[threading.Thread] = []
     try:
         for item in found:
@@ -180,8 +274,8 @@ def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -
         err.print(f"{name} goes on", style="dim")
         return
     finally:
-        if forwarder is not None:
-            forwarder.close()
+        if forwarders is not None:
+            forwarders.close()
     raise typer.Exit(_exit_code(name))
 
 
@@ -197,7 +291,7 @@ def _exit_code(name: str) -> int:
     return 1
 
 
-def _print_log(infrastructure: Any, item: Any, prefix: str) -> None:
+def _print_log(infrastructure: Infrastructure, item: FoundReplica, prefix: str) -> None:
     runtime = infrastructure.runtime(item.instance, item.replica.runtime)
     machine = infrastructure.machine(item.instance)
     for line in runtime.logs(machine, item.replica, follow=True):

@@ -9,7 +9,9 @@ from prefect_dstack.cli.output import err, out
 __all__ = ["application"]
 
 application = typer.Typer(
-    help="The Prefect server that is started where no other is configured.", no_args_is_help=True
+    help="The Prefect server that is started where no other is configured.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

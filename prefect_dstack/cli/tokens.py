@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["application"]
 
-application = typer.Typer(help="What clients must send to services with 'auth'.", no_args_is_help=True)
+application = typer.Typer(
+    help="What clients must send to services with 'auth'.", no_args_is_help=True, rich_markup_mode=None
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Service = Annotated[str | None, typer.Option("--service", "-s", help="Only for this service.")]
 Gateway = Annotated[

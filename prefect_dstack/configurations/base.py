@@ -37,6 +37,7 @@ class Model(BaseModel):
     """A frozen part of a configuration that knows exactly its keys."""
 
     model_config = ConfigDict(
+        defer_build=True,
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,

@@ -204,10 +204,10 @@ class _Convergence:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _first(self, failures: list[BaseException]) -> BaseException:
-        for error in failures:
-            self.log.error("%s", error)
         # What the user can change explains more than what followed from it.
         failures.sort(key=lambda error: getattr(error, "exit_code", 0), reverse=True)
+        for error in failures[1:]:
+            self.log.error("%s", error)
         if isinstance(failures[0], PrefectDstackError):
             return failures[0]
         error = DeploymentError(f"{self.goal.service}: {failures[0] or type(failures[0]).__name__}")

@@ -38,6 +38,7 @@ from prefect_dstack.runtimes.probes import Answer, ask
 from prefect_dstack.runtimes.process import ProcessRuntime
 
 __all__ = [
+    "ask_endpoint",
     "drain_replica",
     "launch_replica",
     "provision_instance",
@@ -160,7 +161,9 @@ def wait_until_ready(
     while (elapsed := time.monotonic() - start) < timeout and not abandoned.is_set():
         status = runtime.status(machine, replica)
         if status.state in ("exited", "gone", "restarting") or status.restarts > restarts:
-            raise ReplicaExitedError(environment.hide(_ended(runtime, machine, replica, status)))
+            raise ReplicaExitedError(_ended(replica, status)).with_details(
+                _last_lines(runtime, machine, replica, environment)
+            )
         answers = []
         for probe in readiness.due(elapsed):
             answers.append(ask(machine, replica, probe))
@@ -175,7 +178,8 @@ def wait_until_ready(
         abandoned.wait(min(readiness.wait(time.monotonic() - start), LOOK_INTERVAL))
     if abandoned.is_set():
         raise ReplicaNotReadyError(f"{replica.name}: given up before it was ready")
-    raise ReplicaNotReadyError(environment.hide(_never_ready(runtime, machine, replica, answer, timeout)))
+    message = environment.hide(_never_ready(runtime, replica, answer, timeout))
+    raise ReplicaNotReadyError(message).with_details(_last_lines(runtime, machine, replica, environment))
 
 
 def register_replica(
@@ -304,7 +308,7 @@ def verify_endpoint(url: str, address: str, path: str, timeout: float, log: Log)
     detail = ""
     while time.monotonic() < deadline:
         try:
-            status, body = _ask(url, address, path)
+            status, body = ask_endpoint(url, address, path)
         except TimeoutError:
             log.warning("%s: took the request, but has not answered it within 10 s", url)
             return 0
@@ -319,16 +323,31 @@ def verify_endpoint(url: str, address: str, path: str, timeout: float, log: Log)
     raise GatewayError(f"{url}: does not answer: {detail}")
 
 
-def _ask(url: str, address: str, path: str) -> tuple[int, str]:
+def ask_endpoint(url: str, address: str, path: str, timeout: float = 10.0) -> tuple[int, str]:
+    """Ask an endpoint once, the way a client does.
+
+    Args:
+        url: The endpoint.
+        address: The address of the gateway, in case the host name of the URL is not known here.
+        path: What to ask for, below the path of the URL.
+        timeout: Seconds that the connection, and the answer, may take.
+
+    Returns:
+        The status; and the beginning of the body where the status is that of a path without a service.
+
+    Raises:
+        OSError: If there is no connection, or no answer in time.
+        HTTPException: If the answer is no HTTP.
+    """
     parts = urlsplit(url)
     host = parts.hostname or address
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
         try:
-            stream: socket.socket = socket.create_connection((address, port), timeout=10)
+            stream: socket.socket = socket.create_connection((address, port), timeout=timeout)
         except TimeoutError as error:
-            raise OSError(f"no connection to {address}:{port} within 10 s") from error
+            raise OSError(f"no connection to {address}:{port} within {timeout:g} s") from error
         if parts.scheme == "https":
             # Whether the chain is one that clients trust is another question than whether a replica answers.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -343,7 +362,7 @@ def _ask(url: str, address: str, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def _ended(runtime: Runtime, machine: Machine, replica: Replica, status: ReplicaStatus) -> str:
+def _ended(replica: Replica, status: ReplicaStatus) -> str:
     if status.out_of_memory:
         how = "it ran out of memory: raise resources.memory"
     elif status.state == "gone":
@@ -352,10 +371,10 @@ def _ended(runtime: Runtime, machine: Machine, replica: Replica, status: Replica
         how = f"it was ended by signal {-status.exit_code}"
     else:
         how = f"it exited with code {status.exit_code}"
-    return f"{replica.name}: {how} before it was ready; {_last_lines(runtime, machine, replica)}"
+    return f"{replica.name}: {how} before it was ready"
 
 
-def _never_ready(runtime: Runtime, machine: Machine, replica: Replica, answer: Answer, timeout: float) -> str:
+def _never_ready(runtime: Runtime, replica: Replica, answer: Answer, timeout: float) -> str:
     hint = ""
     if isinstance(runtime, ProcessRuntime):
         others = [port for port in runtime.listening_ports(replica) if port != replica.port]
@@ -364,13 +383,13 @@ def _never_ready(runtime: Runtime, machine: Machine, replica: Replica, answer: A
             hint = (
                 f" (it listens on {heard}; a process must listen on $PORT, so that two revisions can overlap)"
             )
-    lines = _last_lines(runtime, machine, replica)
-    return f"{replica.name}: not ready within {timeout:.0f} s: {answer.detail}{hint}; {lines}"
+    return f"{replica.name}: not ready within {timeout:.0f} s: {answer.detail}{hint}"
 
 
-def _last_lines(runtime: Runtime, machine: Machine, replica: Replica) -> str:
+def _last_lines(runtime: Runtime, machine: Machine, replica: Replica, environment: Environment) -> list[str]:
     lines: list[str] = []
     with contextlib.suppress(HostError):
         lines = list(runtime.logs(machine, replica, tail=LAST_LINES))
-    lines = [line.strip() for line in lines if line.strip()]
-    return "its last lines: " + " | ".join(lines) if lines else "it wrote nothing"
+    # Hidden as one text: a secret may have several lines.
+    hidden = environment.hide("\n".join(lines)).splitlines()
+    return [line.rstrip() for line in hidden if line.strip()] or ["(it wrote nothing)"]

@@ -12,7 +12,7 @@ from typing import Any
 from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
 from prefect_dstack.domain.record import Revision, ServiceRecord, readable
 
-__all__ = ["changes_of", "settings_digest", "value_digests", "workload_digest", "written"]
+__all__ = ["changes_of", "difference", "settings_digest", "value_digests", "workload_digest", "written"]
 
 # How many replicas are wanted is no part of a revision: the record keeps it.
 DESIRED = frozenset({"replicas", "scaling"})
@@ -144,20 +144,32 @@ def changes_of(record: ServiceRecord, revision: Revision) -> str:
     before = [known for known in record.revisions if known.number < revision.number]
     # What failed never served, so nothing was changed from there.
     before = [known for known in before if known.outcome != "failed"] or before
-    if not before:
-        return ""
+    return difference(record.name, before[-1], revision) if before else ""
+
+
+def difference(name: str, before: Revision, after: Revision) -> str:
+    """Return how one revision of a service differs from another.
+
+    Args:
+        name: The name of the service.
+        before: The one.
+        after: The other.
+
+    Returns:
+        A unified diff, with a line for each value that differs and is not shown; empty if nothing does.
+    """
     lines = list(
         difflib.unified_diff(
-            readable(before[-1].configuration).splitlines(),
-            readable(revision.configuration).splitlines(),
-            f"{record.name}@{before[-1].number}",
-            f"{record.name}@{revision.number}",
+            readable(before.configuration).splitlines(),
+            readable(after.configuration).splitlines(),
+            f"{name}@{before.number}",
+            f"{name}@{after.number}",
             lineterm="",
             n=1,
         )
     )
-    old, new = before[-1].values, revision.values
+    old, new = before.values, after.values
     lines += [f"~{key}: its value changed" for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
-    if before[-1].bundle != revision.bundle:
+    if before.bundle != after.bundle:
         lines.append("~files: their content changed")
     return "\n".join(lines)

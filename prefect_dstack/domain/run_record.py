@@ -31,6 +31,7 @@ class RunRecord(BaseModel):
     directory: str = Field(description="What the configuration's relative paths start from.")
     runtime: str = Field(description="What its nodes run in: docker or process.")
     nodes: int = Field(default=1, description="How many nodes it has.")
+    flow_run: str = Field(default="", description="The id of the flow run that made it; it has the log.")
     created_at: datetime = Field(description="When it began.")
     ended_at: datetime | None = Field(default=None, description="When it ended.")
     created_by: str = Field(default="", description="Who began it: user and machine.")
@@ -43,6 +44,11 @@ class RunRecord(BaseModel):
     def is_over(self) -> bool:
         """Whether nothing of it is to run any more."""
         return self.state in ("done", "failed", "stopped")
+
+    @property
+    def goes_on_alone(self) -> bool:
+        """Whether it is a development environment that runs, which outlives the flow run that created it."""
+        return self.kind == "dev-environment" and self.state == "running"
 
 
 class RunResult(BaseModel):

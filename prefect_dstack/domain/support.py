@@ -70,9 +70,7 @@ OF_SERVICES = {
     "stop_criteria": "is for tasks of several nodes; remove it",
 }
 OF_TASKS = {
-    "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
-    "startup_order": LATER,
-    "stop_criteria": LATER,
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
 }
 OF_DEV_ENVIRONMENTS = {
     "max_duration": LATER,
@@ -177,8 +175,6 @@ def _of_resources(resources: Resources, key: str) -> Iterator[tuple[str, str]]:
     gpu = resources.gpu
     if gpu is not None and gpu.vendor not in (None, "nvidia"):
         yield f"{key}.gpu.vendor", "only the GPUs of nvidia are found; remove it"
-    if gpu is not None and gpu.compute_capability is not None:
-        yield f"{key}.gpu.compute_capability", f"is not acted on yet; name the GPUs in '{key}.gpu.name'"
 
 
 def _of_groups(

@@ -45,6 +45,29 @@ class Requirements(BaseModel):
         default_factory=dict, description="Tags to put on what is created for the workload."
     )
 
+    @property
+    def cpus(self) -> float:
+        """How many virtual processors one replica is promised."""
+        cpu = self.resources.cpu
+        return float((cpu.count.min if cpu and cpu.count else None) or 0)
+
+    @property
+    def memory_gb(self) -> float:
+        """How much memory one replica is promised, in GB."""
+        return float((self.resources.memory.min if self.resources.memory else None) or 0)
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs one replica needs at least; more where `total_memory` takes more of them."""
+        gpu = self.resources.gpu
+        if gpu is None:
+            return 0
+        if gpu.count is None:
+            return 1
+        if gpu.count.min is not None:
+            return int(gpu.count.min)
+        return min(1, int(gpu.count.max or 0))
+
 
 class WorkloadSpec(BaseModel):
     """Everything that a runtime needs to start one replica."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect.runtime import flow_run as current_run
+from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.record import Endpoint
@@ -21,6 +22,9 @@ from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import find_record, new_record
 
 __all__ = ["adeploy_service", "deploy_service"]
+
+# A function cannot be entered into a form, so the schema of a deployment leaves it out.
+EvaluateParameter = Annotated[SkipJsonSchema[Any], "a function"]
 
 
 def _run_name() -> str:
@@ -46,6 +50,7 @@ def deploy_service(
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
+    evaluate: EvaluateParameter = None,
 ) -> Endpoint:
     """Deploy a service, or a new revision of it in the place of the old one.
 
@@ -58,15 +63,19 @@ def deploy_service(
         name: The name of the service; default: the configuration's.
         force: Replace the replicas even if nothing has changed.
         profile: The profile whose settings are used where the configuration has none.
-        args: What `${{ run.args }}` stands for.
+        args: What `run.args` stands for in the configuration.
         move: Take over a service that runs on another machine; what runs there is ended when that machine
             is next reconciled.
+        evaluate: Judges the new revision before it gets a request: a function, task or flow that is given a
+            `Release` and returns an `Evaluation`, or whether it passes. It is not asked where the replicas
+            stay.
 
     Returns:
         Where the service answers.
 
     Raises:
         UserError: If the configuration, or what it runs, cannot work as it is.
+        RejectedError: If it did not pass its evaluation.
         PrefectDstackError: If anything else fails.
 
     Example:
@@ -90,7 +99,7 @@ def deploy_service(
             return newer
         prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
         with holding_bundle(prepared.files, run.infrastructure.bundles):
-            return deploy(record, prepared, run, force=force, move=move)
+            return deploy(record, prepared, run, force=force, move=move, evaluate=evaluate)
 
 
 async def adeploy_service(
@@ -100,6 +109,7 @@ async def adeploy_service(
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
+    evaluate: EvaluateParameter = None,
 ) -> Endpoint:
     """Deploy a service without blocking an event loop; see `deploy_service` for arguments and errors."""
-    return await in_thread(deploy_service, configuration, name, force, profile, args, move)
+    return await in_thread(deploy_service, configuration, name, force, profile, args, move, evaluate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,25 @@ from prefect.runtime import flow_run as current_run
 from prefect_dstack.configurations import TaskConfiguration, load_configuration
 from prefect_dstack.domain.run_record import RunResult
 from prefect_dstack.domain.support import check_support
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.errors import ConfigurationError, PrefectDstackError
 from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import remove_run_hook
 from prefect_dstack.flows.served import is_of_deployment, served_flow
 from prefect_dstack.services.run import flow_run_id
-from prefect_dstack.services.task_runs import begin_run, run_task_nodes
-from prefect_dstack.store.locks import lock
+from prefect_dstack.services.task_runs import begin_run, holding_name, run_task_nodes
 from prefect_dstack.store.sources import resolve_infrastructure
 from prefect_dstack.store.variables import lookup
 
 __all__ = ["arun_task", "load_task", "run_task"]
 
-# Seconds that a run waits for another one which begins under the same name.
-PATIENCE = 10.0
-
 
 def _run_name() -> str:
-    return f"run {current_run.get_parameters().get('name') or 'task'}"
+    parameters = current_run.get_parameters()
+    name = parameters.get("name")
+    if name is None:
+        with contextlib.suppress(PrefectDstackError):
+            name = load_configuration(parameters["configuration"]).name
+    return f"run {name or 'task'}"
 
 
 def load_task(
@@ -117,7 +119,7 @@ def run_task(
     log = get_run_logger()
     infrastructure = resolve_infrastructure()
     flow_run = flow_run_id()
-    with lock(f"run-{loaded.name}", flow_run, lambda: None, log.info, PATIENCE) as lease:
+    with holding_name(loaded.name or "", flow_run, log) as lease:
         record = begin_run(loaded, infrastructure, flow_run, lease)
         return run_task_nodes(
             loaded,

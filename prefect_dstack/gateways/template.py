@@ -12,14 +12,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from prefect_dstack.gateways import quoting, servers
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["ACME_PATH", "CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
 
@@ -289,6 +291,9 @@ def _script(name: str) -> str:
 
 @functools.cache
 def _template() -> jinja2.Template:
+    # Whoever only reads what a gateway routes has no use for it.
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("prefect_dstack.gateways", ""),
         undefined=jinja2.StrictUndefined,

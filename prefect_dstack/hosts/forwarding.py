@@ -30,7 +30,7 @@ from prefect_dstack.hosts.machine import Machine
 if TYPE_CHECKING:
     import paramiko
 
-__all__ = ["ForwardedPort", "Forwarder"]
+__all__ = ["ForwardedPort", "Forwarder", "check_local_ports"]
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +157,22 @@ class Forwarder:
     def _forget(self, link: _Link) -> None:
         with self._lock:
             self._links.discard(link)
+
+
+def check_local_ports(ports: Sequence[PortMapping]) -> None:
+    """Refuse local ports that cannot be listened on, before anything is started for them.
+
+    Args:
+        ports: The local ports, and where they are to lead.
+
+    Raises:
+        ConflictError: If a local port is asked for twice, or is taken.
+        ConfigurationError: If this user may not listen on a port.
+    """
+    _refuse_twice(ports)
+    for port in ports:
+        if port.local_port is not None:
+            _listen(port).close()
 
 
 class _Link:

@@ -8,14 +8,14 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Sequence
-
-import docker
-from docker import DockerClient
-from docker.errors import DockerException
+from typing import TYPE_CHECKING
 
 from prefect_dstack.errors import HostNotReadyError, HostUnreachableError
 from prefect_dstack.hosts import ports
 from prefect_dstack.hosts.machine import CommandResult
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 __all__ = ["LocalMachine"]
 
@@ -67,6 +67,10 @@ class LocalMachine:
 
 @functools.cache
 def _engine(host: str | None) -> DockerClient:
+    # The SDK takes half a second to import, which whoever has no containers need not pay.
+    import docker
+    from docker.errors import DockerException
+
     try:
         _try_socket((host or USUAL_ENGINE).removeprefix("unix://"))
         client = docker.from_env(timeout=60)

@@ -31,31 +31,48 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class _RotatedLog:
-    """Appends to `path`, and keeps `files` older ones of at most `limit` bytes."""
+    """Appends to `path`, and keeps `files` older ones of at most `limit` bytes.
+
+    Beside each is a file of times: once a second at most, the Unix time of a write and the position where
+    it begins. Whoever asks for the last ten minutes finds them by it.
+    """
 
     def __init__(self, path: Path, limit: int, files: int) -> None:
         self.path, self.limit, self.files = path, limit, files
-        self.stream = self._open()
+        self.times_path = path.with_suffix(".times")
+        self._open()
 
-    def _open(self) -> Any:
-        return open(self.path, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
+    def _open(self) -> None:
+        self.stream = self._appending(self.path)
+        self.times = self._appending(self.times_path)
+        self.noted = 0
+
+    @staticmethod
+    def _appending(path: Path) -> Any:
+        return open(path, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
 
     def write(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # a full disk costs output, not the program
-            if self.stream.closed:
-                self.stream = self._open()
+            if self.stream.closed or self.times.closed:
+                self._open()
             if self.stream.tell() + len(data) > self.limit:
                 self._rotate()
+            second = int(time.time())
+            if second != self.noted:
+                self.times.write(b"%d %d\n" % (second, self.stream.tell()))
+                self.noted = second
             self.stream.write(data)
 
     def _rotate(self) -> None:
         self.stream.close()
-        for number in range(self.files, 0, -1):
-            older = self.path.with_name(f"{self.path.name}.{number}")
-            newer = self.path if number == 1 else self.path.with_name(f"{self.path.name}.{number - 1}")
-            if newer.exists():
-                newer.replace(older)
-        self.stream = self._open()
+        self.times.close()
+        for path in (self.path, self.times_path):
+            for number in range(self.files, 0, -1):
+                older = path.with_name(f"{path.name}.{number}")
+                newer = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
+                if newer.exists():
+                    newer.replace(older)
+        self._open()
 
 
 def _linux_prctl() -> Callable[..., int] | None:

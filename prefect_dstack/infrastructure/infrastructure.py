@@ -9,6 +9,8 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from prefect_dstack.backends.base import (
     Backend,
     CreatedGateway,
@@ -48,6 +50,7 @@ from prefect_dstack.runtimes.process import ProcessRuntime
 __all__ = ["Infrastructure"]
 
 PARALLEL_MACHINES = 32
+REMEDY = "apply its file again, or delete the block"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -387,28 +390,36 @@ class Infrastructure:
             name,
             configuration,
             self.backends.get(configuration.backend),
-            created=None if data is None else _created(data),
+            created=None if data is None else _created(name, data),
             implicit=data is None,
             tokens=self.sources.tokens,
         )
 
 
 def _gateway_configuration(name: str, data: Mapping[str, Any]) -> GatewayConfiguration:
-    remedy = "apply its file again, or delete the block"
     try:
         loaded = load_configuration(
             data.get("configuration") or {}, name=name, directory=data.get("directory") or "."
         )
     except ConfigurationError as error:
-        raise ConfigurationError(f"gateway '{name}': its block cannot be used: {error}; {remedy}") from error
+        raise ConfigurationError(f"gateway '{name}': its block cannot be used: {error}; {REMEDY}") from error
     if not isinstance(loaded, GatewayConfiguration):
-        raise ConfigurationError(f"gateway '{name}': its block holds a {loaded.type}; {remedy}")
+        raise ConfigurationError(f"gateway '{name}': its block holds a {loaded.type}; {REMEDY}")
     return loaded
 
 
-def _created(data: Mapping[str, Any]) -> CreatedGateway | None:
+def _created(name: str, data: Mapping[str, Any]) -> CreatedGateway | None:
     details = data.get("details") or {}
-    return CreatedGateway.model_validate(details) if "instance" in details else None
+    if "instance" not in details:
+        return None
+    try:
+        return CreatedGateway.model_validate(details)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("details", *first["loc"])))
+        raise ConfigurationError(
+            f"gateway '{name}': its block cannot be used: {place}: {first['msg']}; {REMEDY}"
+        ) from None
 
 
 def _at_once(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

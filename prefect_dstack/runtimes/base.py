@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -103,7 +104,13 @@ class Runtime(Protocol):
         ...
 
     def logs(
-        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+        self,
+        machine: Machine,
+        replica: Replica,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+        since: datetime | None = None,
     ) -> Iterator[str]:
         """Read what a replica has written.
 
@@ -112,6 +119,7 @@ class Runtime(Protocol):
             replica: Which.
             tail: Only so many lines from the end; None: all that is kept.
             follow: Go on with what it writes from now, until it is gone.
+            since: Only what was written since then, to the second; None: all that is kept.
 
         Yields:
             Lines without their end.

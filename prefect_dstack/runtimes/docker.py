@@ -7,6 +7,7 @@ import io
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -141,13 +142,24 @@ class DockerRuntime:
         )
 
     def logs(
-        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+        self,
+        machine: Machine,
+        replica: Replica,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+        since: datetime | None = None,
     ) -> Iterator[str]:
         """Read a container's output; see `Runtime.logs`."""
         container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return
-        output = container.logs(stream=True, follow=follow, tail="all" if tail is None else tail)
+        output = container.logs(
+            stream=True,
+            follow=follow,
+            tail="all" if tail is None else tail,
+            since=None if since is None else since.timestamp(),
+        )
         rest = b""
         for part in output:
             *lines, rest = (rest + part).split(b"\n")
@@ -297,16 +309,14 @@ def labels(launch: Launch, port: int | None) -> dict[str, str]:
     Returns:
         The container's labels.
     """
-    resources = launch.spec.resources
-    cpus = resources.cpu.count.min if resources.cpu and resources.cpu.count else None
-    memory = resources.memory.min if resources.memory else None
+    requirements = launch.spec.requirements
     return {
-        **launch.spec.requirements.tags,
+        **requirements.tags,
         **launch.stamp.labels(),
         "prefect-dstack.port": "" if port is None else str(port),
         "prefect-dstack.ports": ",".join(map(str, launch.spec.ports)),
-        "prefect-dstack.cpus": str(cpus or 0),
-        "prefect-dstack.memory-gb": str(memory or 0),
+        "prefect-dstack.cpus": f"{requirements.cpus:g}",
+        "prefect-dstack.memory-gb": f"{requirements.memory_gb:.10g}",
         GPU_LABEL: ",".join(launch.gpu_devices),
     }
 
@@ -424,13 +434,12 @@ def _require_shell(container: Container, spec: WorkloadSpec) -> None:
 
 
 def _devices(launch: Launch) -> list[DeviceRequest] | None:
-    gpu = launch.spec.resources.gpu
-    count = None if gpu is None else gpu.count
     if launch.gpu_devices:
         return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]
-    if gpu is None or (count is not None and count.min == 0):
+    if launch.spec.requirements.gpu_count == 0:
         return None
-    return [DeviceRequest(count=(count.min if count else None) or 1, capabilities=[["gpu"]])]
+    # Its backend has set none aside: the machine is the replica's own, with all that it has.
+    return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
 
 
 def _container(engine: DockerClient, stamp: Stamp) -> Container | None:

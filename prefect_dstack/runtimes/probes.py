@@ -15,10 +15,17 @@ __all__ = ["Answer", "ask"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a probe found."""
+    """What a probe found.
+
+    Attributes:
+        passed: Whether the replica is well.
+        detail: What was asked, and what came of it.
+        status: What it answered over HTTP; None: nothing.
+    """
 
     passed: bool
     detail: str
+    status: int | None = None
 
 
 def ask(machine: Machine, replica: Replica, probe: Probe) -> Answer:
@@ -51,7 +58,8 @@ def ask(machine: Machine, replica: Replica, probe: Probe) -> Answer:
     finally:
         connection.close()
     passed = 200 <= response.status < 300
-    return Answer(passed=passed, detail=f"{what}: {response.status} {response.reason}".rstrip())
+    detail = f"{what}: {response.status} {response.reason}".rstrip()
+    return Answer(passed=passed, detail=detail, status=response.status)
 
 
 def _port_answers(machine: Machine, replica: Replica, timeout: float) -> Answer:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -104,10 +105,16 @@ class ProcessRuntime:
         )
 
     def logs(
-        self, machine: Machine, replica: Replica, *, tail: int | None = None, follow: bool = False
+        self,
+        machine: Machine,
+        replica: Replica,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+        since: datetime | None = None,
     ) -> Iterator[str]:
         """Read a replica's output; see `Runtime.logs`."""
-        return read_output(Path(replica.id), tail=tail, follow=follow)
+        return read_output(Path(replica.id), tail=tail, follow=follow, since=since)
 
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop a replica and remove its directory; see `Runtime.remove`."""

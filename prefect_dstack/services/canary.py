@@ -57,7 +57,7 @@ def try_canary(
         "%s@%d: %d %s %g %% of the requests for %d s",
         *(goal.service, goal.revision, count, noun, terms.weight, terms.duration),
     )
-    share_traffic(gateway, goal.service, {old.revision: old_weight})
+    share_traffic(gateway, goal.service, {old.revision: old_weight, goal.revision: new_weight})
     beside = Limits(max_surge=0, max_unavailable=0)
     canary = dataclasses.replace(
         goal, replicas=count, limits=beside, weight=new_weight, untouched=old.revision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,16 +14,16 @@ from prefect_dstack.domain.record import (
     Revision,
     ServiceRecord,
 )
-from prefect_dstack.errors import DeploymentError, GatewayError, HostUnreachableError, PrefectDstackError
+from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.gateways.routing import endpoint_of, route_of
 from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.certificates import check_files
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
-from prefect_dstack.infrastructure.observation import FoundReplica, Observation
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
+from prefect_dstack.services.evaluation import Evaluate, evaluate_release
 from prefect_dstack.services.failures import keep_failure_log
 from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
 from prefect_dstack.services.preparation import (
@@ -33,6 +32,7 @@ from prefect_dstack.services.preparation import (
     goal_for,
     next_revision,
 )
+from prefect_dstack.services.proof import begin_proof
 from prefect_dstack.services.publication import (
     EventName,
     publish_deployed,
@@ -44,14 +44,10 @@ from prefect_dstack.services.run import ServiceRun, requested_at
 from prefect_dstack.store.records import save_record
 from prefect_dstack.store.runs import deploying
 from prefect_dstack.store.tokens import has_token
-from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route, verify_endpoint
-from prefect_dstack.tasks.replicas import wait_until_ready
+from prefect_dstack.tasks.canary import share_traffic
+from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route
 
 __all__ = ["deploy", "put_revision", "scale", "superseded"]
-
-# Seconds within which running replicas must pass new probes, and an endpoint answer with new settings: what
-# serves meanwhile has shown that it can.
-PROOF_TIMEOUT = 10.0
 
 
 def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
@@ -79,7 +75,13 @@ def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
 
 
 def deploy(
-    record: ServiceRecord, prepared: PreparedService, run: ServiceRun, *, force: bool, move: bool
+    record: ServiceRecord,
+    prepared: PreparedService,
+    run: ServiceRun,
+    *,
+    force: bool,
+    move: bool,
+    evaluate: Evaluate | None = None,
 ) -> Endpoint:
     """Make what was prepared serve, unless it does already.
 
@@ -89,6 +91,7 @@ def deploy(
         run: The flow run.
         force: Replace the replicas even if nothing has changed.
         move: Whether a service of another machine is moved to this one.
+        evaluate: Judges new replicas before they get requests; None: probes are enough.
 
     Returns:
         Where the service answers.
@@ -104,7 +107,7 @@ def deploy(
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         if active.settings == revision.settings and _is_routed(record, prepared, run):
             return scale(record, prepared, run, desired)
-    return put_revision(record, revision, prepared, run, desired=desired)
+    return put_revision(record, revision, prepared, run, desired=desired, evaluate=evaluate)
 
 
 def scale(
@@ -170,6 +173,7 @@ def put_revision(
     *,
     desired: DesiredReplicas,
     at_once: bool = False,
+    evaluate: Evaluate | None = None,
     event: EventName = "deployed",
 ) -> Endpoint:
     """Make a revision the one that serves; what served before serves on if it fails.
@@ -181,6 +185,7 @@ def put_revision(
         run: The flow run.
         desired: How many replicas it is to have.
         at_once: Whether a canary is left out.
+        evaluate: Judges new replicas before they get requests; None: probes are enough.
         event: The event that is emitted in the end.
 
     Returns:
@@ -218,11 +223,12 @@ def put_revision(
     try:
         state = create_gateway(gateway, route)
         goal = _with_route(goal, route(state))
-        if keeps:
-            _prove(goal, prepared, gateway, record, run)
-        elif beside and prepared.configuration.rollout.strategy == "canary":
-            terms = prepared.configuration.rollout.canary or Canary()
-            try_canary(goal, bring_back(record, run), terms, gateway, record, run)
+        proof = begin_proof(goal, prepared, gateway, record, run, keeps=keeps)
+        canary = beside and prepared.configuration.rollout.strategy == "canary"
+        terms = (prepared.configuration.rollout.canary or Canary()) if canary else None
+        if not keeps and (evaluate is not None or terms is not None):
+            _try(goal, evaluate, terms, gateway, record, run)
+            offers = None  # trying takes its time: what could be had before may be gone
         observation = run.converge(goal, gateway, record, offers)
         final = update_route(gateway, record.name, route)
         ensure_certificates(infrastructure, gateway, [final])
@@ -235,7 +241,7 @@ def put_revision(
             revision.number,
             replicas,
         )
-        _verify(endpoint, gateway, prepared.routed, proven=keeps)
+        proof.end(endpoint, final)
     except Exception as error:
         raise _undone(record, revision, error, run, prepared, gateway) from error
     if active is not None:
@@ -250,6 +256,23 @@ def put_revision(
     log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
     _warn_of_missing_token(final, gateway, run)
     return endpoint
+
+
+def _try(
+    goal: Goal,
+    evaluate: Evaluate | None,
+    terms: Canary | None,
+    gateway: ManagedGateway,
+    record: ServiceRecord,
+    run: ServiceRun,
+) -> None:
+    """Have a revision evaluated without traffic, then with a share of it, as far as either is asked for."""
+    if evaluate is not None:
+        evaluate_release(evaluate, goal, gateway, record, run)
+    if terms is not None:
+        try_canary(goal, bring_back(record, run), terms, gateway, record, run)
+    elif evaluate is not None:
+        share_traffic(gateway, record.name, {})
 
 
 def _warn_of_missing_token(route: Route, gateway: ManagedGateway, run: ServiceRun) -> None:
@@ -315,46 +338,6 @@ def _with_route(goal: Goal, route: Route) -> Goal:
     return goal if goal.template is None else replace(goal, template=replace(goal.template, route=route))
 
 
-def _prove(
-    goal: Goal, prepared: PreparedService, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
-) -> None:
-    """Ask new probes of the replicas that serve, before the gateway goes by them."""
-    if goal.template is None or not prepared.probes:
-        return
-    template = replace(goal.template, ready_timeout=min(PROOF_TIMEOUT, goal.template.ready_timeout))
-    observation, state = run.world(goal, gateway, record).observe()
-    for found in _serving(observation, state, goal):
-        wait_until_ready(run.infrastructure, found, template, threading.Event())
-
-
-def _serving(observation: Observation, state: GatewayState | None, goal: Goal) -> list[FoundReplica]:
-    route = None if state is None else state.routes.get(goal.service)
-    members = {} if route is None else route.replicas
-    return [
-        found
-        for found in observation.found
-        if found.replica.stamp.revision == goal.revision
-        and found.replica.name in members
-        and members[found.replica.name].state == "ready"
-    ]
-
-
-def _verify(
-    endpoint: Endpoint, gateway: ManagedGateway, configuration: ServiceConfiguration, *, proven: bool
-) -> None:
-    """Ask the endpoint for an answer; settings that take it away are known by replicas that had answered."""
-    path = _probed_path(configuration)
-    if not proven:
-        verify_endpoint(endpoint.url, gateway.address, path)
-        return
-    status = verify_endpoint.with_options(retries=0)(endpoint.url, gateway.address, path, PROOF_TIMEOUT)
-    probed = any(probe.type == "http" for probe in configuration.probes or ())
-    if probed and status in (404, 413, 429):
-        raise GatewayError(
-            f"{endpoint.url}{path}: answers {status} with the new settings, and its replicas answer it well"
-        )
-
-
 def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun) -> bool:
     """Return whether the route is what its gateway's own settings make of it today."""
     gateway = run.infrastructure.find_gateway(record.gateway)
@@ -375,7 +358,7 @@ def _undone(
     gateway: ManagedGateway | None = None,
 ) -> Exception:
     """Bring back what served before, and find the words for what happened."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = _reason(error)
     name = f"{record.name}@{revision.number}"
     failed = record.failed(revision.number, reason)
     keep_failure_log(run.infrastructure, record, revision.number, prepared.environment)
@@ -395,8 +378,6 @@ def _undone(
     return error.with_message(message) if isinstance(error, PrefectDstackError) else DeploymentError(message)
 
 
-def _probed_path(configuration: ServiceConfiguration) -> str:
-    for probe in configuration.probes or ():
-        if probe.type == "http" and probe.method.upper() == "GET":
-            return probe.url
-    return "/"
+def _reason(error: Exception) -> str:
+    """Return why a deployment failed, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

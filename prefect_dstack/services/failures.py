@@ -41,7 +41,9 @@ def keep_failure_log(
             for item in infrastructure.observe(record.name, record.runtimes).found
             if item.replica.stamp.revision == revision
         ]
-        text = environment.hide(_last_lines(infrastructure, found))[-BYTES_KEPT:]
+        text = environment.hide(_last_lines(infrastructure, found))
+        if len(text) > BYTES_KEPT:
+            text = text[-BYTES_KEPT:].partition("\n")[2] or text[-BYTES_KEPT:]
         if text:
             create_markdown_artifact(
                 key=_key(record.name, revision),

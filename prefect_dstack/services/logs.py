@@ -6,7 +6,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import copy_context
+from datetime import datetime
 
 from prefect_dstack.errors import HostError, NotFoundError, PrefectDstackError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
@@ -16,7 +18,7 @@ from prefect_dstack.services.location import refuse_elsewhere
 from prefect_dstack.store.records import find_record, load_record
 from prefect_dstack.store.sources import resolve_infrastructure
 
-__all__ = ["read_logs"]
+__all__ = ["read_logs", "read_logs_of"]
 
 # How soon the replicas of a new revision are followed too.
 LOOK_INTERVAL = 1.0
@@ -29,6 +31,8 @@ def read_logs(
     revision: int | None = None,
     tail: int | None = None,
     follow: bool = False,
+    since: datetime | None = None,
+    named: bool = False,
 ) -> Iterator[str]:
     """Read what the replicas of a service write.
 
@@ -39,6 +43,8 @@ def read_logs(
         tail: Only so many lines from the end of each; None: all that is kept.
         follow: Go on with what they write from now, and with the revisions that come, until the service is
             stopped.
+        since: Only what was written since then.
+        named: Whether each line starts with the name of its replica even if there is one only.
 
     Yields:
         Lines; with several replicas, each starts with the name of its own.
@@ -63,11 +69,72 @@ def read_logs(
             f"{name}: no replica runs" if replica is None else f"{name}: there is no replica {replica}"
         )
     if follow:
-        yield from _following(infrastructure, name, replica, revision, found, tail)
+        yield from _following(infrastructure, name, replica, revision, found, tail, since, named=named)
         return
     for item in found:
-        prefix = f"{item.replica.name}: " if len(found) > 1 else ""
-        yield from (f"{prefix}{line}" for line in _lines(infrastructure, item, tail, follow=False))
+        prefix = f"{item.replica.name}: " if named or len(found) > 1 else ""
+        yield from (f"{prefix}{line}" for line in _lines(infrastructure, item, tail, since, follow=False))
+
+
+def read_logs_of(
+    names: Sequence[str],
+    *,
+    replica: int | None = None,
+    revision: int | None = None,
+    tail: int | None = None,
+    follow: bool = False,
+    since: datetime | None = None,
+) -> Iterator[str]:
+    """Read what the replicas of services write; see `read_logs`.
+
+    Args:
+        names: The services.
+        replica: Only this replica.
+        revision: Only those of this revision.
+        tail: Only so many lines from the end of each replica.
+        follow: Go on with what they write from now.
+        since: Only what was written since then.
+
+    Yields:
+        Lines; those of several services start with the name of the replica.
+    """
+    options = {"replica": replica, "revision": revision, "tail": tail, "follow": follow, "since": since}
+    if len(names) == 1:
+        yield from read_logs(names[0], **options)  # type: ignore[arg-type]
+    elif not follow:
+        for name in names:
+            yield from read_logs(name, named=True, **options)  # type: ignore[arg-type]
+    else:
+        yield from _interleaved(
+            [read_logs(name, named=True, **options) for name in names]  # type: ignore[arg-type]
+        )
+
+
+def _interleaved(sources: Sequence[Iterator[str]]) -> Iterator[str]:
+    """Yield the lines of several sources as they come; the first failure ends it."""
+    lines: queue.Queue[str | BaseException | None] = queue.Queue(maxsize=1000)
+
+    def read(source: Iterator[str]) -> None:
+        try:
+            for line in source:
+                lines.put(line)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the lines are read
+            lines.put(error)
+        else:
+            lines.put(None)
+
+    for source in sources:
+        context = copy_context()
+        threading.Thread(target=context.run, args=(read, source), daemon=True).start()
+    open_sources = len(sources)
+    while open_sources:
+        line = lines.get()
+        if isinstance(line, BaseException):
+            raise line
+        if line is None:
+            open_sources -= 1
+        else:
+            yield line
 
 
 def _replicas(
@@ -86,10 +153,16 @@ def _replicas(
 
 
 def _lines(
-    infrastructure: Infrastructure, found: FoundReplica, tail: int | None, *, follow: bool
+    infrastructure: Infrastructure,
+    found: FoundReplica,
+    tail: int | None,
+    since: datetime | None,
+    *,
+    follow: bool,
 ) -> Iterator[str]:
     runtime = infrastructure.runtime(found.instance, found.replica.runtime)
-    return runtime.logs(infrastructure.machine(found.instance), found.replica, tail=tail, follow=follow)
+    machine = infrastructure.machine(found.instance)
+    return runtime.logs(machine, found.replica, tail=tail, follow=follow, since=since)
 
 
 def _following(
@@ -99,9 +172,12 @@ def _following(
     revision: int | None,
     found: list[FoundReplica],
     tail: int | None,
+    since: datetime | None,
+    *,
+    named: bool,
 ) -> Iterator[str]:
     """Follow replicas, and those that take their place, until the service is stopped."""
-    readers = _Readers(infrastructure, named=len(found) > 1)
+    readers = _Readers(infrastructure, since, named=named or len(found) > 1)
     readers.follow(found, tail)
     looked = time.monotonic()
     while True:
@@ -121,7 +197,8 @@ def _following(
 class _Readers:
     """Threads that each read what one replica writes."""
 
-    def __init__(self, infrastructure: Infrastructure, *, named: bool) -> None:
+    def __init__(self, infrastructure: Infrastructure, since: datetime | None, *, named: bool) -> None:
+        self._since = since
         self.lines: queue.Queue[str] = queue.Queue(maxsize=1000)
         self._infrastructure = infrastructure
         self._named = named
@@ -144,7 +221,7 @@ class _Readers:
 
     def _read(self, item: FoundReplica, tail: int | None, prefix: str) -> None:
         try:
-            for line in _lines(self._infrastructure, item, tail, follow=True):
+            for line in _lines(self._infrastructure, item, tail, self._since, follow=True):
                 self.lines.put(f"{prefix}{line}")
         except PrefectDstackError as error:
             self.lines.put(f"{item.replica.name}: cannot be followed: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.record import Deploying, ServiceRecord
-from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
@@ -43,6 +44,7 @@ class ServiceOverview(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    kind: Literal["service"] = Field(default="service", description="What it is.")
     name: str = Field(description="The name of the service.")
     revision: int | None = Field(description="The revision that shall serve.")
     state: Literal[
@@ -61,6 +63,7 @@ class ServiceOverview(BaseModel):
         description="How the service is; `waiting`: for a person to promote a canary; `elsewhere`: it "
         "runs on another machine, where alone it can be seen; `unknown`: its record cannot be read."
     )
+    revisions: list[int] = Field(default_factory=list, description="The revisions that are kept.")
     wanted: int = Field(description="How many replicas there shall be.")
     serving: int = Field(description="How many there are that get requests.")
     url: str | None = Field(description="Where it answers.")
@@ -73,13 +76,28 @@ class ServiceOverview(BaseModel):
 
 
 @shared_connections()
-def overview() -> list[ServiceOverview]:
-    """Look at every service, several at a time.
+def overview(names: Sequence[str] = ()) -> list[ServiceOverview]:
+    """Look at services, several at a time.
+
+    Args:
+        names: Which; none: all.
 
     Returns:
         The services by name.
+
+    Raises:
+        NotFoundError: If there is no service of such a name.
     """
     records, problems = readable_records()
+    known = [*(record.name for record in records), *problems]
+    for name in names:
+        if name not in known:
+            raise NotFoundError(
+                f"{name}: there is no such service; there are: {', '.join(sorted(known)) or 'none'}"
+            )
+    if names:
+        records = [record for record in records if record.name in names]
+        problems = {name: problem for name, problem in problems.items() if name in names}
     infrastructure = resolve_infrastructure()
     with ThreadPoolExecutor(PARALLEL_SERVICES) as pool:
         looks = [pool.submit(copy_context().run, _overview_of, record, infrastructure) for record in records]
@@ -144,6 +162,7 @@ def _summary(
         {
             "name": record.name,
             "revision": record.active,
+            "revisions": [revision.number for revision in record.revisions],
             "state": condition,
             "wanted": record.wanted_replicas,
             "serving": serving,

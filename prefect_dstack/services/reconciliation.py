@@ -26,7 +26,7 @@ from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
-from prefect_dstack.services.run import holding
+from prefect_dstack.services.run import ServiceRun, holding
 from prefect_dstack.services.task_runs import remove_run
 from prefect_dstack.store.records import find_record, readable_records, save_record
 from prefect_dstack.store.run_records import all_runs, save_run
@@ -135,16 +135,24 @@ def _repair(
             unchanged = fresh == record
             if fresh.deploying is not None and fresh.deploying.revision is not None:
                 fresh = fresh.failed(fresh.deploying.revision, LOST)
-            if fresh.active is not None and (steps or not runs):
-                publish_event("degraded", record.name, fresh.active, {"problems": lines})
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
-            restore(fresh, run)
+            _mend(fresh, run, lines if steps or not runs else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
     return lines
+
+
+def _mend(record: ServiceRecord, run: ServiceRun, problems: list[str]) -> None:
+    """Take a service to what is wanted; events tell that it was degraded, and that it is well again."""
+    degraded = record.active is not None and problems
+    if degraded:
+        publish_event("degraded", record.name, record.active, {"problems": problems})
+    restore(record, run)
+    if degraded:
+        publish_event("restored", record.name, record.active, {"reason": "it was repaired"})
 
 
 def _plan(
@@ -270,9 +278,10 @@ def _cleaning(
         yield partial(_end_tunnels, infrastructure, name, busy, held, observation, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
     for run in runs.values():
-        if run.name not in busy and not run.is_over:
+        if run.name not in busy and not run.is_over and not run.goes_on_alone:
             yield partial(_end_run, infrastructure, run, dry_run)
-    yield lambda: _remove_ownerless(infrastructure, records, busy, observation, dry_run)
+    owned = busy | {run.name for run in runs.values() if not run.is_over}
+    yield lambda: _remove_ownerless(infrastructure, records, owned, observation, dry_run)
     unknown = observation.unreachable | observation.unlisted
     machines = [
         instance

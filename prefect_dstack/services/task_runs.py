@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from prefect_dstack.configurations import (
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
 from prefect_dstack.domain.placement import place
-from prefect_dstack.domain.record import now
+from prefect_dstack.domain.record import Deploying, now
 from prefect_dstack.domain.run_record import RunRecord, RunResult
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.task_nodes import (
@@ -44,6 +44,7 @@ from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.services.bundles import bundle_of, holding_bundle
 from prefect_dstack.services.preparation import this_user
+from prefect_dstack.store.locks import lock
 from prefect_dstack.store.records import find_record
 from prefect_dstack.store.run_records import find_run, save_run
 from prefect_dstack.store.runs import close_run, deploying, has_died
@@ -54,14 +55,22 @@ from prefect_dstack.tasks.replicas import (
     terminate_instance,
 )
 
-__all__ = ["begin_run", "remove_run", "run_task_nodes"]
+__all__ = ["begin_run", "holding_name", "refuse_running", "remove_run", "run_task_nodes"]
+
+# Seconds that a run waits for another one which begins under the same name.
+PATIENCE = 10.0
 
 POLL = 0.3
 # A host may be silent for so long before its node counts as lost.
 SILENCE = 60.0
 RETRY_PAUSE = 10.0
+# How often a run asks whether somebody has stopped it.
+STOP_INTERVAL = 2.0
+# Seconds for the last lines of nodes that have ended.
+LAST_LINES = 10.0
 
 _T = TypeVar("_T")
+STOPPED = RunOutcome(130, "it was stopped")
 
 
 @dataclass
@@ -74,6 +83,7 @@ class _Node:
     replica: Replica | None = None
     exit_code: int | None = None
     gone: bool = False
+    out_of_memory: bool = False
     silent_since: float | None = None
     lines: threading.Thread | None = field(default=None, repr=False)
 
@@ -93,17 +103,11 @@ def begin_run(
         ConflictError: If a service has the name, or a run of that name goes on.
     """
     name = configuration.name or ""
-    if find_record(name) is not None:
-        raise ConflictError(f"{name}: is the name of a service; give the task another")
+    refuse_running(name)
     before = find_run(name)
-    if before is not None and before.working is not None and not before.is_over:
-        if not has_died(before.working):
-            raise ConflictError(
-                f"{name}: runs already, in flow run {before.working.flow_run}; "
-                f"stop it first: prefect-dstack stop {name}"
-            )
-        close_run(before.working.flow_run)
     if before is not None:
+        if before.working is not None:
+            close_run(before.working.flow_run)
         remove_run(before, infrastructure)
     local = configuration.image is None
     record = RunRecord(
@@ -114,6 +118,7 @@ def begin_run(
         directory=str(configuration.directory),
         runtime="process" if local else "docker",
         nodes=len(plan_nodes(configuration)),
+        flow_run=flow_run,
         created_at=now(),
         created_by=this_user(),
         working=deploying(None, flow_run, lease),
@@ -121,6 +126,57 @@ def begin_run(
     )
     save_run(record)
     return record
+
+
+def refuse_running(name: str) -> None:
+    """Refuse a name that something else has, which goes on.
+
+    Args:
+        name: The name of a task or a development environment.
+
+    Raises:
+        ConflictError: If a service has the name, or a run of that name goes on.
+    """
+    if find_record(name) is not None:
+        raise ConflictError(f"{name}: is the name of a service; choose another")
+    record = find_run(name)
+    if record is None or record.is_over:
+        return
+    if record.working is not None and has_died(record.working):
+        return
+    where = "" if record.working is None else f", in flow run {record.working.flow_run}"
+    raise ConflictError(f"{name}: runs already{where}; stop it first: prefect-dstack stop {name}")
+
+
+@contextlib.contextmanager
+def holding_name(name: str, flow_run: str, log: Log) -> Iterator[str]:
+    """Hold the name of a task or a development environment: nobody else runs anything under it meanwhile.
+
+    Args:
+        name: The name.
+        flow_run: The id of the flow run.
+        log: Told when it has to wait.
+
+    Yields:
+        The id of the lease with which it is held.
+
+    Raises:
+        ConflictError: If something else runs under it.
+    """
+
+    def holder() -> Deploying | None:
+        record = find_run(name)
+        return None if record is None else record.working
+
+    refuse_running(name)
+    with contextlib.ExitStack() as held:
+        try:
+            lease = held.enter_context(lock(f"run-{name}", flow_run, holder, log.info, PATIENCE))
+        except TimeoutError:
+            raise ConflictError(
+                f"{name}: another flow run works on it; wait for it, or stop it: prefect-dstack stop {name}"
+            ) from None
+        yield lease
 
 
 def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
@@ -228,8 +284,12 @@ class _Run:
     def to_its_end(self, deadline: float | None) -> RunOutcome:
         self._with_retries(self._provision)
         for wave in start_waves([node.plan for node in self.nodes], self.configuration.startup_order):
+            if self._is_stopped():
+                return STOPPED
             ranks = {plan.rank for plan in wave}
             self._at_once(self._launch, [node for node in self.nodes if node.plan.rank in ranks])
+        if self._is_stopped():
+            return STOPPED
         self.record = self.record.model_copy(update={"state": "running"})
         save_run(self.record)
         for node in self.nodes:
@@ -238,7 +298,7 @@ class _Run:
         try:
             return self._wait(deadline)
         finally:
-            self._flush(2.0)
+            self._flush(LAST_LINES)
 
     def _with_retries(self, action: Callable[[], None]) -> None:
         retry = self.configuration.retry
@@ -251,7 +311,7 @@ class _Run:
             try:
                 action()
             except CapacityError as error:
-                if not wanted or time.monotonic() - began > duration:
+                if not wanted or time.monotonic() - began > duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)
                 time.sleep(RETRY_PAUSE)
@@ -325,20 +385,18 @@ class _Run:
         )
 
     def _wait(self, deadline: float | None) -> RunOutcome:
-        names = [node.stamp.name for node in self.nodes]
+        asked = time.monotonic()
         while True:
             for node in self.nodes:
                 self._look_at(node)
             self._pass_on()
-            if any(node.gone for node in self.nodes):
-                fresh = find_run(self.record.name)
-                self.stopped = fresh is not None and fresh.state in ("stopping", "stopped")
-                if self.stopped:
-                    return RunOutcome(130, "it was stopped")
-                lost = next(node.stamp.name for node in self.nodes if node.gone)
-                return RunOutcome(1, f"{lost} was removed by somebody else, or its machine is gone")
-            codes = {node.plan.rank: node.exit_code for node in self.nodes}
-            outcome = run_outcome(codes, names, self.configuration.stop_criteria)
+            outcome = self._outcome()
+            failed = outcome is not None and outcome.exit_code != 0
+            # Nodes that are being stopped end too: who stops them has written it down before.
+            if failed or time.monotonic() - asked > STOP_INTERVAL:
+                asked = time.monotonic()
+                if self._is_stopped():
+                    return STOPPED
             if outcome is not None:
                 return outcome
             if deadline is not None and time.monotonic() > deadline:
@@ -346,6 +404,23 @@ class _Run:
                     124, f"it ran for longer than max_duration, {self.configuration.max_duration} s"
                 )
             time.sleep(POLL)
+
+    def _outcome(self) -> RunOutcome | None:
+        lost = [node.stamp.name for node in self.nodes if node.gone]
+        if lost:
+            return RunOutcome(1, f"{lost[0]} was removed by somebody else, or its machine is gone")
+        codes = {node.plan.rank: node.exit_code for node in self.nodes}
+        outcome = run_outcome(
+            codes, [node.stamp.name for node in self.nodes], self.configuration.stop_criteria
+        )
+        if outcome is not None and any(node.out_of_memory for node in self.nodes):
+            return RunOutcome(outcome.exit_code, f"{outcome.reason}, out of memory: raise resources.memory")
+        return outcome
+
+    def _is_stopped(self) -> bool:
+        fresh = find_run(self.record.name)
+        self.stopped = fresh is not None and fresh.state in ("stopping", "stopped")
+        return self.stopped
 
     def _look_at(self, node: _Node) -> None:
         if node.exit_code is not None or node.instance is None or node.replica is None:
@@ -364,8 +439,7 @@ class _Run:
             node.gone = True
         elif status.state == "exited":
             node.exit_code = _exit_code(status)
-            if status.out_of_memory:
-                self.log.error("%s: ran out of memory: raise resources.memory", node.stamp.name)
+            node.out_of_memory = status.out_of_memory
 
     def _read(self, node: _Node) -> None:
         if node.instance is None or node.replica is None:
@@ -378,15 +452,17 @@ class _Run:
                 self._lines.put(f"{prefix}{line}")
 
     def _pass_on(self) -> None:
+        # A node that never stops writing must not keep us from looking at the clock.
         with contextlib.suppress(queue.Empty):
-            while True:
+            for _ in range(self._lines.maxsize):
                 self.on_line(self._lines.get_nowait())
 
     def _flush(self, patience: float) -> None:
         until = time.monotonic() + patience
-        for node in self.nodes:
-            if node.lines is not None and node.exit_code is not None:
-                node.lines.join(max(0.0, until - time.monotonic()))
+        ended = [node.lines for node in self.nodes if node.lines is not None and node.exit_code is not None]
+        while any(thread.is_alive() for thread in ended) and time.monotonic() < until:
+            self._pass_on()
+            time.sleep(POLL / 10)
         self._pass_on()
 
     def bring_back(self, artifacts: Mapping[str, Path]) -> list[str]:

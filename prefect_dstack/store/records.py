@@ -26,6 +26,8 @@ __all__ = [
     "save_record",
 ]
 
+UNREADABLE = (OrchestratorError, ConfigurationError, ValidationError, KeyError, TypeError)
+
 
 def new_record(name: str) -> ServiceRecord:
     """Return a new record.
@@ -47,9 +49,17 @@ def find_record(name: str) -> ServiceRecord | None:
 
     Returns:
         The record, or None.
+
+    Raises:
+        OrchestratorError: If there is one that cannot be read.
     """
     found = documents.read(DstackService, name)
-    return None if found is None else read_record(found[1]["record"])
+    if found is None:
+        return None
+    try:
+        return read_record(found[1]["record"])
+    except UNREADABLE as error:
+        raise OrchestratorError(f"{name}: {_problem(error)}") from error
 
 
 def load_record(name: str) -> ServiceRecord:
@@ -134,7 +144,15 @@ def readable_records() -> tuple[list[ServiceRecord], dict[str, str]]:
     for name, data in documents.data_of_all(DstackService).items():
         try:
             records.append(read_record(data["record"]))
-        except (OrchestratorError, ConfigurationError, ValidationError, KeyError, TypeError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            problems[name] = f"its record cannot be read: {first}"
+        except UNREADABLE as error:
+            problems[name] = _problem(error)
     return records, problems
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    else:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"its record cannot be read: {what}; mend it in the block 'dstack-service', or delete the block"

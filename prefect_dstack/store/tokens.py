@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from pydantic import ValidationError
+
 from prefect_dstack.blocks import DstackToken
 from prefect_dstack.domain.record import now
 from prefect_dstack.domain.tokens import Token, of_gateway, of_service
@@ -20,9 +24,13 @@ def all_tokens() -> list[Token]:
     """Load what is known of all tokens.
 
     Returns:
-        The tokens, the oldest first.
+        The tokens, the oldest first; those that cannot be read are left out.
     """
-    found = [Token.model_validate(data["token"]) for data in documents.data_of_all(DstackToken).values()]
+    found = []
+    for data in documents.data_of_all(DstackToken).values():
+        # One that cannot be read opens nothing, and harms no other.
+        with contextlib.suppress(ValidationError, KeyError):
+            found.append(Token.model_validate(data["token"]))
     return sorted(found, key=lambda token: token.created_at)
 
 

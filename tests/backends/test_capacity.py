@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from prefect_dstack.backends.capacity import HostCapacity
 from prefect_dstack.backends.claims import Claim
-from prefect_dstack.backends.inspection import GpuDevice, HostInventory
+from prefect_dstack.backends.gpus import GpuDevice
+from prefect_dstack.backends.inspection import HostInventory
 from prefect_dstack.configurations import Resources
 from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.domain.workload import Requirements
 
 
 def inventory(cpus: int = 8, memory: float = 64.0, gpus: int = 0) -> HostInventory:
@@ -25,15 +27,15 @@ def inventory(cpus: int = 8, memory: float = 64.0, gpus: int = 0) -> HostInvento
     )
 
 
-def needs(**resources: Any) -> Resources:
-    return Resources.model_validate(resources)
+def needs(**resources: Any) -> Requirements:
+    return Requirements(resources=Resources.model_validate(resources))
 
 
-def fill(host: HostInventory, resources: Resources, **options: Any) -> list[Claim]:
+def fill(host: HostInventory, requirements: Requirements, **options: Any) -> list[Claim]:
     """Give shares until none is left, as deployments do one after the other."""
     claims: list[Claim] = []
     while len(claims) < 200:
-        share = HostCapacity("h", host, claims, **options).claimable(resources)
+        share = HostCapacity("h", host, claims, **options).claimable(requirements)
         if share is None:
             return claims
         cpus, memory, gpus = share
@@ -63,14 +65,35 @@ def test_no_host_is_ever_overcommitted(
     blocks: Any,
 ) -> None:
     host = inventory(cpus, float(memory), gpus)
-    resources = needs(cpu=wanted_cpus, memory=wanted_memory, gpu=wanted_gpus)
-    offer, lacking = HostCapacity("h", host, [], blocks).offer(resources)
-    claims = fill(host, resources, blocks=blocks)
+    requirements = needs(cpu=wanted_cpus, memory=wanted_memory, gpu=wanted_gpus)
+    offer, lacking = HostCapacity("h", host, [], blocks).offer(requirements)
+    claims = fill(host, requirements, blocks=blocks)
     assert sum(claim.cpus for claim in claims) <= cpus + 1e-3
     assert sum(claim.memory_gb for claim in claims) <= memory + 1e-3
     devices = [device for claim in claims for device in claim.gpu_devices]
     assert len(devices) == len(set(devices)) == len(claims) * wanted_gpus
     # What was announced is what there was room for.
+    assert offer.slots == len(claims)
+    assert bool(lacking) == (not claims)
+
+
+@given(
+    kinds=st.lists(
+        st.sampled_from([("L4", 22.5), ("A100-SXM4-40GB", 40.0), ("A100-SXM4-80GB", 79.25)]), max_size=8
+    ),
+    gpu=st.sampled_from([1, "24GB..", "1..2", "A100", {"total_memory": "80GB.."}, {"memory": "..40GB"}]),
+)
+def test_as_many_slots_are_announced_as_gpus_of_different_kinds_allow(
+    kinds: list[tuple[str, float]], gpu: Any
+) -> None:
+    gpus = tuple(
+        GpuDevice(id=f"GPU-{n}", name=name, memory_gb=memory) for n, (name, memory) in enumerate(kinds)
+    )
+    host = inventory().model_copy(update={"gpus": gpus})
+    offer, lacking = HostCapacity("h", host, []).offer(needs(gpu=gpu))
+    claims = fill(host, needs(gpu=gpu))
+    devices = [device for claim in claims for device in claim.gpu_devices]
+    assert len(devices) == len(set(devices))
     assert offer.slots == len(claims)
     assert bool(lacking) == (not claims)
 
@@ -91,7 +114,9 @@ def test_gpus_that_are_taken_are_not_offered() -> None:
     stamp = Stamp(service="other", revision=1, replica=0)
     capacity = HostCapacity("h", inventory(gpus=2), [Claim(stamp=stamp, gpu_devices=("GPU-0",))])
     assert [gpu.id for gpu in capacity.free_gpus] == ["GPU-1"]
-    assert capacity.offer(needs(gpu=2))[1] == ["gpu: 2 asked, A100-SXM4-80GB:80GB:1 there"]
+    assert [str(reason) for reason in capacity.offer(needs(gpu=2))[1]] == [
+        "gpu: 2 asked, A100-SXM4-80GB:80GB:1 there"
+    ]
 
 
 def test_the_smallest_gpu_that_suits_is_taken() -> None:
@@ -119,10 +144,9 @@ def test_a_large_replica_takes_several_blocks() -> None:
 
 def test_what_is_missing_is_said() -> None:
     lacking = HostCapacity("h", inventory(2, 4.0), []).offer(needs(cpu="arm:4", memory="8GB"))[1]
-    assert lacking == [
-        "cpu: 4 asked, 2 there",
-        "memory: 8 GB asked, 4.0 GB there",
-        "cpu: arm asked, x86 there",
+    assert [str(reason) for reason in lacking] == [
+        "cpu: 4 asked, 2 there, arm asked, x86 there",
+        "memory: 8GB asked, 4.0 GB there",
     ]
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from prefect_dstack.backends import local
 from prefect_dstack.backends.base import Accelerator
-from prefect_dstack.backends.local import LocalBackend, gpus_of
+from prefect_dstack.backends.gpus import GpuDevice
+from prefect_dstack.backends.local import LocalBackend
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements, requirements_of
@@ -18,6 +19,7 @@ from prefect_dstack.errors import NoOfferError
 from prefect_dstack.hosts.local_machine import LocalMachine
 
 STAMP = Stamp(service="hello", revision=1, replica=0)
+GPUS = tuple(GpuDevice(id=f"GPU-{n}", name="L4", memory_gb=22.5) for n in range(2))
 
 
 @pytest.fixture
@@ -52,13 +54,17 @@ class TestOffers:
     @pytest.mark.parametrize(
         ("keys", "reason"),
         [
-            ({"resources": {"memory": "900TB"}}, r"will not do: memory: 921600 GB asked, \d"),
-            ({"resources": {"cpu": "9999.."}}, r"will not do: cpu: 9999 asked"),
+            ({"resources": {"memory": "900TB"}}, r"will not do: memory: 921600GB asked, \d"),
+            ({"resources": {"cpu": "9999.."}}, r"will not do: cpu: 9999.. asked"),
             ({"resources": {"gpu": "H100:64"}}, r"will not do: gpu: H100:64 asked"),
-            ({"regions": ["eu-west-1"]}, "none of the regions asked for"),
-            ({"availability_zones": ["eu-west-1a"]}, "none of the availability_zones asked for"),
-            ({"instance_types": ["g6.xlarge"]}, "none of the instance_types asked for"),
-            ({"spot_policy": "spot"}, "not a spot instance"),
+            ({"regions": ["eu-west-1"]}, "will not do: regions: it has no region; remove it"),
+            (
+                {"availability_zones": ["eu-west-1a"]},
+                "availability_zones: it has no availability zone; remove it",
+            ),
+            ({"instance_types": ["g6.xlarge"]}, "instance_types: it has no instance type; remove it"),
+            ({"fleets": ["lab"]}, "fleets: machines of the backend local are in no fleet; remove it"),
+            ({"spot_policy": "spot"}, "spot_policy: it is no spot instance; remove it"),
         ],
     )
     def test_refuses_what_this_machine_is_not(
@@ -85,32 +91,11 @@ class TestOffers:
             backend.offers(service(resources={"cpu": f"{other}:1"}))
 
     def test_offers_its_gpus(self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-        gpus = (Accelerator(name="NVIDIA L4", memory_gb=22.5, count=2),)
-        monkeypatch.setattr(local, "_gpus", lambda: gpus)
+        monkeypatch.setattr(local, "_gpus", lambda: GPUS)
 
         (offer,) = backend.offers(service(resources={"gpu": "L4:2"}))
 
-        assert offer.gpus == gpus
-
-
-class TestGpus:
-    def test_of_one_kind_are_counted_together(self) -> None:
-        table = "NVIDIA A100-SXM4-80GB, 81920, 8.0\nNVIDIA A100-SXM4-80GB, 81920, 8.0\nTesla T4, 15360, 7.5\n"
-
-        assert gpus_of(table) == (
-            Accelerator(name="NVIDIA A100-SXM4-80GB", memory_gb=80, count=2, compute_capability=(8, 0)),
-            Accelerator(name="Tesla T4", memory_gb=15, count=1, compute_capability=(7, 5)),
-        )
-
-    def test_without_memory_of_their_own_have_that_of_the_machine(self) -> None:
-        (gpu,) = gpus_of("NVIDIA GB10, [N/A], [N/A]\n")
-
-        assert gpu.memory_gb == pytest.approx(psutil.virtual_memory().total / 2**30)
-        assert gpu.compute_capability is None
-
-    @pytest.mark.parametrize("table", ["", "\n", "No devices were found\n"])
-    def test_may_be_none(self, table: str) -> None:
-        assert gpus_of(table) == ()
+        assert offer.gpus == (Accelerator(name="L4", memory_gb=22.5, count=2),)
 
 
 class TestInstance:
@@ -131,6 +116,45 @@ class TestInstance:
         assert backend.stamp(instance) is None
         backend.terminate(instance)
         assert list(backend.instances()) == [instance]
+
+    def test_of_a_container_has_as_many_gpus_as_were_matched(
+        self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "_gpus", lambda: GPUS)
+        wanted = service(image="app", resources={"gpu": {"total_memory": "40GB.."}})
+
+        instance = backend.provision(backend.offers(wanted), STAMP, wanted, print)
+        backend.terminate(instance)
+
+        assert instance.gpu_devices == ("GPU-0", "GPU-1")
+
+    def test_of_each_container_has_the_gpu_that_the_fewest_use(
+        self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "_gpus", lambda: GPUS)
+        wanted = service(image="app", resources={"gpu": 1})
+        stamps = [STAMP.model_copy(update={"replica": number}) for number in range(4)]
+
+        instances = [backend.provision(backend.offers(wanted), stamp, wanted, print) for stamp in stamps]
+        again = backend.provision(backend.offers(wanted), stamps[1], wanted, print)
+        for instance in instances:
+            backend.terminate(instance)
+
+        assert [instance.gpu_devices for instance in instances] == [
+            ("GPU-0",),
+            ("GPU-1",),
+            ("GPU-0",),
+            ("GPU-1",),
+        ]
+        assert again == instances[1]
+
+    def test_of_a_process_has_none_set_aside(
+        self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "_gpus", lambda: GPUS)
+        wanted = service(resources={"gpu": 1})
+
+        assert backend.provision(backend.offers(wanted), STAMP, wanted, print).gpu_devices == ()
 
     def test_is_reached_without_a_connection(self, backend: LocalBackend) -> None:
         (instance,) = backend.instances()

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.testbed
 NETWORK = "10.78.3.0/24"
 # The hosts have no GPUs: this is what the driver's tool says of two.
 NVIDIA_SMI = """#!/bin/sh
-echo "GPU-aaaa, NVIDIA A100-SXM4-80GB, 81920"
-echo "GPU-bbbb, NVIDIA A100-SXM4-80GB, 81920"
+echo "GPU-aaaa, NVIDIA A100-SXM4-80GB, 81920, 8.0"
+echo "GPU-bbbb, NVIDIA A100-SXM4-80GB, 81920, 8.0"
 """
 
 
@@ -180,6 +180,21 @@ def test_only_the_fleets_that_are_named_are_used(fleet: Fleet) -> None:
     assert backend.offers(configuration(fleets=["lab"]))
     with pytest.raises(NoOfferError, match="no hosts of the fleets other"):
         backend.offers(configuration(fleets=["other"]))
+
+
+def test_keys_that_no_host_can_satisfy_are_refused_by_name(fleet: Fleet) -> None:
+    backend = SshBackend([fleet])
+    assert backend.offers(configuration(spot_policy="auto", max_price=0.001))
+    with pytest.raises(NoOfferError, match="spot_policy: hosts of fleets are no spot instances; remove it"):
+        backend.offers(configuration(spot_policy="spot"))
+
+
+def test_gpus_are_chosen_by_their_compute_capability(fleet: Fleet) -> None:
+    backend = SshBackend([fleet])
+    (offer,) = backend.offers(configuration(resources={"gpu": {"compute_capability": "8.0"}}))
+    assert (offer.instance_type, offer.fleet) == ("fleet-1", "lab")
+    with pytest.raises(NoOfferError, match=r"fleet-1: gpu: 1 of compute capability 9\.0 asked, A100"):
+        backend.offers(configuration(resources={"gpu": {"compute_capability": "9.0"}}))
 
 
 def test_hosts_are_listed_without_being_asked(tmp_path: Path) -> None:

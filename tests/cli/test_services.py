@@ -87,7 +87,7 @@ def test_logs_are_followed_until_the_service_stops(
         assert following.wait(20) == 0
 
 
-def test_a_failed_deployment_says_why_in_one_line(
+def test_a_failed_deployment_says_why_and_what_the_replica_wrote_last(
     cli: CommandLine, write: Callable[..., Path], name: str, home: Home, prefect_server: PrefectServer
 ) -> None:
     file = write(commands=["echo reading model.bin", "exit 7"])
@@ -95,10 +95,12 @@ def test_a_failed_deployment_says_why_in_one_line(
     outcome = cli("apply", "-f", file, "-y", "--json")
 
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.splitlines()[-1] == (
-        f"error: {name}@1 failed: {name}-1-0: it exited with code 7 before it was ready; "
-        "its last lines: reading model.bin; nothing of it is left"
-    )
+    reason = f"{name}-1-0: it exited with code 7 before it was ready"
+    assert outcome.err.splitlines()[-2:] == [
+        f"error: {name}@1 failed: {reason}; nothing of it is left",
+        "    reading model.bin",
+    ]
+    assert outcome.err.count("exited with code 7") == 1, "it is told once"
     assert "Traceback" not in outcome.err
     assert home.leftovers() == []
     assert name not in cli.ok("ps").out, "a failure is reported once"

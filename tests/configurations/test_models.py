@@ -204,7 +204,6 @@ def test_metrics(metric: str) -> None:
     ("keys", "problem"),
     [
         ({"metric": "prometheus", "url": "http://prometheus:9090"}, "scaling.query: is missing"),
-        ({"metric": "prometheus", "query": "sum(x)"}, "scaling.url: is missing"),
         ({"metric": "rps", "query": "sum(x)"}, "scaling.query: needs 'metric: prometheus'"),
         ({"metric": "cpu"}, "scaling.metric: must be rps, concurrency, queue, latency_p95 or prometheus"),
     ],

@@ -58,6 +58,7 @@ ACTED_ON = {
     "resources": r"configuration\.resources",
     "retain": r"configuration\.retain",
     "rollout": r"configuration\.rollout",
+    "scaling": r"configuration\.scaling",
     "shell": r"configuration\.shell",
     "spot_policy": r"wanted\.spot_policy",
     "stop_duration": r"configuration\.stop_duration",
@@ -71,6 +72,21 @@ ACTED_ON = {
 }
 
 
+# The same for the keys that only one kind has.
+ACTED_ON_BY = {
+    "task": {
+        "groups": r"configuration\.groups",
+        "max_duration": r"configuration\.max_duration",
+        "nodes": r"configuration\.nodes",
+        "ports": r"configuration\.ports",
+        "retry": r"configuration\.retry",
+        "startup_order": r"configuration\.startup_order",
+        "stop_criteria": r"configuration\.stop_criteria",
+    },
+    "dev-environment": {},
+}
+
+
 # The same for the keys in mappings, under the names that dstack gives the mappings.
 ACTED_ON_INSIDE = {
     "CPUSpec.arch": r"cpu\.arch",
@@ -80,6 +96,7 @@ ACTED_ON_INSIDE = {
     "EntityReference.project": r"configuration\.fleets",
     "FilePathMapping.local_path": r"mapping\.local_path",
     "FilePathMapping.path": r"mapping\.path",
+    "GPUSpec.compute_capability": r"wanted\.compute_capability",
     "GPUSpec.count": r"wanted\.count",
     "GPUSpec.memory": r"wanted\.memory",
     "GPUSpec.name": r"wanted\.name",
@@ -94,6 +111,10 @@ ACTED_ON_INSIDE = {
     "InstanceMountPoint.optional": r"volume\.optional",
     "InstanceMountPoint.path": r"volume\.path",
     "LetsEncryptGatewayCertificate.type": r"certificate\.type",
+    "NodeGroup.commands": r"\.commands\b",
+    "NodeGroup.name": r"configuration\.groups",
+    "NodeGroup.nodes": r"group\.nodes",
+    "NodeGroup.ports": r"group\.ports",
     "OpenAIChatModel.format": r"model\.format",
     "OpenAIChatModel.name": r"model\.name",
     "OpenAIChatModel.prefix": r"model\.prefix",
@@ -109,6 +130,8 @@ ACTED_ON_INSIDE = {
     "ProbeConfig.type": r"probe\.type",
     "ProbeConfig.until_ready": r"probe\.until_ready",
     "ProbeConfig.url": r"probe\.url",
+    "ProfileRetry.duration": r"retry\.duration",
+    "ProfileRetry.on_events": r"retry\.on_events",
     "RateLimit.burst": r"limit\.burst",
     "RateLimit.key": r"limit\.key",
     "RateLimit.prefix": r"limit\.prefix",
@@ -124,6 +147,11 @@ ACTED_ON_INSIDE = {
     "ResourcesSpec.gpu": r"resources\.gpu",
     "ResourcesSpec.memory": r"resources\.memory",
     "ResourcesSpec.shm_size": r"resources\.shm_size",
+    "ScalingSpec.metric": r"scaling\.metric",
+    "ScalingSpec.scale_down_delay": r"scaling\.scale_down_delay",
+    "ScalingSpec.scale_up_delay": r"scaling\.scale_up_delay",
+    "ScalingSpec.target": r"scaling\.target",
+    "ScalingSpec.window": r"scaling\.window",
     "SSHHostParams.blocks": r"host\.blocks",
     "SSHHostParams.hostname": r"host\.hostname",
     "SSHHostParams.identity_file": r"\.identity_file",
@@ -200,8 +228,6 @@ class TestEveryKey:
             ("service", "groups", {"image": "app", "port": 80, "replicas": [{"count": 1}]}),
             ("service", "groups", {"image": "app", "port": 80, "groups": [{"replicas": 1}]}),
             ("service", "max_duration", {"image": "app", "port": 80, "max_duration": "1h"}),
-            ("task", "nodes", {"image": "app", "nodes": 2}),
-            ("task", "groups", {"groups": [{"commands": ["app"]}]}),
             ("gateway", "replicas", {"replicas": 2}),
             ("volume", "type", {"backend": "aws", "size": "1GB"}),
         ],
@@ -215,28 +241,19 @@ class TestEveryKey:
 
         assert list(unsupported_keys(configuration)) == []
 
-    def test_that_scales_is_acted_on_once_its_line_is_deleted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        scaled = service(replicas="1..2", scaling={"metric": "rps", "target": 1})
-        monkeypatch.delitem(NEVER["service"], "scaling")
-
-        assert list(unsupported_keys(scaled)) == []
-
     @pytest.mark.parametrize(
-        ("kind", "group", "key"),
+        ("group", "key"),
         [
-            ("service", {"replicas": 1, "nvcc": True}, "groups.0.nvcc"),
-            ("service", {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.scaling"),
-            ("service", {"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
-            ("service", {"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
-            ("task", {"ports": [8000]}, "groups.0.ports"),
+            ({"replicas": 1, "nvcc": True}, "groups.0.nvcc"),
+            ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
+            ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
         ],
     )
     def test_of_a_group_is_refused_as_that_of_a_run(
-        self, kind: str, group: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
+        self, group: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        port = {"port": 8000} if kind == "service" else {}
-        configuration = of_kind(kind, **port, groups=[{"commands": ["app"], **group}])
-        monkeypatch.delitem(NEVER[kind], "groups")
+        configuration = of_kind("service", port=8000, groups=[{"commands": ["app"], **group}])
+        monkeypatch.delitem(NEVER["service"], "groups")
 
         assert [found for found, _ in unsupported_keys(configuration)] == [key]
 
@@ -245,10 +262,15 @@ class TestEveryKey:
         own = NEVER[kind].keys() - OF_RUNS.keys()
         left = MODELS[kind].model_fields.keys() - NEVER[kind].keys()
 
-        assert left <= ACTED_ON.keys(), "a key of a kind of its own needs a line in support.py"
+        assert left <= ACTED_ON.keys() | ACTED_ON_BY[kind].keys(), (
+            "a key of a kind of its own needs a line in support.py"
+        )
         assert not own & ACTED_ON.keys()
 
-    @pytest.mark.parametrize("pattern", sorted({*ACTED_ON.values(), *ACTED_ON_INSIDE.values()}))
+    @pytest.mark.parametrize(
+        "pattern",
+        sorted({*ACTED_ON.values(), *ACTED_ON_INSIDE.values(), *ACTED_ON_BY["task"].values()}),
+    )
     def test_that_is_not_refused_is_read_somewhere(self, pattern: str) -> None:
         assert any(re.search(pattern, source) for source in acting_sources())
 
@@ -326,14 +348,9 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("keys", "key"),
         [
-            ({"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "replicas"),
             ({"replicas": [{"name": "a", "count": 1, "commands": ["app"]}]}, "replicas"),
             ({"image": "app", "groups": [{"replicas": 1}]}, "groups"),
             ({"image": "app", "resources": {"gpu": "amd:MI300X"}}, "resources.gpu.vendor"),
-            (
-                {"image": "app", "resources": {"gpu": {"compute_capability": 8}}},
-                "resources.gpu.compute_capability",
-            ),
             ({"env": {"discovery.type": "single-node"}}, "env.discovery.type"),
             ({"image": "app", "env": {"a.b": "c", "KEY": None}}, "env.a.b"),
             ({"image": "app", "env": {"a.b": "${{ secrets.X }}"}}, "env.a.b"),
@@ -341,8 +358,6 @@ class TestRefuses:
             ({"image": "app", "env": {"R": "${{ dstack.node_rank }}"}}, "env.R"),
             ({"image": "app", "volumes": ["/d/${{ dstack.node_rank }}:/d"]}, "volumes.0.instance_path"),
             ({"model": {"name": "m", "format": "tgi"}}, "model.format"),
-            ({"backends": ["aws"]}, "backends"),
-            ({"backends": ["local", "ssh"]}, "backends"),
             ({"fleets": ["lab"]}, "fleets"),
             ({"resources": {"shm_size": "1GB"}}, "resources.shm_size"),
             ({"image": "app", "working_dir": "relative"}, "working_dir"),
@@ -361,12 +376,9 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("kind", "keys", "key"),
         [
-            ("task", {"image": "app", "nodes": 2}, "nodes"),
-            ("task", {"groups": [{"commands": ["app"]}]}, "groups"),
-            ("task", {"image": "app", "ports": [8000]}, "ports"),
             ("task", {"image": "app", "python": None, "repos": ["."]}, "repos"),
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
-            ("task", {"commands": ["app ${{ dstack.node_rank }}"]}, "commands.0"),
+            ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
             ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
             ("dev-environment", {"image": "app", "inactivity_duration": "1h"}, "inactivity_duration"),
             ("gateway", {"replicas": 2}, "replicas"),
@@ -402,12 +414,15 @@ class TestAccepts:
             {},
             {"dstack": False, "docker": False, "privileged": False},
             {"max_duration": "off", "idle_duration": "off", "stop_duration": "10s"},
+            {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}},
+            {"backends": ["local", "aws"]},
             {"replicas": 3, "probes": [{"type": "http", "url": "/"}], "model": "llama"},
             {"working_dir": "app", "shell": "sh", "backends": ["local"], "gateway": True},
             {"image": "app", "working_dir": "/app", "resources": {"shm_size": "1GB"}, "fleets": ["lab"]},
             {"image": "app", "env": {"discovery.type": "single-node"}},
             {"image": "app", "entrypoint": "app", "commands": ["x"], "env": {"a.b": "c"}},
             {"image": "app", "resources": {"gpu": "nvidia:A100:2"}},
+            {"resources": {"gpu": {"compute_capability": 8}}},
             {"image": "app", "volumes": ["~/data:/data:ro"]},
             {"image": "app", "env": {"HF_TOKEN": "${{ env.HF_TOKEN }}", "X": "x${{ env.X }}"}},
             {"image": "app", "registry_auth": {"username": "me", "password": "${{ env.KEY }}"}},
@@ -423,6 +438,10 @@ class TestAccepts:
         [
             ("task", {"image": "app", "nodes": 1, "env": {"A": "b"}}),
             ("task", {"commands": ["app"]}),
+            ("task", {"image": "app", "nodes": 2, "startup_order": "master-first", "max_duration": "1h"}),
+            ("task", {"groups": [{"commands": ["app"]}], "stop_criteria": "master-done", "retry": True}),
+            ("task", {"image": "app", "ports": [8000]}),
+            ("task", {"commands": ["app ${{ dstack.node_rank }}"]}),
             ("dev-environment", {"image": "app", "inactivity_duration": "off"}),
             ("gateway", {"domain": "example.com", "replicas": 1}),
             ("fleet", {"ssh_config": {"hosts": ["a"]}, "blocks": "auto", "placement": "cluster"}),

@@ -61,7 +61,7 @@ def deploy(stop: Callable[[], None], name: str) -> Callable[..., Endpoint]:
     from prefect_dstack import deploy_service
 
     def deploy(configuration: Any = None, **keys: Any) -> Endpoint:
-        options = {option: keys.pop(option) for option in ("force",) if option in keys}
+        options = {option: keys.pop(option) for option in ("force", "evaluate") if option in keys}
         return deploy_service(hello(name, **keys) if configuration is None else configuration, **options)
 
     return deploy

@@ -51,10 +51,10 @@ def deploy_and_die(configuration: Mapping[str, Any], at: int | str) -> bool:
 
 
 def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any]) -> None:
-    """Redeploy in another process, which is killed as soon as something has been seen.
+    """Redeploy, or run a task, in another process, which is killed as soon as something has been seen.
 
     Args:
-        configuration: The service.
+        configuration: The service or the task.
         seen: Looks for it.
     """
     process = _start(configuration, 0)
@@ -107,7 +107,7 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment
     os.environ |= environment
     from prefect.context import refresh_global_settings_context
 
-    from prefect_dstack import deploy_service
+    from prefect_dstack import deploy_service, run_task
     from prefect_dstack.tasks import canary, gateways, replicas
 
     refresh_global_settings_context()
@@ -116,7 +116,10 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment
         for value in list(vars(module).values()):
             if isinstance(value, Task):
                 value.fn = _deadly(value, counter, at)
-    deploy_service(dict(configuration), force=True)
+    if configuration["type"] == "task":
+        run_task(dict(configuration))
+    else:
+        deploy_service(dict(configuration), force=True)
 
 
 def _deadly(task: Task[..., Any], counter: itertools.count[int], at: int | str) -> Callable[..., Any]:

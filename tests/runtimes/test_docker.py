@@ -70,8 +70,7 @@ class TestCreation:
 
     def made(self, *commands: str, **options: Any) -> dict[str, Any]:
         launch = launch_of(*commands, **options)
-        assert launch.spec.port is not None
-        return creation(self.engine, MACHINE, launch, {launch.spec.port: 20001})
+        return creation(self.engine, MACHINE, launch, dict.fromkeys(launch.spec.ports, 20001))
 
     def test_publishes_the_port_on_loopback_only(self) -> None:
         assert self.made(port="80:9000")["ports"] == {"9000/tcp": ("127.0.0.1", 20001)}
@@ -90,7 +89,7 @@ class TestCreation:
             "prefect-dstack.port": "8000",
             "prefect-dstack.ports": "8000",
             "prefect-dstack.cpus": "2",
-            "prefect-dstack.memory-gb": "4.0",
+            "prefect-dstack.memory-gb": "4",
             "prefect-dstack.gpu-devices": "",
         }
 
@@ -162,9 +161,12 @@ class TestCreation:
             (None, (), None),
             (0, (), None),
             ("0..1", (), None),
-            (1, (), {"Count": 1}),
-            ("A100:2", (), {"Count": 2}),
-            ("24GB", (), {"Count": 1}),
+            ("..0", (), None),
+            (1, (), {"Count": -1}),
+            ("A100:2", (), {"Count": -1}),
+            ({"total_memory": "160GB"}, (), {"Count": -1}),
+            ({"total_memory": "160GB"}, ("GPU-a", "GPU-b"), {"DeviceIDs": ["GPU-a", "GPU-b"]}),
+            ("0..1", ("GPU-a",), {"DeviceIDs": ["GPU-a"]}),
             (2, ("GPU-a", "GPU-b"), {"DeviceIDs": ["GPU-a", "GPU-b"]}),
         ],
     )

@@ -10,13 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_dstack.backends.aws.cache import Cache
 from prefect_dstack.backends.aws.clients import Aws
 from prefect_dstack.backends.base import Accelerator
+from prefect_dstack.backends.gpus import data_sheet_gb
 
 __all__ = ["InstanceType", "instance_types", "read_instance_type"]
 
 CATALOG_AGE = 24 * 3600.0
-
-# What people and data sheets call the memory; EC2 tells what the driver leaves of it.
-NOMINAL_GB = {"A10G": 24, "B200": 180, "L4": 24, "L40S": 48, "T4": 16, "T4g": 16}
 
 
 class InstanceType(BaseModel):
@@ -106,7 +104,7 @@ def _gpu(entry: Mapping[str, Any]) -> Accelerator:
     memory = entry.get("MemoryInfo", {}).get("SizeInMiB", 0) / 1024
     return Accelerator(
         name=name,
-        memory_gb=NOMINAL_GB.get(name) or round(memory, 1),
+        memory_gb=round(data_sheet_gb(name, memory), 1),
         vendor=str(entry.get("Manufacturer", "")).lower(),
         count=entry.get("Count", 0),
     )

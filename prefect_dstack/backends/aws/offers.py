@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefect_dstack.backends.aws.catalog import InstanceType
-from prefect_dstack.backends.base import Accelerator, Offer
+from prefect_dstack.backends.base import Offer
+from prefect_dstack.backends.matching import Refusal, refusals
 from prefect_dstack.configurations.messages import nearest, one_of
-from prefect_dstack.configurations.resources import Gpu as WantedGpu
 from prefect_dstack.domain.workload import Requirements
 
-__all__ = ["BACKEND", "Market", "explain", "gpus_suffice", "rank", "select"]
+__all__ = ["BACKEND", "Market", "explain", "rank", "select"]
 
 BACKEND = "aws"
 
@@ -21,21 +21,29 @@ LEAST_MEMORY_GB = 1.0
 # The most that EBS has: https://docs.aws.amazon.com/ebs/latest/userguide/volume_constraints.html
 MOST_DISK_GB = 65_536
 
-# GPUs that the driver in the Deep Learning base image serves, with their CUDA compute capability.
-COMPUTE_CAPABILITY = {
-    "A100": (8, 0),
-    "A10G": (8, 6),
-    "B200": (10, 0),
-    "B300": (10, 3),
-    "H100": (9, 0),
-    "H200": (9, 0),
-    "L4": (8, 9),
-    "L40S": (8, 9),
-    "RTX PRO 4500": (12, 0),
-    "RTX PRO 6000": (12, 0),
-    "T4": (7, 5),
-    "T4g": (7, 5),
-}
+# The GPUs that the driver in the Deep Learning base image serves.
+DRIVEN = frozenset(
+    {
+        "A100",
+        "A10G",
+        "B200",
+        "B300",
+        "H100",
+        "H200",
+        "L4",
+        "L40S",
+        "RTX PRO 4500",
+        "RTX PRO 6000",
+        "T4",
+        "T4g",
+    }
+)
+
+# Keys that leave out offers which have what was asked for.
+HARD_TO_GET = ("availability_zones", "max_price")
+
+# What EC2 calls the architectures.
+ARCHITECTURES = {"x86_64": "x86", "arm64": "arm"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def select(
         offer
         for market in markets
         for offer in _of_market(market, wanted, zones=zones, any_gpu=any_gpu, disk_gb=disk_gb)
-        if wanted.max_price is None or (offer.price is not None and offer.price <= wanted.max_price)
+        if not refusals(wanted, offer)
     ]
     return rank(offers, [market.region for market in markets])
 
@@ -111,7 +119,7 @@ def rank(offers: Iterable[Offer], regions: Sequence[str]) -> list[Offer]:
 
 
 def explain(markets: Sequence[Market], wanted: Requirements, *, any_gpu: bool = False) -> str:
-    """Say why nothing was found, and what comes closest.
+    """Return why nothing was found, and what comes closest.
 
     Args:
         markets: The regions.
@@ -129,144 +137,102 @@ def explain(markets: Sequence[Market], wanted: Requirements, *, any_gpu: bool = 
         )
     where = ", ".join(regions)
     kinds = [kind for market in markets if market.region in regions for kind in market.types]
+    wrong = _wrong_names(kinds, wanted)
+    if wrong:
+        return f"{where}: {wrong}"
+    if _disk(wanted, 0) > MOST_DISK_GB:
+        return f"a disk of {_disk(wanted, 0):,.0f} GB is more than EBS has, which is {MOST_DISK_GB:,} GB"
+    judged = [
+        (offer, refusals(wanted, offer))
+        for market in markets
+        for offer in _of_market(market, wanted, zones=(), any_gpu=any_gpu, disk_gb=0)
+        if offer.region in regions
+    ]
+    candidates = rank((offer for offer, reasons in judged if _only(reasons, *HARD_TO_GET)), regions)
+    if candidates:
+        return f"{where}: {_nearly(candidates, wanted)}"
+    if any(_only(reasons, "spot_policy", *HARD_TO_GET) for _, reasons in judged):
+        return f"{where}: no instance type that has the resources asked for is sold as spot"
+    for refusal in judged[0][1] if judged else ():
+        if refusal.key in ("backends", "fleets"):
+            return str(refusal)
+    return f"{where}: none of {len({kind.name for kind in kinds})} instance types has the resources asked for"
+
+
+def _wrong_names(kinds: Sequence[InstanceType], wanted: Requirements) -> str | None:
     known = {kind.name for kind in kinds}
     if wanted.instance_types and not known & set(wanted.instance_types):
         hint = next(filter(None, (nearest(name, sorted(known)) for name in wanted.instance_types)), None)
-        return f"{where}: there is no usable instance type {one_of(wanted.instance_types)}" + (
+        return f"there is no usable instance type {one_of(wanted.instance_types)}" + (
             f"; did you mean {hint}?" if hint else ""
         )
     zones = sorted({zone for kind in kinds for zone in kind.zones})
     if wanted.availability_zones and not set(zones) & set(wanted.availability_zones):
-        return (
-            f"{where}: there is no availability zone {one_of(wanted.availability_zones)}; "
-            f"there are: {', '.join(zones)}"
-        )
-    if _disk(wanted, 0) > MOST_DISK_GB:
-        return f"a disk of {_disk(wanted, 0):,.0f} GB is more than EBS has, which is {MOST_DISK_GB:,} GB"
-    anywhere = wanted.model_copy(update={"availability_zones": None})
-    candidates = rank(
-        [
-            offer
-            for market in markets
-            for offer in _of_market(market, anywhere, zones=(), any_gpu=any_gpu, disk_gb=0)
-        ],
-        regions,
-    )
-    if not candidates:
-        return f"{where}: none of {len(known)} instance types has the resources asked for"
+        asked = one_of(wanted.availability_zones)
+        return f"there is no availability zone {asked}; there are: {', '.join(zones)}"
+    return None
+
+
+def _nearly(candidates: Sequence[Offer], wanted: Requirements) -> str:
     unknown = sum(1 for offer in candidates if offer.price is None)
     first = candidates[0]
-    if first.price is None:
+    if wanted.max_price is not None and first.price is None:
+        return f"max_price cannot be checked: the prices of all {unknown} matching offers are unknown"
+    if wanted.max_price is not None and first.price is not None and first.price > wanted.max_price:
         return (
-            f"{where}: max_price cannot be checked: the prices of all {unknown} matching offers are unknown"
-        )
-    if wanted.max_price is not None and first.price > wanted.max_price:
-        return (
-            f"{where}: the cheapest of {len(candidates)} matching offers, {'spot ' if first.spot else ''}"
+            f"the cheapest of {len(candidates)} matching offers, {'spot ' if first.spot else ''}"
             f"{first.instance_type}, costs ${first.price:.4g} an hour, more than the max_price of "
             f"${wanted.max_price:.4g}" + (f"; the prices of {unknown} are unknown" if unknown else "")
         )
-    return f"{where}: no availability zone that may be used has a matching instance type"
+    return "no availability zone that may be used has a matching instance type"
 
 
 def _of_market(
     market: Market, wanted: Requirements, *, zones: Sequence[str], any_gpu: bool, disk_gb: float
 ) -> Iterator[Offer]:
-    if wanted.regions and market.region not in wanted.regions:
-        return
-    if _disk(wanted, disk_gb) > MOST_DISK_GB:
-        return
-    policy = wanted.spot_policy or "on-demand"
+    size = min(_disk(wanted, disk_gb), MOST_DISK_GB)
     for kind in market.types:
-        if wanted.instance_types and kind.name not in wanted.instance_types:
+        if not _usable(kind, wanted, any_gpu=any_gpu):
             continue
-        if not _suffices(kind, wanted, any_gpu=any_gpu):
+        here = [zone for zone in kind.zones if not zones or zone in zones]
+        if not here:
             continue
-        allowed = [
-            zone
-            for zone in kind.zones
-            if (not zones or zone in zones)
-            and (not wanted.availability_zones or zone in wanted.availability_zones)
-        ]
-        if not allowed:
-            continue
+        # Of the zones that were asked for, or if there is none, of those that the refusal will name.
+        asked = [zone for zone in here if zone in (wanted.availability_zones or ())] or here
         common = {
             "backend": BACKEND,
             "instance_type": kind.name,
             "region": market.region,
+            "architecture": ARCHITECTURES.get(kind.architecture, kind.architecture),
             "cpus": kind.cpus,
             "memory_gb": kind.memory_gb,
             "gpus": kind.gpus,
-            "disk_gb": _disk(wanted, disk_gb),
+            "disk_gb": size,
         }
-        if policy in ("spot", "auto") and kind.spot:
+        if kind.spot:
             by_zone = market.spot.get(kind.name, {})
-            cheapest_first = sorted(allowed, key=lambda zone: (by_zone.get(zone, float("inf")), zone))
+            cheapest_first = sorted(asked, key=lambda zone: (by_zone.get(zone, float("inf")), zone))
             price = by_zone.get(cheapest_first[0])
             yield Offer(**common, zones=tuple(cheapest_first), price=price, spot=True)
-        if policy in ("on-demand", "auto"):
-            yield Offer(**common, zones=tuple(allowed), price=market.on_demand.get(kind.name))
+        yield Offer(**common, zones=tuple(asked), price=market.on_demand.get(kind.name))
 
 
-def _suffices(kind: InstanceType, wanted: Requirements, *, any_gpu: bool) -> bool:
+def _only(reasons: Iterable[Refusal], *keys: str) -> bool:
+    return {reason.key for reason in reasons} <= set(keys)
+
+
+def _usable(kind: InstanceType, wanted: Requirements, *, any_gpu: bool) -> bool:
+    """Return whether a kind of machine is one that somebody who asks for this expects, and that boots."""
     resources = wanted.resources
     cpu = resources.cpu
     # Most container images are for x86 only; arm must be asked for, by architecture or by type.
-    arm = kind.architecture == "arm64"
-    if arm != (cpu is not None and cpu.arch == "arm") and not (
-        wanted.instance_types and (cpu is None or cpu.arch is None)
-    ):
-        return False
-    if cpu is not None and cpu.count is not None and not cpu.count.holds(kind.cpus):
-        return False
-    if resources.memory is not None and not resources.memory.holds(kind.memory_gb):
+    if kind.architecture == "arm64" and (cpu is None or cpu.arch is None) and not wanted.instance_types:
         return False
     if resources.memory is None and kind.memory_gb < LEAST_MEMORY_GB:
         return False
     if resources.gpu is None:
         return not kind.gpus or bool(wanted.instance_types)
-    return gpus_suffice(kind.gpus, resources.gpu, any_gpu=any_gpu)
-
-
-def gpus_suffice(gpus: Sequence[Accelerator], wanted: WantedGpu, *, any_gpu: bool = False) -> bool:
-    """Tell whether a machine has the accelerators asked for.
-
-    Args:
-        gpus: What it has.
-        wanted: What was asked.
-        any_gpu: Whether GPUs that the standard image has no driver for will do.
-
-    Returns:
-        Whether it has them: the machine has no other GPU to give, so counts are those of the whole machine.
-    """
-    count = wanted.count
-    if count is not None and count.max == 0:
-        return not gpus
-    if not gpus:
-        return False
-    names = {_plain(name) for name in wanted.name or ()}
-    for gpu in gpus:
-        capability = COMPUTE_CAPABILITY.get(gpu.name)
-        if capability is None and not any_gpu:
-            return False
-        if names and _plain(gpu.name) not in names:
-            return False
-        if wanted.vendor is not None and gpu.vendor != wanted.vendor:
-            return False
-        if wanted.memory is not None and not wanted.memory.holds(gpu.memory_gb):
-            return False
-        if wanted.compute_capability is not None and (capability or (0, 0)) < wanted.compute_capability:
-            return False
-    if count is None:
-        least: bool = sum(gpu.count for gpu in gpus) >= 1
-    else:
-        least = count.holds(sum(gpu.count for gpu in gpus))
-    total = sum(gpu.count * gpu.memory_gb for gpu in gpus)
-    return least and (wanted.total_memory is None or wanted.total_memory.holds(total))
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
+    return any_gpu or all(gpu.name in DRIVEN for gpu in kind.gpus)
 
 
 def _disk(wanted: Requirements, disk_gb: float) -> float:

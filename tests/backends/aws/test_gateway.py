@@ -118,9 +118,9 @@ def test_without_its_zone_in_the_account_the_records_to_create_are_told(
     hosted_zone(aws, "ample.com")
     created = AwsGateways(backend()).create("front", gateway(domain="example.com"), told.append)
     assert created.missing_records == tuple(
-        f"{name}. 60 IN A {created.instance.address}" for name in ("example.com", "*.example.com")
+        f"{name} 60 IN A {created.instance.address}" for name in ("example.com.", "*.example.com.")
     )
-    assert f"aws: please create the DNS record *.example.com. 60 IN A {created.instance.address}" in told
+    assert f"aws: please create the DNS record {created.missing_records[1]}" in told
 
 
 def test_a_domain_that_leads_elsewhere_is_left_alone(aws: Account, backend: Make, told: list[str]) -> None:
@@ -169,10 +169,9 @@ def test_a_replica_that_is_provisioned_leaves_the_gateways_ports_open(
 ) -> None:
     AwsGateways(backend()).create("front", gateway(port=8080), told.append)
     replicas = backend()
-    service = ServiceConfiguration(name="s", port=8000, image="app", instance_types=["t3.small"])
-    wanted = requirements_of(service)
+    service = requirements_of(ServiceConfiguration(port=8000, image="app", instance_types=["t3.small"]))
     instance = replicas.provision(
-        replicas.offers(wanted), Stamp(service="s", revision=1, replica=0), wanted, told.append
+        replicas.offers(service), Stamp(service="s", revision=1, replica=0), service, told.append
     )
     assert open_to_everybody(aws) == {80, 443, 8080}
     assert replicas.instances() == [instance]
@@ -185,10 +184,9 @@ def test_an_instance_profile_is_for_replicas_alone_and_within_reach_of_their_con
 ) -> None:
     aws.client("iam").create_instance_profile(InstanceProfileName="reads-models")
     made = backend(instance_profile="reads-models")
-    service = ServiceConfiguration(name="s", port=8000, image="app", instance_types=["t3.small"])
-    wanted = requirements_of(service)
+    service = requirements_of(ServiceConfiguration(port=8000, image="app", instance_types=["t3.small"]))
     stamp = Stamp(service="s", revision=1, replica=0)
-    replica = made.provision(made.offers(wanted), stamp, wanted, told.append)
+    replica = made.provision(made.offers(service), stamp, service, told.append)
     front = AwsGateways(made).create("front", gateway(), told.append).instance
 
     def described(instance: Instance) -> dict[str, Any]:

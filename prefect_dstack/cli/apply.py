@@ -1,0 +1,174 @@
+"""`apply`: what a file says becomes what is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefect_dstack.cli.help import CommandWithArguments
+from prefect_dstack.cli.options import Json, Profile, Yes
+from prefect_dstack.errors import ConfigurationError
+
+__all__ = ["HANDLERS", "ApplyOptions", "apply", "load", "register"]
+
+
+@dataclass(frozen=True)
+class ApplyOptions:
+    """How something is applied.
+
+    Attributes:
+        yes: Whether not to ask.
+        json: Whether to print JSON.
+        force: Whether replicas are replaced even if nothing has changed.
+        move: Whether a service of another machine is moved to this one.
+        detach: Whether not to wait for a task to end.
+        artifacts: What is copied back from a task: local paths by those in the task.
+    """
+
+    yes: bool = False
+    json: bool = False
+    force: bool = False
+    move: bool = False
+    detach: bool = False
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+
+
+def register(application: typer.Typer, section: str) -> None:
+    """Add the command.
+
+    Args:
+        application: The command line.
+        section: Where its help is listed.
+    """
+    application.command(
+        cls=CommandWithArguments,
+        epilog="What follows -- is what ${{ run.args }} stands for.",
+        rich_help_panel=section,
+    )(apply)
+
+
+def apply(
+    context: typer.Context,
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="The configuration, a directory that has one, or - for standard input."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="The same; default: the *.dstack.yml here.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The name; default: the file's.")] = None,
+    yes: Yes = False,
+    json: Json = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the replicas even if nothing has changed.")
+    ] = False,
+    profile: Profile = None,
+    move: Annotated[bool, typer.Option("--move", help="Take over a service of another machine.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for a task to end.")] = False,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=LOCAL",
+            help="Copy PATH=LOCAL back from a task that has succeeded; may be given again.",
+        ),
+    ] = None,
+) -> None:
+    """Make what a file says: deploy a service, run a task, set up a gateway or a fleet."""
+    options = ApplyOptions(
+        yes=yes, json=json, force=force, move=move, detach=detach, artifacts=_parsed(artifact or [])
+    )
+    configuration = load(path, file, name=name, profile=profile, arguments=context.args)
+    handler = HANDLERS.get(configuration.type)
+    if handler is None:
+        raise ConfigurationError(
+            f"a {configuration.type} is not acted on yet; {', '.join(HANDLERS)} are",
+            source=configuration.source_name,
+            line=configuration.line_of("type"),
+            key="type",
+        )
+    handler(configuration, options)
+
+
+def load(
+    path: Path | None, file: Path | None, *, name: str | None, profile: str | None, arguments: list[str]
+) -> Any:
+    """Load the configuration that a command line names.
+
+    Args:
+        path: The argument.
+        file: What `--file` names.
+        name: Overrides the configuration's name.
+        profile: The profile to use.
+        arguments: What `${{ run.args }}` stands for.
+    """
+    from prefect_dstack.cli.files import choose_source
+
+    source = choose_source(file, path)
+    from prefect_dstack.configurations import load_configuration
+
+    return load_configuration(source, name=name, args=arguments, profile=profile, variables=_variable)
+
+
+def _variable(name: str) -> str:
+    from prefect_dstack.store.variables import lookup
+
+    return lookup(name)
+
+
+def _parsed(artifacts: list[str]) -> dict[str, str]:
+    from prefect_dstack.cli.runs import parse_artifacts
+
+    return parse_artifacts(artifacts)
+
+
+def _service(configuration: Any, options: ApplyOptions) -> None:
+    from prefect_dstack.cli.deploy import apply_service
+
+    _check(configuration)
+    apply_service(configuration, options)
+
+
+def _task(configuration: Any, options: ApplyOptions) -> None:
+    from prefect_dstack.cli.runs import apply_task
+
+    _check(configuration)
+    apply_task(configuration, yes=options.yes, detach=options.detach, artifacts=dict(options.artifacts))
+
+
+def _gateway(configuration: Any, options: ApplyOptions) -> None:
+    from prefect_dstack.cli.gateways import apply_gateway
+
+    apply_gateway(configuration, yes=options.yes)
+
+
+def _fleet(configuration: Any, options: ApplyOptions) -> None:
+    from prefect_dstack.cli.fleets import apply as apply_fleet
+    from prefect_dstack.domain.fleet_support import check_fleet_support
+
+    check_fleet_support(configuration)
+    apply_fleet(configuration, yes=options.yes)
+
+
+def _check(configuration: Any) -> None:
+    from prefect_dstack.domain.support import check_support
+
+    if configuration.name is None:
+        raise ConfigurationError(
+            "is missing; add 'name: my-name', or give --name", source=configuration.source_name, key="name"
+        )
+    check_support(configuration)
+
+
+# What acts on each type of configuration.
+HANDLERS: Mapping[str, Callable[[Any, ApplyOptions], None]] = {
+    "service": _service,
+    "task": _task,
+    "gateway": _gateway,
+    "fleet": _fleet,
+}

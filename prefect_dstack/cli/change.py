@@ -1,0 +1,108 @@
+"""`restart`, `scale`, `rollback`, `promote`, `reconcile`: changes of what serves, without a file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prefect_dstack.cli.completion import complete_revision
+from prefect_dstack.cli.options import Json, Name, Yes
+from prefect_dstack.cli.output import confirm, connected, out, print_json, progress
+from prefect_dstack.errors import UserError
+
+__all__ = ["promote", "reconcile", "restart", "rollback", "scale"]
+
+
+def restart(name: Name, json: Json = False) -> None:
+    """Replace the replicas of a service by new ones; the old ones serve until those are ready."""
+    connected()
+    from prefect_dstack.flows.restart import restart_service
+
+    with progress():
+        endpoint = restart_service(name)
+    if json:
+        print_json(endpoint.model_dump(mode="json"))
+    else:
+        out.print(f"[bold]{name}@{endpoint.revision}[/bold] serves at [bold]{endpoint.url}[/bold]")
+
+
+def scale(
+    name: Name,
+    replicas: Annotated[int | None, typer.Argument(help="How many replicas, pinned until released.")] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Let the file, or the autoscaler, decide again.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Change how many replicas a service has; that makes no new revision."""
+    if (replicas is None) != release:
+        raise UserError("scale: give the number of replicas, or --release")
+    connected()
+    from prefect_dstack.flows.scale import scale_service
+
+    with progress():
+        endpoint = scale_service(name, replicas)
+    if json:
+        print_json(endpoint.model_dump(mode="json"))
+        return
+    count = len(endpoint.replicas)
+    out.print(f"{name}@{endpoint.revision} has {count} {'replica' if count == 1 else 'replicas'}")
+
+
+def rollback(
+    name: Name,
+    to: Annotated[
+        int | None,
+        typer.Option(
+            help="The revision; default: the one that served before.", autocompletion=complete_revision
+        ),
+    ] = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Go back to an earlier revision."""
+    connected()
+    from prefect_dstack.flows.rollback import rollback_service
+    from prefect_dstack.store.records import load_record
+
+    record = load_record(name)
+    revision = record.revision(to) if to is not None else record.previous_revision
+    present = "nothing" if record.active is None else f"revision {record.active}"
+    if not confirm(f"Take {name} from {present} back to revision {revision.number}?", yes):
+        raise typer.Exit(2)
+    with progress():
+        endpoint = rollback_service(name, revision.number)
+    if json:
+        print_json(endpoint.model_dump(mode="json"))
+    else:
+        out.print(f"[bold]{name}@{endpoint.revision}[/bold] serves at [bold]{endpoint.url}[/bold]")
+
+
+def promote(name: Name, json: Json = False) -> None:
+    """Let a canary that waits for a person take over."""
+    connected()
+    from prefect_dstack.services.promotion import promote_service
+
+    revision = promote_service(name)
+    if json:
+        print_json({"service": name, "revision": revision})
+    else:
+        out.print(f"{name}@{revision} takes over; prefect-dstack ps shows how it goes")
+
+
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would be done.")] = False,
+    foreign: Annotated[
+        bool,
+        typer.Option(
+            "--foreign", help="Remove also what flow runs have created that this API does not know."
+        ),
+    ] = False,
+) -> None:
+    """Make what truly runs what is wanted: replace what is gone, remove what nobody owns."""
+    connected()
+    from prefect_dstack.flows.reconcile import reconcile_services
+
+    with progress():
+        reconcile_services(dry_run=dry_run, foreign=foreign)

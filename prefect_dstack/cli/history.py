@@ -1,0 +1,62 @@
+"""`history` and `inspect`: what there was, and everything that is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect_dstack.cli.colours import OUTCOMES, paint
+from prefect_dstack.cli.options import Json, Name
+from prefect_dstack.cli.output import print_json, reading
+
+if TYPE_CHECKING:
+    from prefect_dstack.domain.record import Revision, ServiceRecord
+
+__all__ = ["history", "inspect"]
+
+CHANGES = {"+": "green", "-": "red", "~": "yellow"}
+
+
+def history(name: Name, json: Json = False) -> None:
+    """List the revisions of a service: who, when, what changed, how it ended."""
+    with reading():
+        from prefect_dstack.domain.revision import changes_of
+        from prefect_dstack.store.records import load_record
+
+        record = load_record(name)
+        if json:
+            print_json(
+                [
+                    revision.model_dump(mode="json", exclude={"workload", "settings"})
+                    | {"changes": changes_of(record, revision)}
+                    for revision in record.revisions
+                ]
+            )
+            return
+        for revision in reversed(record.revisions):
+            _show(record, revision, changes_of(record, revision).splitlines()[2:])
+
+
+def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None:
+    title = paint(f"{record.name}@{revision.number}", "bold")
+    outcome = paint(revision.outcome, OUTCOMES.get(revision.outcome))
+    print(f"{title}  {revision.created_at:%Y-%m-%d %H:%M:%S} UTC  {revision.created_by}  {outcome}")  # noqa: T201
+    lines = [(revision.reason, "red")] if revision.reason else []
+    for rollback in revision.rollbacks:
+        lines.append((f"rolled back to {rollback.at:%Y-%m-%d %H:%M:%S} UTC by {rollback.by}", ""))
+    lines += [(line, CHANGES.get(line[:1], "dim")) for line in changes]
+    for line, style in lines:
+        print(f"    {paint(line, style)}")  # noqa: T201
+
+
+def inspect(name: Name, json: Json = False) -> None:
+    """Print everything that is known of a service, as YAML; no secret is in it."""
+    with reading():
+        from prefect_dstack.services.inspection import inspect_service
+
+        known = inspect_service(name)
+    if json:
+        print_json(known)
+        return
+    import yaml
+
+    print(yaml.safe_dump(known, sort_keys=False, allow_unicode=True), end="")  # noqa: T201

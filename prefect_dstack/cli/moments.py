@@ -1,0 +1,38 @@
+"""Times as they are typed: how long ago, or when."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+from prefect_dstack.errors import UserError
+
+__all__ = ["parse_moment"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGO = re.compile(r"(?:\d{1,9}[smhdw])+")
+
+
+def parse_moment(text: str, option: str) -> datetime:
+    """Return the time that a text means.
+
+    Args:
+        text: How long ago (`90s`, `10m`, `1h30m`, `2d`), or a date or time as ISO 8601 has it; without a zone
+            it is that of this machine.
+        option: The option that it was given to, for the message.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    written = text.strip()
+    now = datetime.now(timezone.utc)
+    try:
+        if _AGO.fullmatch(written):
+            parts = re.findall(r"(\d+)([smhdw])", written)
+            return now - timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in parts))
+        return datetime.fromisoformat(written).astimezone(timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise UserError(
+            f"{option} {text}: write how long ago, such as 10m, 2h or 1d, or a time such as "
+            f"{now:%Y-%m-%dT%H:%M}"
+        ) from None

@@ -1,0 +1,135 @@
+"""`ps`: what is wanted, and what truly runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prefect_dstack.cli.colours import STATES, paint
+from prefect_dstack.cli.completion import remember
+from prefect_dstack.cli.options import Json, Names
+from prefect_dstack.cli.output import out, print_json, reading, show_table
+
+if TYPE_CHECKING:
+    from prefect_dstack.services.overview import ServiceOverview
+    from prefect_dstack.services.run_overview import RunOverview
+
+__all__ = ["ps"]
+
+# Nothing of them runs, and whoever deployed them was told.
+HIDDEN = ("stopped", "failed")
+OVER = (*HIDDEN, "done")
+WATCH_INTERVAL = 1.0
+CLEAR = "\x1b[H\x1b[2J"
+
+
+def ps(
+    names: Names = None,
+    json: Json = False,
+    show_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped and failed services too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show every change, until Ctrl-C.")] = False,
+) -> None:
+    """List the services: what is wanted of each, and what truly runs."""
+    with reading():
+        if watch:
+            _watch(names or [], json=json, show_all=show_all)
+        else:
+            _show(*_found(names or [], show_all=show_all), names or [], json=json)
+
+
+def _found(names: list[str], *, show_all: bool) -> tuple[list[ServiceOverview], list[RunOverview]]:
+    from prefect_dstack.services.run_overview import run_overview
+
+    runs = [run for run in run_overview() if run.name in names or not names]
+    others = [name for name in names if all(run.name != name for run in runs)]
+    services = [] if names and not others else _services(others, show_all=show_all)
+    return services, [run for run in runs if names or show_all or run.state not in OVER]
+
+
+def _services(names: list[str], *, show_all: bool) -> list[ServiceOverview]:
+    from prefect_dstack.services.overview import overview
+
+    found = overview(names)
+    if not names:
+        remember({service.name: service.revisions for service in found})
+    return [service for service in found if names or show_all or service.state not in HIDDEN]
+
+
+def _watch(names: list[str], *, json: bool, show_all: bool) -> None:
+    shown: tuple[list[ServiceOverview], list[RunOverview]] | None = None
+    redraws = sys.stdout.isatty() and not json
+    while True:
+        found = _found(names, show_all=show_all)
+        if found != shown:
+            if redraws:
+                print(CLEAR, end="")  # noqa: T201
+            _show(*found, names, json=json)
+            sys.stdout.flush()
+            shown = found
+        time.sleep(WATCH_INTERVAL)
+
+
+def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[str], *, json: bool) -> None:
+    if json:
+        print_json([it.model_dump(mode="json") for it in (*services, *runs)])
+        return
+    if runs:
+        from prefect_dstack.cli.runs import show_runs
+
+        show_runs(runs)
+        if not services:
+            return
+        print()  # noqa: T201
+    if not services:
+        out.print("no service is deployed; prefect-dstack apply FILE deploys one, init writes a file")
+        return
+    if names:
+        for number, service in enumerate(services):
+            if number:
+                print()  # noqa: T201
+            _show_one(service)
+        return
+    show_table(
+        ["SERVICE", "REVISION", "STATE", "REPLICAS", "ENDPOINT", "PROBLEMS"],
+        [
+            [
+                service.name,
+                "" if service.revision is None else str(service.revision),
+                service.state,
+                f"{service.serving}/{service.wanted}",
+                service.url or "",
+                "; ".join(service.problems),
+            ]
+            for service in services
+        ],
+    )
+
+
+def _show_one(service: ServiceOverview) -> None:
+    title = service.name if service.revision is None else f"{service.name}@{service.revision}"
+    state = paint(service.state, STATES.get(service.state))
+    print(f"{paint(title, 'bold')}  {state}  {service.serving}/{service.wanted} replicas")  # noqa: T201
+    for label, value in (("endpoint", service.url), ("gateway", service.gateway), ("on", service.location)):
+        if value:
+            print(f"  {label:<9} {value}")  # noqa: T201
+    for problem in service.problems:
+        print(paint(f"  problem   {problem}", "red"))  # noqa: T201
+    if service.replicas:
+        print()  # noqa: T201
+        show_table(
+            ["REPLICA", "STATE", "ROUTED", "RESTARTS", "RUNTIME", "MACHINE"],
+            [
+                [
+                    replica.name,
+                    replica.state,
+                    "yes" if replica.routed else "no",
+                    str(replica.restarts),
+                    replica.runtime,
+                    replica.instance,
+                ]
+                for replica in service.replicas
+            ],
+        )

@@ -1,0 +1,128 @@
+"""A new revision is judged before it gets a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
+
+from prefect import Flow, Task, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from prefect_dstack.configurations import PortMapping
+from prefect_dstack.controller.goal import Goal
+from prefect_dstack.domain.evaluation import Evaluation, Release
+from prefect_dstack.domain.record import ServiceRecord
+from prefect_dstack.domain.rollout import Limits
+from prefect_dstack.errors import DeploymentError, RejectedError, UserError
+from prefect_dstack.hosts.forwarding import Forwarder
+from prefect_dstack.infrastructure.gateways import ManagedGateway
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.run import ServiceRun
+
+__all__ = ["Evaluate", "evaluate_release"]
+
+Evaluate = Callable[[Release], Evaluation | bool | Awaitable[Evaluation | bool]]
+"""Judges a release; a function, a task or a flow."""
+
+
+def evaluate_release(
+    evaluate: Evaluate, goal: Goal, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
+) -> None:
+    """Start one replica of a new revision that gets no requests, and have it judged beside what serves.
+
+    It is the first of those that the revision is to have, and is registered with a weight of 0.
+
+    Args:
+        evaluate: Judges it.
+        goal: The new revision.
+        gateway: The gateway in front of the service.
+        record: The record of the service.
+        run: The flow run that does it.
+
+    Raises:
+        RejectedError: If it does not pass.
+        UserError: If what judged it returned neither an `Evaluation` nor a bool.
+    """
+    revision = goal.revision
+    assert revision is not None  # noqa: S101 - a rollout is to a revision
+    active = record.active_revision
+    old = None if active is None else active.replicas_of
+    beside = Limits(max_surge=0, max_unavailable=0)
+    candidate = dataclasses.replace(goal, replicas=1, limits=beside, weight=0, untouched=old)
+    found = run.converge(candidate, gateway, record).found
+    new_one, old_one = _running(found, revision), _running(found, old)
+    if new_one is None:
+        raise DeploymentError(f"{goal.service}@{revision}: ended before it was evaluated")
+    run.log.info("%s@%d: is evaluated, and gets no requests yet", goal.service, revision)
+    with (
+        _led_to(new_one, run.infrastructure) as candidate_url,
+        _led_to(old_one, run.infrastructure) as serving_url,
+    ):
+        release = Release(
+            service=goal.service,
+            revision=revision,
+            candidate_url=candidate_url or "",
+            serving_revision=None if active is None or serving_url is None else active.number,
+            serving_url=serving_url,
+        )
+        evaluation = _judged(evaluate, release)
+    _publish(release, evaluation)
+    score = "" if evaluation.score is None else f" with a score of {evaluation.score:g}"
+    reason = f": {evaluation.reason}" if evaluation.reason else ""
+    if not evaluation.passed:
+        raise RejectedError(f"{goal.service}@{revision}: its evaluation rejected it{score}{reason}")
+    run.log.info("%s@%d: passed its evaluation%s%s", goal.service, revision, score, reason)
+
+
+def _running(found: list[FoundReplica], revision: int | None) -> FoundReplica | None:
+    if revision is None:
+        return None
+    return next((one for one in found if one.replica.stamp.revision == revision), None)
+
+
+@contextlib.contextmanager
+def _led_to(found: FoundReplica | None, infrastructure: Infrastructure) -> Iterator[str | None]:
+    if found is None:
+        yield None
+        return
+    replica = found.replica
+    port = PortMapping(local_port=None, container_port=replica.port)
+    machine = infrastructure.machine(found.instance)
+    with Forwarder(machine, [port], target=lambda _: (replica.address, replica.port)) as forwarder:
+        yield f"http://127.0.0.1:{forwarder.ports[0].local_port}"
+
+
+def _judged(evaluate: Evaluate, release: Release) -> Evaluation:
+    judge: Any = evaluate
+    if not isinstance(evaluate, Flow | Task):
+        judge = task(name="evaluate", cache_policy=NO_CACHE)(judge)
+    result = judge(release)
+    if inspect.isawaitable(result):
+        result = asyncio.run(_awaited(cast("Awaitable[Evaluation | bool]", result)))
+    if isinstance(result, bool):
+        return Evaluation(passed=result)
+    if isinstance(result, Evaluation):
+        return result
+    raise UserError(
+        f"evaluate: returned {type(result).__name__}; return prefect_dstack.Evaluation(passed=...) or a bool"
+    )
+
+
+async def _awaited(result: Awaitable[Evaluation | bool]) -> Evaluation | bool:
+    return await result
+
+
+def _publish(release: Release, evaluation: Evaluation) -> None:
+    verdict = "passed" if evaluation.passed else "rejected"
+    create_table_artifact(
+        key=f"{release.service}-evaluation",
+        table=evaluation.table or [{"score": evaluation.score, "passed": evaluation.passed}],
+        description=f"{release.service}@{release.revision}: {verdict}. {evaluation.reason}".strip(),
+        _sync=True,  # type: ignore[call-arg]
+    )
