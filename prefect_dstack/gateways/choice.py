@@ -22,12 +22,14 @@ class GatewayCandidate:
         default: Whether services that name no gateway use it.
         domain: The domain below which services have names.
         address: Where it is reached; empty while its machine was not created yet.
+        usable: Whether its configuration can be read; one that cannot is only taken where it is meant.
     """
 
     name: str
     default: bool = False
     domain: str | None = None
     address: str = ""
+    usable: bool = True
 
 
 def choose_gateway(
@@ -73,10 +75,11 @@ def choose_gateway(
     if before is not None and before in [*names, LOCAL]:
         return before
     defaults = [candidate.name for candidate in candidates if candidate.default]
-    if len(names) > 1 and len(defaults) != 1:
+    usable = [candidate.name for candidate in candidates if candidate.usable]
+    if len(usable) > 1 and len(defaults) != 1:
         raise ConfigurationError(
-            f"is missing; there are {', '.join(names)}; name one, or give one of them 'default: true'",
+            f"is missing; there are {', '.join(usable)}; name one, or give one of them 'default: true'",
             source=source,
             key="gateway",
         )
-    return (defaults or names or [LOCAL])[0]
+    return (defaults or usable or [LOCAL])[0]

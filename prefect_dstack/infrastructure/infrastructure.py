@@ -365,7 +365,7 @@ class Infrastructure:
         except ConfigurationError:
             # It harms only those who get it; whoever does is told.
             written = self._gateway_blocks[name].get("configuration") or {}
-            return GatewayCandidate(name, default=written.get("default") is True)
+            return GatewayCandidate(name, default=written.get("default") is True, usable=False)
         return GatewayCandidate(
             name=name,
             default=gateway.configuration.default,

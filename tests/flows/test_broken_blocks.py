@@ -35,7 +35,8 @@ def save(prefect_server: PrefectServer, name: str) -> Iterator[SaveBlock]:
 
     yield save
     for kind, block_name in saved:
-        documents.delete(kind, block_name)
+        if block_name in documents.names(kind):
+            documents.delete(kind, block_name)
 
 
 def write(directory: Path, configuration: dict[str, Any]) -> Path:
