@@ -42,10 +42,12 @@ def ps(
 
 def _found(names: list[str], *, show_all: bool) -> tuple[list[ServiceOverview], list[RunOverview]]:
     from prefect_dstack.services.run_overview import run_overview
+    from prefect_dstack.store.sources import seen_at_once
 
-    runs = [run for run in run_overview() if run.name in names or not names]
-    others = [name for name in names if all(run.name != name for run in runs)]
-    services = [] if names and not others else _services(others, show_all=show_all)
+    with seen_at_once():
+        runs = [run for run in run_overview() if run.name in names or not names]
+        others = [name for name in names if all(run.name != name for run in runs)]
+        services = [] if names and not others else _services(others, show_all=show_all)
     return services, [run for run in runs if names or show_all or run.state not in OVER]
 
 
