@@ -96,7 +96,7 @@ def test_two_at_once_are_one_too_many(cli: CommandLine) -> None:
 
 def test_what_follows_two_dashes_is_for_the_file(cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "a.dstack.yml").write_text(
-        TEXT.format("a").replace("[exec true]", "exec true ${{ run.args }}")
+        TEXT.format("a").replace("[exec true]", "\n  - exec true ${{ run.args }}")
     )
 
     shown = cli.ok("config", "--json", "a.dstack.yml", "--", "--port", "b c", "--debug").json
