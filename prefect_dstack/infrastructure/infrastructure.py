@@ -308,6 +308,17 @@ class Infrastructure:
             self._gateways[name] = self._make_gateway(name)
         return self._gateways[name]
 
+    def find_gateway(self, name: str) -> ManagedGateway | None:
+        """Return a gateway; None if nobody knows it, or not any more: then it routes nothing.
+
+        Args:
+            name: Its name.
+
+        Raises:
+            ConfigurationError: If the block that describes it cannot be used.
+        """
+        return self.gateway(name) if name in self.gateway_names else None
+
     def new_gateway(self, configuration: GatewayConfiguration) -> ManagedGateway:
         """Return a gateway as it would be with another configuration, or that does not exist yet.
 

@@ -19,6 +19,7 @@ from prefect_dstack.gateways.routing import endpoint_of, route_of
 from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.certificates import check_files
 from prefect_dstack.infrastructure.gateways import ManagedGateway
+from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
@@ -243,8 +244,8 @@ def put_revision(
         proof.end(endpoint, final)
     except Exception as error:
         raise _undone(record, revision, error, run, prepared, gateway) from error
-    if active is not None and record.gateway != gateway.name:
-        remove_route(infrastructure.gateway(record.gateway), record.name)
+    if active is not None:
+        _leave_other_gateway(record, gateway, infrastructure)
     record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
     save_record(record)
     publish_deployed(endpoint, gateway.name, observation.found, event)
@@ -320,6 +321,15 @@ def _settled(
     )
 
 
+def _leave_other_gateway(
+    record: ServiceRecord, gateway: ManagedGateway, infrastructure: Infrastructure
+) -> None:
+    """Remove the route from the gateway that a service had before, unless that is gone or the same one."""
+    before = infrastructure.find_gateway(record.gateway)
+    if before is not None and before.name != gateway.name:
+        remove_route(before, record.name)
+
+
 def _router(configuration: ServiceConfiguration, gateway: ManagedGateway) -> Callable[[GatewayState], Route]:
     return lambda state: route_of(configuration, state, gateway.port_is_free)
 
@@ -330,10 +340,10 @@ def _with_route(goal: Goal, route: Route) -> Goal:
 
 def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun) -> bool:
     """Return whether the route is what its gateway's own settings make of it today."""
-    gateway = run.infrastructure.gateway(record.gateway)
-    state = gateway.state()
+    gateway = run.infrastructure.find_gateway(record.gateway)
+    state = None if gateway is None else gateway.state()
     known = None if state is None else state.routes.get(record.name)
-    if state is None or known is None or not gateway.running():
+    if gateway is None or state is None or known is None or not gateway.running():
         return False
     wanted = _router(prepared.routed, gateway)(state)
     return wanted == known.model_copy(update={"tokens": {}, "replicas": {}})

@@ -179,6 +179,8 @@ def _at_gateway(
     record: ServiceRecord, infrastructure: Infrastructure, problems: list[str]
 ) -> tuple[GatewayState | None, set[str]]:
     """Read what the gateway of a service routes, and to which of its replicas requests get through."""
+    if record.active is None and infrastructure.find_gateway(record.gateway) is None:
+        return None, set()
     try:
         gateway = infrastructure.gateway(record.gateway)
         state = gateway.state()

@@ -16,6 +16,7 @@ from prefect_dstack.domain.rollout import Limits, Step, Wanted, all_steps
 from prefect_dstack.domain.run_record import RunRecord
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica, Observation, running_replicas
@@ -113,11 +114,12 @@ def _repair(
     if is_elsewhere(record, here) and not moves_here:
         return _end_left_behind(record, observation, infrastructure, log, dry_run=dry_run)
     mine = observation.of_service(record.name)
-    gateway = infrastructure.gateway(record.gateway)
-    state = gateway.state()
+    # What is stopped may have outlived its gateway.
+    gateway = infrastructure.find_gateway(record.gateway)
+    state = None if gateway is None else gateway.state()
     mine, duplicates = mine.without_duplicates(state)
-    steps = _steps(record, mine, infrastructure)
-    runs = record.active is None or gateway.running()
+    steps = _steps(record, mine, state, infrastructure)
+    runs = record.active is None or infrastructure.gateway(record.gateway).running()
     cut_off = [found for found in _cut_off(record, mine, infrastructure) if found not in duplicates]
     cut_off = cut_off if runs else []
     if runs and not (steps or duplicates or cut_off or record.deploying):
@@ -134,7 +136,8 @@ def _repair(
             if fresh.deploying is not None and fresh.deploying.revision is not None:
                 fresh = fresh.failed(fresh.deploying.revision, LOST)
             for found in cut_off if unchanged else []:
-                gateway.reach(found.instance, infrastructure.machine(found.instance), found.replica)
+                machine = infrastructure.machine(found.instance)
+                infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
             _mend(fresh, run, lines if steps or not runs else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
@@ -195,8 +198,8 @@ def _end_left_behind(
             fresh = find_record(record.name)
             if fresh is None or not is_elsewhere(fresh, here):
                 return []
-            gateway = infrastructure.gateway(record.gateway)
-            if gateway.bound_to_machine:
+            gateway = infrastructure.find_gateway(record.gateway)
+            if gateway is not None and gateway.bound_to_machine:
                 remove_route(gateway, record.name)
             for item in found:
                 remove_replica(infrastructure, item, DEFAULT_GRACE)
@@ -238,8 +241,12 @@ def _cut_off(
     ]
 
 
-def _steps(record: ServiceRecord, observation: Observation, infrastructure: Infrastructure) -> list[Step]:
-    state = infrastructure.gateway(record.gateway).state()
+def _steps(
+    record: ServiceRecord,
+    observation: Observation,
+    state: GatewayState | None,
+    infrastructure: Infrastructure,
+) -> list[Step]:
     running = running_replicas(observation, record.name, state)
     active = record.active_revision
     if active is None:

@@ -39,7 +39,7 @@ def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
         # What a move has begun here goes; what serves there is left alone.
         take_down(record, run)
     elif record.active is None:
-        take_down(record, run)
+        take_down(record, run, force=run.infrastructure.find_gateway(record.gateway) is None)
     else:
         bring_back(record, run)
     record = record.model_copy(update={"deploying": None})

@@ -82,7 +82,7 @@ class TestFiles:
 
         configuration = load_configuration(path)
 
-        assert configuration.type == "service"
+        assert configuration.type in ("service", "task")
         assert configuration.name == yaml.safe_load(path.read_text())["name"]
 
     def test_are_these(self) -> None:
@@ -90,6 +90,7 @@ class TestFiles:
             "container.dstack.yml",
             "hello.dstack.yml",
             "llm.dstack.yml",
+            "task.dstack.yml",
         }
 
 

@@ -28,6 +28,7 @@ FIRST_TASKS = (
     "launch-replica",
     "wait-until-ready",
     "register-route",
+    "update-route",
     "verify-endpoint",
 )
 

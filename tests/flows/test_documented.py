@@ -79,11 +79,14 @@ def answer(tmp_path: Path) -> Iterator[Path]:
     from prefect_dstack import stop_service
     from prefect_dstack.errors import NotFoundError
 
-    (tmp_path / "app.py").write_text(blocks(DOCS / "tutorial.md", "python")[0])
+    # The home directory is beside it: what Prefect writes there is no part of the service.
+    directory = tmp_path / "answer"
+    directory.mkdir()
+    (directory / "app.py").write_text(blocks(DOCS / "tutorial.md", "python")[0])
     (written,) = blocks(DOCS / "tutorial.md", "yaml")
-    (tmp_path / "answer.dstack.yml").write_text(written)
-    (tmp_path / "serve.dstack.yml").write_text(written.replace("name: answer", "name: serve"))
-    yield tmp_path
+    (directory / "answer.dstack.yml").write_text(written)
+    (directory / "serve.dstack.yml").write_text(written.replace("name: answer", "name: serve"))
+    yield directory
     for name in ("answer", "serve"):
         with contextlib.suppress(NotFoundError):
             stop_service(name)
@@ -194,7 +197,7 @@ def test_the_tutorial(answer: Path, home: Home) -> None:
         code = done.returncode
         assert code in (0, 2), f"{command}: {done}"
         if documented and command != "prefect-dstack server stop" and "history" not in command:
-            last = documented[-1].replace("8080", str(home.port))
+            last = documented[-1].strip().replace("8080", str(home.port))
             written = (done.stdout + done.stderr).splitlines()
             pattern = ".*".join(re.escape(part) for part in last.split("[...]"))
             assert any(re.fullmatch(pattern, line.strip()) for line in written), f"{command}: {done}"

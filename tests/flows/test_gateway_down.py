@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from prefect_dstack import Endpoint, reconcile_services
+from prefect_dstack import Endpoint, create_gateway, delete_gateway, reconcile_services
+from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.gateways.local import LocalPlace
+from prefect_dstack.hosts.ports import free_port
 from prefect_dstack.services.overview import overview
+from prefect_dstack.store import documents
+from prefect_dstack.store.sources import resolve_infrastructure
 from tests.flows.conftest import get
 from tests.home import Home
 from tests.polling import wait_until
@@ -40,3 +44,30 @@ def test_a_gateway_that_was_killed_for_good_is_started_by_reconcile_and_by_apply
         assert get(endpoint.url)["revision"] == "1"
         (service,) = (it for it in overview() if it.name == name)
         assert (service.state, service.problems) == ("serving", [])
+
+
+def test_a_stopped_service_may_outlive_its_gateway(
+    deploy: Callable[..., Endpoint], stop: Callable[[], None], name: str
+) -> None:
+    front = f"g{name}"
+    create_gateway({"type": "gateway", "name": front, "backend": "local", "port": free_port()})
+    deploy(gateway=front)
+    stop()
+    delete_gateway(front)
+    (service,) = (it for it in overview() if it.name == name)
+    assert (service.state, service.problems) == ("stopped", [])
+    assert [line for line in reconcile_services() if name in line] == []
+
+
+def test_a_service_whose_gateway_is_gone_is_deployed_to_another(
+    deploy: Callable[..., Endpoint], name: str
+) -> None:
+    front = f"g{name}"
+    create_gateway({"type": "gateway", "name": front, "backend": "local", "port": free_port()})
+    deploy()
+    resolve_infrastructure().gateway(front).destroy()
+    documents.delete(DstackGateway, front)
+    moved = deploy()
+    assert get(moved.url)["revision"] == "1"
+    (service,) = (it for it in overview() if it.name == name)
+    assert (service.state, service.gateway, service.problems) == ("serving", "local", [])

@@ -37,7 +37,7 @@ def members(home: Home, name: str) -> dict[str, dict[str, Any]]:
 
 def health(home: Home, name: str) -> dict[str, str]:
     """What the gateway thinks of each replica."""
-    found = Gateway(LocalPlace("local", home.state / "gateways" / "local")).replica_health(home, name)
+    found = Gateway(LocalPlace("local", home.state / "gateways" / "local")).replica_health(name)
     return {replica: it.status for replica, it in found.items()}
 
 

@@ -254,7 +254,7 @@ class TestOutput:
 
         assert it.directory.stat().st_mode & 0o777 == 0o700
         assert {path.name: path.stat().st_mode & 0o077 for path in it.directory.iterdir()} == dict.fromkeys(
-            ["output.log", "status.json", "supervisor.lock"], 0
+            ["output.log", "output.times", "status.json", "supervisor.lock"], 0
         )
 
     def test_on_a_full_disk_is_lost_but_the_program_goes_on(self, it: Supervised) -> None:
