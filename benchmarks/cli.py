@@ -1,11 +1,11 @@
-"""How long commands take, as ratios to the import of Prefect's client, which none that asks the API can avoid.
+"""How long commands take, as ratios to the import of Prefect's client, which all that ask the API share.
 
     python benchmarks/cli.py [--before PROGRAM] [--rounds 7] [SERVICE]
 
-Asks the Prefect API that is configured, so that every command has something to show; SERVICE is one that serves.
-`--before` is the `prefect-dstack` of another installation, measured in turn with this one. Prints, for each
-command, the median CPU time and wall time of this process tree, and their ratios to the import. Figures of one
-run can be compared with each other, and with nothing else.
+Asks the Prefect API that is configured, so that every command has something to show; SERVICE is one that
+serves. `--before` is the `prefect-dstack` of another installation, measured in turn with this one. Prints, for
+each command, the median CPU time and wall time, and their ratios to the import. Figures of one run can be
+compared with each other, and with nothing else.
 """
 
 from __future__ import annotations

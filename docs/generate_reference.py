@@ -594,12 +594,12 @@ COMMANDS_INTRODUCTION = """\
 | 130, 143 | interrupted by Ctrl-C, or by SIGTERM |
 | any | `apply` and `attach` of a task exit as the task does |
 
-- Every command shows its options with `--help`. `prefect-dstack --install-completion` completes commands, names
-  of services and revisions.
-- Results go to standard output, progress and errors to standard error; `--json` prints one document (`events`:
-  one a line). Without a terminal there are no questions: what would ask needs `-y`.
-- `--debug`, anywhere before `--`, shows the traceback of an error. `NO_COLOR` is respected. Tables fold to the
-  terminal's width; in a pipe each row is one line.
+- Every command shows its options with `--help`. `prefect-dstack --install-completion` sets up completion of
+  commands, services and revisions.
+- Results go to standard output, progress and errors to standard error; `--json` prints one document, of
+  `events` one a line. Without a terminal there are no questions: what would ask needs `-y`.
+- `--debug`, anywhere before `--`, shows the traceback of an error. `NO_COLOR` is respected. Tables fold to
+  the terminal's width; in a pipe each row is one line.
 """
 
 PYTHON_INTRODUCTION = """\

@@ -57,7 +57,7 @@ def complete_revision(ctx: typer.Context, incomplete: str) -> list[str]:
     services = _known().get("services", {})
     # While an option waits for its value, nothing is parsed yet of what stands before it.
     typed = [*(ctx.params.get("names") or []), ctx.params.get("name"), *ctx.args]
-    revisions = next((services[name] for name in typed if name in services), [])
+    revisions: list[int] = next((services[name] for name in typed if name in services), [])
     return _beginning(incomplete, [str(number) for number in reversed(revisions)])
 
 
