@@ -3,8 +3,8 @@
     python benchmarks/cli.py [--before PROGRAM] [--rounds 7] [SERVICE]
 
 Asks the Prefect API that is configured, so that every command has something to show; SERVICE is one that
-serves. `--before` is the `prefect-dstack` of another installation, measured in turn with this one. Prints, for
-each command, the median CPU time and wall time, and their ratios to the import. Figures of one run can be
+serves. `--before` is the `prefect-dstack` of another installation, measured in turn with this one. Prints the
+median CPU time and wall time of each command, and their ratios to the import. Figures of one run can be
 compared with each other, and with nothing else.
 """
 
