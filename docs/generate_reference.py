@@ -586,10 +586,20 @@ share](#keys-that-runs-share) that chooses machines.
 """
 
 COMMANDS_INTRODUCTION = """\
-Every command shows its options with `--help`. Exit codes: 0 all went well, 1 something failed, 2 the user
-can mend it by changing what was asked (see [errors](errors.md)), 130 interrupted. Results go to standard
-output, progress and errors to standard error. Without a terminal there are no questions: what would ask
-needs `-y`.
+| exit code | when |
+| --- | --- |
+| 0 | all went well |
+| 1 | something failed; for `call`, the service answered 5xx |
+| 2 | the user can mend it by changing what was asked (see [errors](errors.md)); for `call`, 4xx |
+| 130, 143 | interrupted by Ctrl-C, or by SIGTERM |
+| any | `apply` and `attach` of a task exit as the task does |
+
+- Every command shows its options with `--help`. `prefect-dstack --install-completion` sets up completion of
+  commands, services and revisions.
+- Results go to standard output, progress and errors to standard error; `--json` prints one document, of
+  `events` one a line. Without a terminal there are no questions: what would ask needs `-y`.
+- `--debug`, anywhere before `--`, shows the traceback of an error. `NO_COLOR` is respected. Tables fold to
+  the terminal's width; in a pipe each row is one line.
 """
 
 PYTHON_INTRODUCTION = """\

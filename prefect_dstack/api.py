@@ -295,7 +295,7 @@ def explained(url: str) -> Iterator[None]:
 def reading(report: Callable[[str], None] | None = None) -> Iterator[str]:
     """Use the Prefect API as `connect` does, for commands that only read.
 
-    Whether it answers is learned from what they ask, which is tried once.
+    Whether it answers is learned from what they ask.
 
     Args:
         report: Told when a server has to be started.
@@ -306,10 +306,10 @@ def reading(report: Callable[[str], None] | None = None) -> Iterator[str]:
     Raises:
         OrchestratorError: If it does not answer, or refuses.
     """
-    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+    from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url or connect(report)
-    with explained(url), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+    with explained(url):
         yield url
 
 

@@ -6,14 +6,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from docker import DockerClient
-from docker.errors import DockerException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from requests import RequestException
 
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import HostNotReadyError
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 __all__ = ["Claim", "claims_on", "held_claims", "hold", "let_go"]
 
@@ -65,6 +66,10 @@ def claims_on(engine: DockerClient, host: str) -> list[Claim]:
     Raises:
         HostNotReadyError: If the engine does not say.
     """
+    # They take half a second to import, which whoever has no containers need not pay.
+    from docker.errors import DockerException
+    from requests import RequestException
+
     try:
         containers = engine.api.containers(all=True, filters={"label": "prefect-dstack.service"})
     except (DockerException, RequestException) as error:

@@ -54,8 +54,10 @@ def complete_revision(ctx: typer.Context, incomplete: str) -> list[str]:
         ctx: What was typed before.
         incomplete: What was typed of the revision.
     """
-    names = ctx.params.get("names") or [ctx.params.get("name") or ""]
-    revisions = _known().get("services", {}).get(names[0], [])
+    services = _known().get("services", {})
+    # While an option waits for its value, nothing is parsed yet of what stands before it.
+    typed = [*(ctx.params.get("names") or []), ctx.params.get("name"), *ctx.args]
+    revisions: list[int] = next((services[name] for name in typed if name in services), [])
     return _beginning(incomplete, [str(number) for number in reversed(revisions)])
 
 

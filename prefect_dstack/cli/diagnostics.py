@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from prefect_dstack.cli.output import connected, out
+from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.output import connected, out, print_json
 
 __all__ = ["doctor"]
 
@@ -25,15 +26,23 @@ def doctor(
         list[str] | None,
         typer.Option("--region", help="A region for the policy; default: the configured ones."),
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Say what is missing on this machine, and how to get it."""
+    """Check what is missing on this machine, and how to get it."""
     if iam_policy:
         _print_policy(regions)
         return
     from prefect_dstack.diagnostics import diagnose
 
     findings = diagnose()
-    for finding in findings:
+    if json:
+        print_json(
+            [
+                {key: getattr(it, key) for key in ("level", "summary", "detail", "resolution")}
+                for it in findings
+            ]
+        )
+    for finding in () if json else findings:
         out.print(f"{MARKS[finding.level]}  {finding.summary}: ", end="")
         out.print(finding.detail, markup=False)
         if finding.resolution:

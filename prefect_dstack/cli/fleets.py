@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
+from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.output import confirm, connected, out, print_json, progress, show_table
 
 if TYPE_CHECKING:
     from prefect_dstack.backends.inspection import HostReport
@@ -38,7 +39,7 @@ def apply(configuration: FleetConfiguration, *, yes: bool) -> None:
 
 
 @application.command("list")
-def list_() -> None:
+def list_(json: Json = False) -> None:
     """List the fleets and their hosts."""
     connected()
     from prefect_dstack.flows.fleets import known_fleets, unusable_fleets
@@ -46,6 +47,12 @@ def list_() -> None:
 
     infrastructure = resolve_infrastructure()
     fleets, unusable = known_fleets(infrastructure), unusable_fleets(infrastructure)
+    if json:
+        known = [
+            {"name": name, "hosts": [h.name for h in it.hosts], "problem": ""} for name, it in fleets.items()
+        ]
+        print_json([*known, *({"name": n, "hosts": [], "problem": why} for n, why in unusable.items())])
+        return
     if not fleets and not unusable:
         out.print("there is no fleet; prefect-dstack apply -f FILE makes one")
         return
@@ -54,7 +61,7 @@ def list_() -> None:
 
 
 @application.command()
-def show(name: Name) -> None:
+def show(name: Name, json: Json = False) -> None:
     """Look at the hosts of a fleet."""
     connected()
     from prefect_dstack.backends.inspection import check_fleet
@@ -65,7 +72,11 @@ def show(name: Name) -> None:
     fleets = known_fleets(resolve_infrastructure())
     if name not in fleets:
         raise NotFoundError(f"{name}: there is no such fleet; there are: {', '.join(fleets) or 'none'}")
-    _show(check_fleet(fleets[name]))
+    reports = check_fleet(fleets[name])
+    if json:
+        print_json([report.model_dump(mode="json") for report in reports])
+    else:
+        _show(reports)
 
 
 @application.command()

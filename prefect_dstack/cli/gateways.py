@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_dstack.cli.output import confirm, connected, out, progress, show_table
+from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.output import confirm, connected, out, print_json, progress, show_table
 
 if TYPE_CHECKING:
     from prefect_dstack.configurations import GatewayConfiguration
@@ -73,12 +74,15 @@ def create(
 
 
 @application.command("list")
-def list_() -> None:
+def list_(json: Json = False) -> None:
     """List the gateways and what they route."""
     connected()
     from prefect_dstack.services.gateway_overview import gateway_overview
 
     rows = gateway_overview()
+    if json:
+        print_json([row.model_dump(mode="json") for row in rows])
+        return
     if not rows:
         out.print("no gateway runs; the one of this machine starts with the first service")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -197,10 +198,13 @@ def connected(*_: Any) -> str:
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Use the Prefect API for a command that changes nothing; Ctrl-C ends it without a word."""
+    # Prefect reads it when it is first imported. Who waits at a terminal asks again himself.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "0")
     from prefect_dstack import api
+    from prefect_dstack.store.clients import sharing_client
 
     try:
-        with api.reading(lambda line: err.print(line, style="dim", markup=False)):
+        with api.reading(lambda line: err.print(line, style="dim", markup=False)), sharing_client():
             yield
     except KeyboardInterrupt:
         raise typer.Exit(128 + signal.SIGINT) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from prefect_dstack.cli.colours import STATES, paint
 from prefect_dstack.cli.completion import remember
 from prefect_dstack.cli.options import Json, Names
 from prefect_dstack.cli.output import out, print_json, reading, show_table
+from prefect_dstack.cli.tables import fold
 
 if TYPE_CHECKING:
     from prefect_dstack.services.overview import ServiceOverview
@@ -42,10 +44,12 @@ def ps(
 
 def _found(names: list[str], *, show_all: bool) -> tuple[list[ServiceOverview], list[RunOverview]]:
     from prefect_dstack.services.run_overview import run_overview
+    from prefect_dstack.store.sources import seen_at_once
 
-    runs = [run for run in run_overview() if run.name in names or not names]
-    others = [name for name in names if all(run.name != name for run in runs)]
-    services = [] if names and not others else _services(others, show_all=show_all)
+    with seen_at_once():
+        runs = [run for run in run_overview() if run.name in names or not names]
+        others = [name for name in names if all(run.name != name for run in runs)]
+        services = [] if names and not others else _services(others, show_all=show_all)
     return services, [run for run in runs if names or show_all or run.state not in OVER]
 
 
@@ -116,7 +120,11 @@ def _show_one(service: ServiceOverview) -> None:
         if value:
             print(f"  {label:<9} {value}")  # noqa: T201
     for problem in service.problems:
-        print(paint(f"  problem   {problem}", "red"))  # noqa: T201
+        first, *more = (
+            fold(problem, shutil.get_terminal_size().columns - 12) if sys.stdout.isatty() else [problem]
+        )
+        for label, line in [("problem", first), *(("", line) for line in more)]:
+            print(paint(f"  {label:<9} {line}", "red"))  # noqa: T201
     if service.replicas:
         print()  # noqa: T201
         show_table(

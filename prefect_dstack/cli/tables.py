@@ -52,7 +52,7 @@ def table_lines(
     rows = [["".join(c if c.isprintable() else " " for c in cell) for cell in row] for row in rows]
     if width is not None:
         # A column that is empty all the way down would only push the others out of sight.
-        kept = [n for n in range(len(heads)) if not rows or any(row[n] for row in rows)]
+        kept = [n for n in range(len(heads)) if n == 0 or not rows or any(row[n] for row in rows)]
         heads, rows = [heads[n] for n in kept], [[row[n] for n in kept] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     if width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
@@ -104,7 +104,7 @@ def _blocks(
     lines: list[str] = []
     for row in rows:
         lines += [""] if lines else []
-        lines.append(painter(row[0], "bold"))
+        lines += [painter(line, "bold") for line in fold(row[0], width)]
         for head, cell in zip(heads[1:], row[1:], strict=True):
             if not cell:
                 continue

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.record import now
+from prefect_dstack.store.clients import api_client
 
 __all__ = ["ServiceEvent", "follow_events", "read_events"]
 
@@ -46,7 +47,7 @@ def read_events(
         since: Not before that.
         limit: Only so many, the latest.
     """
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         return _read(client, names, since, limit)
 
 
@@ -58,7 +59,7 @@ def follow_events(names: Sequence[str] = (), *, since: datetime) -> Iterator[Ser
         since: Not before that.
     """
     known: set[str] = set()
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         while True:
             for event in _read(client, names, since, None):
                 if event.id not in known:

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.orchestration import get_client
 
 from prefect_dstack.configurations import Environment
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.store.clients import api_client
 
 __all__ = ["failure_log", "keep_failure_log"]
 
@@ -67,7 +67,7 @@ def failure_log(record: ServiceRecord, revision: int | None) -> str | None:
         if not record.revisions or record.revisions[-1].outcome != "failed":
             return None
         revision = record.revisions[-1].number
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         found = client.request(
             "POST",
             "/artifacts/filter",

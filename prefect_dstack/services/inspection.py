@@ -8,7 +8,7 @@ from prefect_dstack.domain.revision import changes_of
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.services.overview import overview
 from prefect_dstack.store.records import load_record
-from prefect_dstack.store.sources import resolve_infrastructure
+from prefect_dstack.store.sources import resolve_infrastructure, seen_at_once
 
 __all__ = ["inspect_service"]
 
@@ -29,14 +29,16 @@ def inspect_service(name: str) -> dict[str, Any]:
         NotFoundError: If there is no such service.
     """
     record = load_record(name)
-    (seen,) = overview([name])
+    with seen_at_once():
+        (seen,) = overview([name])
+        route = _route(record.gateway, name)
     revisions = [
         revision.model_dump(mode="json", exclude=DIGESTS) | {"changes": changes_of(record, revision)}
         for revision in record.revisions
     ]
     return {
-        **seen.model_dump(mode="json"),
-        "route": _route(record.gateway, name),
+        **seen.model_dump(mode="json", exclude={"revisions"}),
+        "route": route,
         "desired": None if record.desired is None else record.desired.model_dump(mode="json"),
         "scalings": [scaling.model_dump(mode="json") for scaling in record.scalings],
         "deploying": None if record.deploying is None else record.deploying.model_dump(mode="json"),

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from datetime import datetime
 
+from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import HostError, NotFoundError, PrefectDstackError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
@@ -56,7 +57,7 @@ def read_logs(
     record = load_record(name)
     infrastructure = resolve_infrastructure()
     refuse_elsewhere(record, infrastructure.here, "logs")
-    found = _replicas(infrastructure, name, replica, revision)
+    found = _replicas(infrastructure, record, replica, revision)
     if not found:
         kept = failure_log(record, revision)
         if kept is not None:
@@ -138,13 +139,10 @@ def _interleaved(sources: Sequence[Iterator[str]]) -> Iterator[str]:
 
 
 def _replicas(
-    infrastructure: Infrastructure, name: str, replica: int | None, revision: int | None
+    infrastructure: Infrastructure, record: ServiceRecord, replica: int | None, revision: int | None
 ) -> list[FoundReplica]:
-    record = find_record(name)
-    if record is None:
-        return []
     source = None if revision is None else record.revision(revision).replicas_of
-    observation = infrastructure.observe(name, record.runtimes)
+    observation = infrastructure.observe(record.name, record.runtimes)
     return [
         found
         for found in observation.found
@@ -190,8 +188,9 @@ def _following(
         record = find_record(name)
         if readers.ended and (record is None or (record.active is None and record.deploying is None)):
             return
-        with contextlib.suppress(HostError):
-            readers.follow(_replicas(infrastructure, name, replica, revision), None)
+        if record is not None:
+            with contextlib.suppress(HostError):
+                readers.follow(_replicas(infrastructure, record, replica, revision), None)
 
 
 class _Readers:

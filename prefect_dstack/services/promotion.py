@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
-
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import ConflictError
+from prefect_dstack.store.clients import api_client
 from prefect_dstack.store.records import load_record
 from prefect_dstack.store.runs import is_paused
 
@@ -43,6 +42,6 @@ def promote_service(name: str) -> int:
     deploying = load_record(name).deploying
     if deploying is None or deploying.revision is None or not is_paused(deploying.flow_run):
         raise ConflictError(f"{name}: no canary waits to be promoted; prefect-dstack ps shows how it is")
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         client.resume_flow_run(UUID(deploying.flow_run))
     return deploying.revision

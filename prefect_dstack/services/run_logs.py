@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.sorting import LogSort
 
 from prefect_dstack.errors import ConflictError, HostError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.store.clients import api_client
 from prefect_dstack.store.run_records import load_run
 from prefect_dstack.store.sources import resolve_infrastructure
 
@@ -93,7 +93,7 @@ def _merged(infrastructure: Infrastructure, found: list[FoundReplica], tail: int
 
 def _of_flow_run(flow_run: str) -> Iterator[str]:
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run)]))
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         offset = 0
         while page := client.read_logs(wanted, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
             yield from (log.message for log in page)

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from httpx import HTTPStatusError
 from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-__all__ = ["create", "data_of_all", "data_of_slug", "delete", "load", "names", "read", "replace", "save"]
+from prefect_dstack.store.clients import api_client
+
+__all__ = [
+    "create",
+    "data_of_all",
+    "data_of_slug",
+    "delete",
+    "load",
+    "names",
+    "read",
+    "reading_together",
+    "replace",
+    "save",
+]
+
+# The most that the API returns at once.
+PAGE = 200
+
+_together: ContextVar[Mapping[str, dict[str, dict[str, Any]]] | None] = ContextVar("_together", default=None)
 
 SOON = (0.02, 0.05, 0.1, 0.2)
 
@@ -50,7 +70,7 @@ def read(kind: type[Block], name: str) -> tuple[UUID, dict[str, Any]] | None:
     Returns:
         Its id, and its fields with secrets in clear; None if there is none of that name.
     """
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         try:
             document = client.read_block_document_by_name(name, kind.get_block_type_slug())
         except ObjectNotFound:
@@ -66,7 +86,7 @@ def replace(identifier: UUID, data: dict[str, Any]) -> None:
         data: Its fields, as JSON, with secrets in clear.
     """
     update = BlockDocumentUpdate(data=data, merge_existing_data=False)
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         # SQLite refuses a change at once if another one came in between, and Prefect's client would wait for
         # two seconds before it tries again.
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
@@ -130,10 +150,10 @@ def names(kind: type[Block]) -> list[str]:
     Returns:
         Their names, sorted.
     """
-    return [document["name"] for document in _documents(kind.get_block_type_slug())]
+    return [document["name"] for document in _documents([kind.get_block_type_slug()])]
 
 
-def data_of_all(kind: type[Block]) -> dict[str, dict[str, Any]]:
+def data_of_all(kind: type[Block]) -> Mapping[str, dict[str, Any]]:
     """Read what the blocks of one kind hold.
 
     Args:
@@ -145,7 +165,7 @@ def data_of_all(kind: type[Block]) -> dict[str, dict[str, Any]]:
     return data_of_slug(kind.get_block_type_slug())
 
 
-def data_of_slug(slug: str) -> dict[str, dict[str, Any]]:
+def data_of_slug(slug: str) -> Mapping[str, dict[str, Any]]:
     """Read what the blocks of one kind hold, whose class need not be imported.
 
     Args:
@@ -154,22 +174,43 @@ def data_of_slug(slug: str) -> dict[str, dict[str, Any]]:
     Returns:
         Their fields by their names; secret ones obscured.
     """
-    return {document["name"]: document["data"] for document in _documents(slug)}
+    together = _together.get()
+    if together is not None and slug in together:
+        return together[slug]
+    return {document["name"]: document["data"] for document in _documents([slug])}
 
 
-def _documents(slug: str) -> list[dict[str, Any]]:
-    with get_client(sync_client=True) as client:
+@contextlib.contextmanager
+def reading_together(*slugs: str) -> Iterator[None]:
+    """Read the blocks of several kinds in one request; within the block, they are as they were at its begin.
+
+    Args:
+        *slugs: Those of their block types.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {slug: {} for slug in slugs}
+    for document in _documents(slugs):
+        found[document["block_type"]["slug"]][document["name"]] = document["data"]
+    token = _together.set(found)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+
+
+def _documents(slugs: Sequence[str]) -> list[dict[str, Any]]:
+    with api_client() as client:
         found: list[dict[str, Any]] = []
         while True:
             page = client.request(
                 "POST",
                 "/block_documents/filter",
                 json={
-                    "block_types": {"slug": {"any_": [slug]}},
+                    "block_types": {"slug": {"any_": list(slugs)}},
                     "offset": len(found),
+                    "limit": PAGE,
                     "sort": "NAME_ASC",
                 },
             ).json()
-            if not page:
-                return found
             found += page
+            if len(page) < PAGE:
+                return found

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 import psutil
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
@@ -17,6 +17,7 @@ from prefect.states import Crashed
 
 from prefect_dstack.domain.record import LOST, Deploying
 from prefect_dstack.hosts.processes import is_at_work
+from prefect_dstack.store.clients import api_client
 
 __all__ = ["close_run", "deploying", "has_died", "is_known", "is_over", "is_paused", "is_this_process"]
 
@@ -36,7 +37,7 @@ def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
     Returns:
         Whether it has ended, was deleted, or has been silent for three heartbeats.
     """
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         run = _read(client, flow_run)
         if run is None or run.state is None or run.state.is_final():
             return True
@@ -70,7 +71,7 @@ def is_known(flow_run: str) -> bool:
     Returns:
         Whether it is there; if not, it may be that of another Prefect API.
     """
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         return _read(client, flow_run) is not None
 
 
@@ -83,7 +84,7 @@ def is_paused(flow_run: str) -> bool:
     Returns:
         Whether it is paused.
     """
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         run = _read(client, flow_run)
         return run is not None and run.state is not None and run.state.is_paused()
 
@@ -94,7 +95,7 @@ def close_run(flow_run: str) -> None:
     Args:
         flow_run: The id of the flow run.
     """
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         run = _read(client, flow_run)
         if run is not None and not (run.state and (run.state.is_final() or run.state.is_cancelling())):
             client.set_flow_run_state(run.id, Crashed(message=f"Found dead: {LOST}."), force=True)

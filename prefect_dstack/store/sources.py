@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
-from prefect_dstack.certificates.authority import Authority
+from prefect_dstack.blocks import DstackGateway, DstackRun, DstackService, DstackSshFleet
 from prefect_dstack.domain.tokens import Token
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
-from prefect_dstack.store import authority as authorities
 from prefect_dstack.store import documents, secrets, tokens
+from prefect_dstack.store.aws import SLUG as AWS_SLUG
 
-__all__ = ["PrefectSources", "resolve_infrastructure"]
+if TYPE_CHECKING:
+    from prefect_dstack.certificates.authority import Authority
+
+__all__ = ["PrefectSources", "resolve_infrastructure", "seen_at_once"]
+
+
+# What there is, and where it may be: read by everyone who looks at services.
+SLUGS = tuple(
+    kind.get_block_type_slug() for kind in (DstackService, DstackRun, DstackGateway, DstackSshFleet)
+)
+
+
+def seen_at_once() -> AbstractContextManager[None]:
+    """Read all records, gateways, fleets and accounts in one request, for those who ask within the block."""
+    return documents.reading_together(*SLUGS, AWS_SLUG)
 
 
 class PrefectSources:
@@ -44,7 +59,10 @@ class PrefectSources:
 
     def authority(self) -> Authority:
         """Return the certificate authority; see `Sources.authority`."""
-        return authorities.authority()
+        # cryptography takes its time to import, and most have no certificates of their own.
+        from prefect_dstack.store.authority import authority
+
+        return authority()
 
 
 def resolve_infrastructure() -> Infrastructure:

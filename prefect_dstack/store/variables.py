@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from prefect.client.orchestration import get_client
-
 from prefect_dstack.api import connect
 from prefect_dstack.errors import NotFoundError
+from prefect_dstack.store.clients import api_client
 
 __all__ = ["lookup"]
 
@@ -26,7 +25,7 @@ def lookup(name: str) -> str:
         OrchestratorError: If no Prefect API answers.
     """
     connect(lambda _: None)
-    with get_client(sync_client=True) as client:
+    with api_client() as client:
         found = client.read_variable_by_name(name)
     if found is None:
         raise NotFoundError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.cli.terminal import Terminal
 from tests.flows.conftest import hello
+from tests.home import Home
 
 
 @pytest.fixture
@@ -21,3 +24,17 @@ def write(tmp_path: Path, name: str) -> Callable[..., Path]:
         return file
 
     return write
+
+
+@pytest.fixture
+def terminal(home: Home, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Starts commands in a terminal, in the test's own home."""
+    started: list[Terminal] = []
+
+    def terminal(*arguments: str | Path, **options: Any) -> Terminal:
+        started.append(Terminal(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield terminal
+    for one in started:
+        one.close()

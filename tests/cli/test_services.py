@@ -221,7 +221,15 @@ def test_an_api_that_does_not_answer_is_named(cli: CommandLine) -> None:
     outcome = cli("ps", environment={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
 
     assert (outcome.code, outcome.out) == (1, "")
-    assert outcome.err == (
-        "error: the Prefect API at http://127.0.0.1:9/api does not answer; "
-        "start it, or unset PREFECT_API_URL\n"
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(
+        "error: the Prefect API at http://127.0.0.1:9/api does not answer; start it, or unset PREFECT_API_URL"
     )
+
+
+def test_debug_at_the_end_of_the_line_shows_where_an_error_is_from(cli: CommandLine) -> None:
+    outcome = cli("ps", "--debug", environment={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("error: the Prefect API at http://127.0.0.1:9/api")
