@@ -71,7 +71,10 @@ class Controller:
         for name, watch in list(self._watches.items()):
             if not watch.is_scaled or not self._is_mine(watch.record, infrastructure):
                 continue
-            watch.look(infrastructure.gateway(watch.record.gateway), infrastructure)
+            gateway = infrastructure.find_gateway(watch.record.gateway)
+            if gateway is None:
+                continue
+            watch.look(gateway, infrastructure)
             change = watch.change()
             if change is not None:
                 self._start(f"scale {name}", lambda change=change: _scale(change))  # type: ignore[misc]
