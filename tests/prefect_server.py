@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ class PrefectServer:
 
     Args:
         directory: Holds the database and the log.
+        environment: More variables for it, such as the address of another database.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
+        self.environment = dict(environment or {})
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,6 +50,7 @@ class PrefectServer:
             "PREFECT_HOME": str(self.directory),
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            **self.environment,
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)]
         with self.log.open("ab") as log:

@@ -252,7 +252,7 @@ def put_revision(
     if before - {known.bundle for known in record.revisions}:
         prune_bundles(infrastructure)
     if active is None:
-        _explain_port(prepared.configuration, final, state, run)
+        _explain_port(prepared.configuration, final, gateway, run)
     log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
     _warn_of_missing_token(final, gateway, run)
     return endpoint
@@ -290,9 +290,13 @@ def _plan(goal: Goal, kept: Revision | None, service: str) -> str:
 
 
 def _explain_port(
-    configuration: ServiceConfiguration, route: Route, state: GatewayState, run: ServiceRun
+    configuration: ServiceConfiguration, route: Route, gateway: ManagedGateway, run: ServiceRun
 ) -> None:
-    if configuration.port.gateway_port is None and route.port != state.base_port:
+    state = gateway.state()
+    if state is None or configuration.port.gateway_port is not None or route.port == state.base_port:
+        return
+    others = {other.port for name, other in state.routes.items() if name != route.service}
+    if state.base_port in others or not gateway.port_is_free(state.base_port):
         run.log.info(
             "%s: published on port %d, as port %d of gateway '%s' is taken",
             *(route.service, route.port, state.base_port, state.name),

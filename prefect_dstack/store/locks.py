@@ -121,7 +121,8 @@ def _wait_for(
                 _free(client, limit)
                 continue
         elif not told:
-            whose = f"flow run {other.flow_run}" if other else "another flow run"
+            known = other is not None and other.flow_run not in ("", flow_run)
+            whose = f"flow run {other.flow_run}" if other and known else "another flow run"
             report(f"{limit}: waiting for {whose} to finish")
             told = True
         if now - started >= timeout:
