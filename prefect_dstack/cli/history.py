@@ -33,7 +33,8 @@ def history(name: Name, json: Json = False) -> None:
             )
             return
         for revision in reversed(record.revisions):
-            _show(record, revision, changes_of(record, revision).splitlines()[2:])
+            changes = changes_of(record, revision).splitlines()
+            _show(record, revision, [line for line in changes if not line.startswith(("--- ", "+++ "))])
 
 
 def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None:

@@ -11,6 +11,9 @@ from typing import ParamSpec, TypeVar
 
 __all__ = ["Abandoned", "in_thread"]
 
+# Seconds between two looks at a flow that was interrupted.
+POLL = 0.05
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -59,10 +62,19 @@ async def in_thread(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
         _interrupt(thread)
-        while not ended.done():
-            await asyncio.wait([ended])
-        ended.exception()
+        await _ended(thread, ended)
         raise
+
+
+async def _ended(thread: threading.Thread, ended: asyncio.Future[R]) -> None:
+    """Wait until an interrupted flow has undone what it began, however often the caller is cancelled."""
+    while thread.is_alive():
+        try:
+            await asyncio.wait([ended], timeout=POLL)
+        except asyncio.CancelledError:
+            thread.join(POLL)
+    if ended.done():
+        ended.exception()
 
 
 def _interrupt(thread: threading.Thread) -> None:

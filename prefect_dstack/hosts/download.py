@@ -20,7 +20,8 @@ def unpack(stream: Iterable[bytes], name: str, target: Path) -> None:
     Args:
         stream: A tar archive in parts.
         name: What the file or directory is called in it.
-        target: What it is to be called here; replaced if it is there.
+        target: What it is to be called here. A file goes into a directory that is there, the files of a
+            directory beside those that it has.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -32,6 +33,8 @@ def unpack(stream: Iterable[bytes], name: str, target: Path) -> None:
         spool.seek(0)
         with tarfile.open(fileobj=spool) as archive:
             archive.extractall(fresh, filter="data")
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        Path(fresh, name).replace(target)
+        made = Path(fresh, name)
+        if made.is_dir() and target.is_dir():
+            shutil.copytree(made, target, symlinks=True, dirs_exist_ok=True)
+        else:
+            made.replace(target / name if target.is_dir() else target)

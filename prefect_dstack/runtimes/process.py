@@ -128,10 +128,11 @@ class ProcessRuntime:
         source = _working_directory(Path(replica.id)) / path
         if not source.exists():
             raise NotFoundError(f"{replica.name}: has no {path}")
+        if source.resolve() == target.resolve():
+            return  # without a file of its own, a task runs in the caller's directory
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target, symlinks=True)
+            shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
         else:
             shutil.copy2(source, target)
 

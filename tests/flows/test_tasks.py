@@ -94,7 +94,7 @@ def written(server: PrefectServer, name: str) -> list[str]:
         found = server.ask("/logs/filter", logs={"flow_run_id": {"any_": [last["id"]]}}, sort="TIMESTAMP_ASC")
         return [line["message"] for line in found]
 
-    return wait_until(lambda: [] if not any("done after" in line for line in lines()) else lines(), 20)
+    return wait_until(lambda: [] if not any("done after" in line for line in lines()) else lines(), 60)
 
 
 def test_its_exit_code_is_the_result(
