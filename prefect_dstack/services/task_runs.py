@@ -391,9 +391,8 @@ class _Run:
                 self._look_at(node)
             self._pass_on()
             outcome = self._outcome()
-            failed = outcome is not None and outcome.exit_code != 0
-            # Nodes that are being stopped end too: who stops them has written it down before.
-            if failed or time.monotonic() - asked > STOP_INTERVAL:
+            # Nodes that are being stopped end too, some with exit code 0: who stops them writes it down first.
+            if outcome is not None or time.monotonic() - asked > STOP_INTERVAL:
                 asked = time.monotonic()
                 if self._is_stopped():
                     return STOPPED
@@ -438,8 +437,10 @@ class _Run:
         if status.state == "gone":
             node.gone = True
         elif status.state == "exited":
-            node.exit_code = _exit_code(status)
+            node.exit_code = 137 if status.out_of_memory else status.exit_code
             node.out_of_memory = status.out_of_memory
+            # What supervised it was killed with it: nobody knows whether it has succeeded.
+            node.gone = node.exit_code is None
 
     def _read(self, node: _Node) -> None:
         if node.instance is None or node.replica is None:
@@ -509,8 +510,3 @@ class _Run:
         if failures:
             raise max(failures, key=lambda error: int(getattr(error, "exit_code", 0)))
 
-
-def _exit_code(status: ReplicaStatus) -> int:
-    if status.out_of_memory:
-        return 137
-    return 0 if status.exit_code is None else status.exit_code
