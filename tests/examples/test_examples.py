@@ -227,7 +227,7 @@ class TestSetupVenv:
             assert [one.returncode, other.returncode] == [0, 0]
         assert sorted(outputs) == ["", f"installing {requirements} into {folder}\n"]
 
-        prefix = [folder / "bin" / "python", "-c", "import sys; print(sys.prefix)"]
+        prefix = [str(folder / "bin" / "python"), "-c", "import sys; print(sys.prefix)"]
         assert subprocess.run(prefix, capture_output=True, text=True, check=True).stdout == f"{folder}\n"
 
         requirements.write_text("a-package-that-pip-cannot-parse ===\n")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -96,7 +97,7 @@ def answer(tmp_path: Path) -> Iterator[Path]:
 def test_a_service_is_redeployed_by_the_served_flow(answer: Path) -> None:
     text = snippet(DOCS / "how-to" / "schedules.md", "deploy_service.serve(")
     with program(answer, text, "deploy-service/weekly"):
-        run = run_deployment("deploy-service/weekly", timeout=120, poll_interval=0.5)
+        run: Any = run_deployment("deploy-service/weekly", timeout=120, poll_interval=0.5)
 
     assert run.state is not None
     assert run.state.is_completed(), run.state
@@ -107,7 +108,7 @@ def test_a_service_is_redeployed_by_the_served_flow(answer: Path) -> None:
 def test_repair_runs_by_the_served_flow(tmp_path: Path) -> None:
     text = snippet(DOCS / "how-to" / "schedules.md", "reconcile_services.serve(")
     with program(tmp_path, text, "reconcile-services/hourly"):
-        run = run_deployment(
+        run: Any = run_deployment(
             "reconcile-services/hourly", parameters={"dry_run": True}, timeout=120, poll_interval=0.5
         )
 

@@ -330,7 +330,7 @@ class TestNobody:
                 reading = pool.submit(read_all, client)
                 sending = send_all(client, data)
                 link = machine.connection.connect()
-                assert "gcm" in link.remote_cipher
+                assert "gcm" in vars(link)["remote_cipher"]
                 while sending.is_alive():
                     link.renegotiate_keys()
                 assert reading.result() == data

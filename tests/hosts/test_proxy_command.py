@@ -69,7 +69,12 @@ class TestSocket:
     def test_it_carries_bytes_both_ways_and_their_end(self, ssh: Path) -> None:
         with ProxySocket("cat") as way:
             data = os.urandom(300_000)
-            writer = threading.Thread(target=lambda: (way.sendall(data), way.shutdown(socket.SHUT_WR)))
+
+            def write() -> None:
+                way.sendall(data)
+                way.shutdown(socket.SHUT_WR)
+
+            writer = threading.Thread(target=write)
             writer.start()
             received = b""
             while chunk := way.recv(65536):
@@ -251,7 +256,7 @@ class TestHosts:
     def test_openssh_understands_the_same(self, host: Host, ssh: Path) -> None:
         self.machine(host, ssh, f"{RELAY} {host.address} %p")
         known = f"UserKnownHostsFile={ssh}/known_hosts"
-        command = ["ssh", "-F", ssh / "config", "-o", known, "i-0abc", "hostname"]
+        command = ["ssh", "-F", str(ssh / "config"), "-o", known, "i-0abc", "hostname"]
         assert subprocess.run(command, capture_output=True, check=True).stdout == b"behind-a-command\n"
 
     def test_openssh_itself_may_be_the_command(self, host: Host, ssh: Path) -> None:

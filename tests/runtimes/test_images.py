@@ -12,7 +12,7 @@ from prefect_dstack.errors import ImageError
 from prefect_dstack.runtimes import images
 from prefect_dstack.runtimes.images import ensure_image
 
-LAYERS = [
+LAYERS: list[dict[str, Any]] = [
     {"id": "a", "status": "Downloading", "progressDetail": {"current": 1_000_000, "total": 4_000_000}},
     {"id": "b", "status": "Downloading", "progressDetail": {"current": 500_000, "total": 6_000_000}},
     {"id": "a", "status": "Download complete"},
