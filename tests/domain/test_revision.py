@@ -16,7 +16,15 @@ from prefect_dstack.configurations import (
     ServiceConfiguration,
     load_configuration,
 )
-from prefect_dstack.domain.revision import SETTINGS, settings_digest, workload_digest, written
+from prefect_dstack.domain.record import Revision, ServiceRecord
+from prefect_dstack.domain.revision import (
+    SETTINGS,
+    changes_of,
+    settings_digest,
+    value_digests,
+    workload_digest,
+    written,
+)
 
 BASE: dict[str, Any] = {"type": "service", "port": 8000, "image": "app", "commands": ["run"]}
 
@@ -184,3 +192,68 @@ class TestSecrecy:
         assert isinstance(again, ServiceConfiguration)
         assert workload(again) == workload(configuration)
         assert settings_digest(again, "salt") == settings_digest(configuration, "salt")
+
+
+class TestChanges:
+    def test_the_first_revision_changed_nothing(self) -> None:
+        record = recorded(service())
+
+        assert changes_of(record, record.revisions[0]) == ""
+
+    def test_they_are_a_diff_to_the_revision_before(self) -> None:
+        record = recorded(service(), service(commands=["run", "more"]))
+
+        lines = changes_of(record, record.revisions[-1]).splitlines()
+
+        assert lines[:2] == ["--- hello@1", "+++ hello@2"]
+        assert "+- more" in lines
+
+    def test_a_revision_that_failed_is_passed_over(self) -> None:
+        record = recorded(service(), service(image="broken"), service(), outcomes={2: "failed"})
+
+        assert changes_of(record, record.revisions[-1]) == ""
+
+    def test_values_and_files_are_named_and_not_shown(self) -> None:
+        one, two = (Environment(secret={"TOKEN": SecretStr(value)}) for value in ("one", "two"))
+        record = recorded(
+            service(),
+            service(),
+            values={1: value_digests(one, None, "salt"), 2: value_digests(two, None, "salt")},
+            bundles={1: "a", 2: "b"},
+        )
+
+        assert changes_of(record, record.revisions[-1]).splitlines() == [
+            "~env.TOKEN: its value changed",
+            "~files: their content changed",
+        ]
+
+    def test_the_password_of_a_registry_is_such_a_value(self) -> None:
+        password = RegistryCredentials(password=SecretStr("one"))
+
+        assert list(value_digests(Environment(), password, "salt")) == ["registry_auth.password"]
+
+
+def recorded(
+    *configurations: ServiceConfiguration,
+    outcomes: dict[int, str] | None = None,
+    values: dict[int, dict[str, str]] | None = None,
+    bundles: dict[int, str] | None = None,
+) -> ServiceRecord:
+    revisions = [
+        Revision.model_validate(
+            {
+                "number": number,
+                "configuration": written(configuration),
+                "directory": "/work",
+                "workload": "w",
+                "settings": "s",
+                "created_at": "2026-01-01T00:00:00Z",
+                "replicas_of": number,
+                "outcome": (outcomes or {}).get(number, "superseded"),
+                "values": (values or {}).get(number, {}),
+                "bundle": (bundles or {}).get(number, ""),
+            }
+        )
+        for number, configuration in enumerate(configurations, 1)
+    ]
+    return ServiceRecord(name="hello", salt="salt", revisions=revisions)
