@@ -590,7 +590,7 @@ COMMANDS_INTRODUCTION = """\
 | --- | --- |
 | 0 | all went well |
 | 1 | something failed; for `call`, the service answered 5xx |
-| 2 | the user can mend it by changing what was asked (see [errors](errors.md)); for `call`, 4xx |
+| 2 | the request must be changed (see [errors](errors.md)); for `call`, 4xx |
 | 130, 143 | interrupted by Ctrl-C, or by SIGTERM |
 | any | `apply` and `attach` of a task exit as the task does |
 

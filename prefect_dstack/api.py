@@ -47,7 +47,7 @@ def _print(line: str) -> None:
 
 
 def connect(report: Callable[[str], None] | None = None) -> str:
-    """Make sure that there is a Prefect API to talk to, for this whole process.
+    """Ensure that there is a Prefect API to talk to, for this whole process.
 
     It is the configured one, else the local server, which is started if it does not run. Scripts whose own
     flow calls those of this package call it before, unless the local server runs already.
@@ -189,7 +189,7 @@ def _port(url: str) -> int:
 
 
 def _is_ours(url: str) -> bool:
-    """Tell whether it is our server that listens there, and not one that came first."""
+    """Return whether it is our server that listens there, and not one that came first."""
     pid = _process().pid
     if pid is None:
         return False
@@ -257,7 +257,7 @@ def answers(url: str) -> bool:
 
 
 def check(url: str) -> None:
-    """Ask a Prefect API something, with the credentials and certificates that are configured for Prefect.
+    """Send a request to a Prefect API, with the credentials and certificates that are configured for Prefect.
 
     Args:
         url: Its URL.
@@ -332,7 +332,7 @@ def _silence(error: httpx.HTTPError) -> str:
 
 @contextlib.contextmanager
 def _client(url: str) -> Iterator[SyncPrefectClient]:
-    """Make Prefect's own client, as its settings for certificates, headers and credentials are many."""
+    """Create Prefect's own client, as its settings for certificates, headers and credentials are many."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

@@ -40,7 +40,7 @@ class Diagnosis:
 
 
 def diagnose() -> list[Diagnosis]:
-    """Look at everything that a deployment on this machine may need.
+    """Check everything that a deployment on this machine may need.
 
     Returns:
         The findings.
@@ -110,7 +110,7 @@ def _prefect() -> Diagnosis:
 
 
 def _of_api() -> Iterator[Diagnosis]:
-    """Look at what only a Prefect API that runs can show; none is started for it."""
+    """Check what only a running Prefect API can show; none is started for it."""
     from prefect.settings import get_current_settings
 
     from prefect_dstack.api import connect, local_server_url
@@ -175,7 +175,7 @@ def _scheduler_remedy(version: str) -> str:
 
 
 def _backends() -> Iterator[Diagnosis]:
-    """Let every configured backend check its own access; nothing is done there."""
+    """Have every configured backend check its own access, without changing anything."""
     from prefect_dstack.backends.base import ChecksItself
     from prefect_dstack.store.sources import resolve_infrastructure
 

@@ -13,7 +13,7 @@ __all__ = ["Settings", "settings"]
 
 
 def _names(field: str) -> AliasChoices:
-    """List what a setting is called: in TOML, in the environment and profiles, and the shorter one there."""
+    """Return the names of a setting: in TOML, in the environment and profiles, and a short one there."""
     return AliasChoices(AliasPath(field), f"prefect_integrations_dstack_{field}", f"prefect_dstack_{field}")
 
 

@@ -154,7 +154,7 @@ def _read(entry: Entry, digests: RememberedDigests) -> Entry | None:
 
 
 def _target(link: Entry, root: str, known: Collection[str]) -> str:
-    """Find out where a link must lead in a copy; only its own step counts, not those of links behind it."""
+    """Return where a link must lead in a copy; only its own step counts, not those of links behind it."""
     directory = Path(link.source).parent
     first = directory / link.target
     where = exact_path(first) if first.name not in ("", "..") else os.path.realpath(first)

@@ -94,7 +94,7 @@ def exact_path(path: Path) -> str:
 
 
 def cannot_read(error: OSError, path: str, key: str | None = None) -> ConfigurationError:
-    """Say that something which is to be copied cannot be read, and what to do."""
+    """Return the error for something to be copied that cannot be read."""
     return ConfigurationError(
         f"{error.filename or path}: cannot be read: {error.strerror or error}: make it readable, or name "
         "it in .dstackignore",

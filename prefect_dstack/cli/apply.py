@@ -79,7 +79,7 @@ def apply(
         ),
     ] = None,
 ) -> None:
-    """Make what a file says: deploy a service, run a task, set up a gateway or a fleet."""
+    """Apply a file: deploy a service, run a task, or set up a gateway or a fleet."""
     options = ApplyOptions(
         yes=yes, json=json, force=force, move=move, detach=detach, artifacts=_parsed(artifact or [])
     )

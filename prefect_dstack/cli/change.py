@@ -80,7 +80,7 @@ def rollback(
 
 
 def promote(name: Name, json: Json = False) -> None:
-    """Let a canary that waits for a person take over."""
+    """Promote a canary that waits for a person."""
     connected()
     from prefect_dstack.services.promotion import promote_service
 
@@ -100,7 +100,7 @@ def reconcile(
         ),
     ] = False,
 ) -> None:
-    """Make what truly runs what is wanted: replace what is gone, remove what nobody owns."""
+    """Repair services: replace replicas that are gone, and remove what nobody owns."""
     connected()
     from prefect_dstack.flows.reconcile import reconcile_services
 

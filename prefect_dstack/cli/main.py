@@ -141,7 +141,7 @@ def _hang_up(*_: object) -> None:
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """Take `--debug` out, wherever it stands: after an error it is added at the end of the line."""
+    """Remove `--debug` from wherever it stands: people add it at the end of a line that failed."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument != "--debug"]
     return [*own, *arguments[end:]], len(own) != end

@@ -89,7 +89,7 @@ def show_table(title: list[str], rows: list[list[str]]) -> None:
 
 
 def can_ask() -> bool:
-    """Tell whether there is somebody to ask.
+    """Return whether there is somebody to ask.
 
     Returns:
         Whether standard input is a terminal.
@@ -98,7 +98,7 @@ def can_ask() -> bool:
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Ask before something is done.
+    """Ask for confirmation.
 
     Args:
         question: What to ask.

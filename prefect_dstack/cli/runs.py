@@ -152,7 +152,7 @@ def _stop(name: str, before: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _patiently() -> Iterator[None]:
-    """Let an impatient Ctrl-C not keep what runs from being taken down."""
+    """Ignore further Ctrl-C while what runs is being removed."""
     earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

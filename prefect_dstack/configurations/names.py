@@ -97,7 +97,7 @@ def parse_address(value: str) -> str:
 
 
 def is_address(value: str) -> bool:
-    """Tell whether `parse_address` would accept the value."""
+    """Return whether `parse_address` would accept the value."""
     try:
         parse_address(value)
     except ValueError:

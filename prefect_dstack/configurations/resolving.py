@@ -79,7 +79,7 @@ def resolve_environment(
     environ: Mapping[str, str],
     node: NodeFacts | None = None,
 ) -> Environment:
-    """Give every variable of a configuration's `env` its value.
+    """Resolve every variable of a configuration's `env` its value.
 
     Args:
         configuration: A service, task, development environment or fleet.
@@ -364,7 +364,7 @@ class _Launch:
         return self._known[name]
 
     def error(self, key: str, problem: str) -> ConfigurationError:
-        """Make the error about a key."""
+        """Create the error about a key."""
         return ConfigurationError(
             problem,
             source=self._configuration.source_name,

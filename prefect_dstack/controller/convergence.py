@@ -45,7 +45,7 @@ def converge(
     machine: str = "",
     offers: Sequence[Offer] | None = None,
 ) -> Observation:
-    """Take a service to its goal, round by round, each from a fresh look at what is there.
+    """Bring a service to its goal in rounds, each from a fresh observation.
 
     Args:
         goal: What is wanted.

@@ -243,7 +243,7 @@ class ServiceRecord(_Part):
         """Return the record with a deployment begun.
 
         Args:
-            revision: The revision that is put on the air.
+            revision: The revision that is deployed.
             deploying: Who does it.
             retain: How many revisions are kept beside this one that have served, and as many that failed; the
                 active one always is.
@@ -377,7 +377,7 @@ def now() -> datetime:
 
 
 def readable(configuration: Mapping[str, Any]) -> str:
-    """Write a recorded configuration as the YAML a user would write.
+    """Return a recorded configuration as the YAML a user would write.
 
     Args:
         configuration: From a revision.

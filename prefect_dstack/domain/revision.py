@@ -44,7 +44,7 @@ SETTINGS = frozenset(
 
 
 def written(configuration: ServiceConfiguration) -> dict[str, Any]:
-    """Give a configuration as it was written, so that it can be recorded and loaded again.
+    """Return a configuration as it was written, so that it can be recorded and loaded again.
 
     Args:
         configuration: The service.
@@ -63,7 +63,7 @@ def workload_digest(
     salt: str,
     bundle: str = "",
 ) -> str:
-    """Sum up all that takes new replicas when it changes, the values of secrets among it.
+    """Return a digest of all that needs new replicas when it changes, values of secrets included.
 
     Args:
         configuration: The service.
@@ -112,7 +112,7 @@ def value_digests(
 
 
 def settings_digest(configuration: ServiceConfiguration, salt: str) -> str:
-    """Sum up all that changes without new replicas.
+    """Return a digest of all that changes without new replicas.
 
     Args:
         configuration: The service.

@@ -23,7 +23,7 @@ __all__ = ["arollback_service", "rollback_service"]
     on_crashed=[restore_hook],
 )
 def rollback_service(name: str, to: int | None = None) -> Endpoint:
-    """Make an earlier revision of a service the one that serves, in the place of the present one.
+    """Return a service to an earlier revision.
 
     Args:
         name: The service.

@@ -28,7 +28,7 @@ MOST_REPLICAS = 1000
 def scale_service(
     name: str, replicas: int | None, reason: str = "", set_by: str | None = None, pin: bool = True
 ) -> Endpoint:
-    """Take a service to another number of replicas; that makes no new revision.
+    """Scale a service to another number of replicas; this creates no revision.
 
     Args:
         name: The service.

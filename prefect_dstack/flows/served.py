@@ -66,7 +66,7 @@ def is_of_deployment() -> bool:
 
 
 def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Make a function a `ServedFlow`.
+    """Turn a function into a `ServedFlow`.
 
     Args:
         **options: Those of Prefect's `flow`.
@@ -84,7 +84,7 @@ def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
 
 
 def _reporting(function: Callable[P, R]) -> Callable[P, R]:
-    """Make what serves the message of the final state, and keep no results of tasks."""
+    """Set the message of the final state to what serves, and keep no results of tasks."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:

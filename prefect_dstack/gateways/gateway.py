@@ -190,7 +190,7 @@ class Gateway:
         return new
 
     def _stale(self, state: GatewayState) -> bool:
-        """Tell whether HAProxy may run something else: a change was cut short, or made by another version."""
+        """Return whether HAProxy may run something else: an unfinished change, or another version."""
         return (
             self.place.read(UNFINISHED) is not None
             or self.place.read(CONFIGURATION) != render(state)[CONFIGURATION]
@@ -330,7 +330,7 @@ class Gateway:
         )
 
     def replica_health(self, service: str) -> dict[str, ReplicaHealth]:
-        """Tell what the gateway thinks of a service's replicas.
+        """Return what the gateway thinks of a service's replicas.
 
         Args:
             service: The service.
@@ -433,7 +433,7 @@ class Gateway:
         return self._servers(service, self._current_worker())
 
     def _of_former(self, question: Callable[[int], Answer]) -> Iterator[Answer]:
-        """Ask processes of earlier configurations; they may end at any moment."""
+        """Query processes of earlier configurations; they may end at any moment."""
         for worker in self._workers().old:
             for _ in range(FORMER_PATIENCE):
                 try:

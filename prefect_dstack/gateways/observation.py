@@ -98,7 +98,7 @@ class ReplicaStatistics(BaseModel):
         return latency.quantile(self.durations, 0.95)
 
     def since(self, earlier: ReplicaStatistics) -> ReplicaStatistics:
-        """Tell what happened after an earlier look, or after the last reload if that was later."""
+        """Return what happened after an earlier look, or after the last reload if that was later."""
         if earlier.process != self.process:
             return self
         fields = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in _COUNTERS}

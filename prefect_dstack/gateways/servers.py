@@ -27,12 +27,12 @@ UNACKNOWLEDGED = "tcp-ut 5s"
 
 
 def backend(service: str) -> str:
-    """Name the backend of a service."""
+    """Return the name of a service's backend."""
     return f"service:{word(service)}"
 
 
 def server_name(service: str, replica: str) -> str:
-    """Name a server in commands."""
+    """Return a server's name in commands."""
     return f"{backend(service)}/{word(replica)}"
 
 
@@ -53,12 +53,12 @@ def balance(route: Route) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Write a duration for HAProxy."""
+    """Format a duration for HAProxy."""
     return f"{max(1, math.ceil(seconds * 1000))}ms"
 
 
 def server(replica: RouteReplica, route: Route) -> str:
-    """Write all about a server but its name.
+    """Return a server's options, without its name.
 
     Args:
         replica: The replica.
@@ -81,7 +81,7 @@ def server(replica: RouteReplica, route: Route) -> str:
 
 
 def needs_reload(replica: RouteReplica, route: Route) -> bool:
-    """Tell whether a replica has an option that only the configuration can give it.
+    """Return whether a replica has an option that only the configuration can give it.
 
     Args:
         replica: The replica.

@@ -208,7 +208,7 @@ class ManagedGateway:
         return state
 
     def register(self, route: Route, member: RouteReplica) -> None:
-        """Give a replica requests.
+        """Route requests to a replica.
 
         Args:
             route: The route of its service, for a gateway that has none.
@@ -248,7 +248,7 @@ class ManagedGateway:
         return found[-1]
 
     def unregister(self, stamp: Stamp) -> None:
-        """Take a replica out of its route; no error if it is not there.
+        """Remove a replica from its route; no error if it is not there.
 
         Args:
             stamp: The replica.
@@ -258,7 +258,7 @@ class ManagedGateway:
             self.control.change(lambda state: state.without_replica(stamp.service, stamp.name))
 
     def remove_route(self, service: str) -> bool:
-        """Take a service off the gateway. An implicit gateway goes with its last route.
+        """Remove a service from the gateway. An implicit gateway goes with its last route.
 
         Args:
             service: The service; no error if it is not there.
@@ -290,7 +290,7 @@ class ManagedGateway:
         self.control.change(shared)
 
     def reach(self, instance: Instance, machine: Machine, replica: Replica) -> tuple[str, int]:
-        """Make sure that the gateway can reach a replica. Run twice, there is one tunnel.
+        """Ensure that the gateway can reach a replica. Run twice, there is one tunnel.
 
         Args:
             instance: Where the replica runs.

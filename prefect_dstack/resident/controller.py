@@ -57,7 +57,7 @@ class Controller:
         self._leads = False
 
     def tick(self) -> None:
-        """Look once at everything that is due, and start what must change."""
+        """Check everything that is due once, and start the changes it needs."""
         now = self._clock()
         try:
             if now - self._read >= RECORDS_AGE:
@@ -86,7 +86,7 @@ class Controller:
             self._start("certificates", lambda: _renew(infrastructure))
 
     def close(self) -> None:
-        """Let another controller lead; what is under way goes on to its end."""
+        """Give up leadership; what is under way runs to its end."""
         if self._leadership is not None and self._leads:
             self._leadership.resign()
         self._pool.shutdown(wait=True)

@@ -60,7 +60,7 @@ class Leadership:
         return True
 
     def resign(self) -> None:
-        """Let another one lead at once."""
+        """Give up leadership at once."""
         known = documents.read(DstackController, BLOCK)
         if known is not None and known[1]["leader"].get("identity") == self.identity:
             documents.replace(known[0], {"leader": {}})

@@ -106,7 +106,7 @@ class ServiceWatch:
         return self._terms is not None and self.record.active is not None and not (desired and desired.pinned)
 
     def look(self, gateway: ManagedGateway, infrastructure: Infrastructure) -> None:
-        """Ask the gateway what the service has to bear.
+        """Return the load of the service as the gateway counts it.
 
         Args:
             gateway: The gateway in front of it.

@@ -100,7 +100,7 @@ class Runtime(Protocol):
         ...
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
-        """Tell how a replica is."""
+        """Return how a replica is."""
         ...
 
     def logs(

@@ -125,7 +125,7 @@ class DockerRuntime:
         ]
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
-        """Tell how a container is; see `Runtime.status`."""
+        """Return how a container is; see `Runtime.status`."""
         container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return ReplicaStatus(state="gone")
@@ -300,7 +300,7 @@ def _free_ports(machine: DockerHost, ports: Sequence[int]) -> dict[int, int]:
 
 
 def labels(launch: Launch, port: int | None) -> dict[str, str]:
-    """Write what a container is for, and what it has been promised, so that placement can count it.
+    """Return the labels of a container: what it is for, and what is reserved for it.
 
     Args:
         launch: The replica.
@@ -419,7 +419,7 @@ def _on_machine(machine: DockerHost, volume: InstanceMount) -> str:
 
 
 def _require_shell(container: Container, spec: WorkloadSpec) -> None:
-    """Say before the start that the image lacks the shell which nobody has written down."""
+    """Refuse, before the start, an image that lacks the shell no configuration names."""
     (shell, *_) = container.attrs["Config"]["Entrypoint"] or [""]
     written = [spec.shell, *shlex.split(spec.entrypoint or "")[:1]]
     if not shell.startswith("/") or shell in written:

@@ -22,7 +22,7 @@ REPORT_INTERVAL = 5.0
 def ensure_image(
     engine: DockerClient, image: str, registry: RegistryCredentials | None, where: str, report: Report
 ) -> None:
-    """See that an engine has an image.
+    """Ensure that an engine has an image.
 
     An image whose tag is `latest`, or missing, is pulled each time, any other only when it is not there,
     as Kubernetes does it. If the registry does not answer, an image that is there is good enough.

@@ -84,7 +84,7 @@ class ProcessRuntime:
         return [replica for replica in found if replica is not None]
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
-        """Tell how a replica is; see `Runtime.status`."""
+        """Return how a replica is; see `Runtime.status`."""
         known = supervisor.status(Path(replica.id))
         states = {
             "absent": "gone",
@@ -184,7 +184,7 @@ class ProcessRuntime:
 
 
 def linked_names(directory: Path, files: Path) -> list[str]:
-    """List what of a configuration's directory is no part of a revision, and is used where it is.
+    """Return the parts of a configuration's directory that are used in place, outside of a revision.
 
     Virtual environments, models and other data that ignore files name stay outside of the copy; commands
     find them by the same relative paths.

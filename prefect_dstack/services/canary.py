@@ -31,7 +31,7 @@ DECISION_POLL = 2.0
 def try_canary(
     goal: Goal, old: Goal, terms: Canary, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
 ) -> None:
-    """Give a new revision a share of the traffic, and compare it with the one that serves.
+    """Send a share of the traffic to a new revision, and compare it with the one that serves.
 
     The replicas that it takes are the first of those that the new revision is to have. Whatever happens,
     undoing is the same as for any other rollout: the old revision is taken back to full strength, and the

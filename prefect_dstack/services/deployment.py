@@ -83,7 +83,7 @@ def deploy(
     move: bool,
     evaluate: Evaluate | None = None,
 ) -> Endpoint:
-    """Make what was prepared serve, unless it does already.
+    """Deploy what was prepared, unless it already serves.
 
     Args:
         record: The record of the service; its lock is held.
@@ -116,7 +116,7 @@ def scale(
     run: ServiceRun,
     desired: DesiredReplicas,
 ) -> Endpoint:
-    """Take the active revision to another number of replicas; that makes no new revision.
+    """Scale the active revision to another number of replicas; this creates no revision.
 
     Args:
         record: The record of the service; its lock is held, and it serves.
@@ -176,7 +176,7 @@ def put_revision(
     evaluate: Evaluate | None = None,
     event: EventName = "deployed",
 ) -> Endpoint:
-    """Make a revision the one that serves; what served before serves on if it fails.
+    """Make a revision serve; what served before keeps serving if it fails.
 
     Args:
         record: The record of the service; its lock is held.

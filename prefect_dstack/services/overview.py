@@ -77,7 +77,7 @@ class ServiceOverview(BaseModel):
 
 @shared_connections()
 def overview(names: Sequence[str] = ()) -> list[ServiceOverview]:
-    """Look at services, several at a time.
+    """Inspect services, several at a time.
 
     Args:
         names: Which; none: all.

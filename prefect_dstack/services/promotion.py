@@ -27,7 +27,7 @@ def how_to_decide(record: ServiceRecord) -> str:
 
 
 def promote_service(name: str) -> int:
-    """Let a canary that waits for a person take over; the flow run that waits goes on with it.
+    """Promote a canary that waits for a person; the waiting flow run continues with it.
 
     Args:
         name: The service.

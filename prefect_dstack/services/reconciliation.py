@@ -138,15 +138,15 @@ def _repair(
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
-            _mend(fresh, run, lines if steps or not runs else [])
+            _restore(fresh, run, lines if steps or not runs else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
     return lines
 
 
-def _mend(record: ServiceRecord, run: ServiceRun, problems: list[str]) -> None:
-    """Take a service to what is wanted; events tell that it was degraded, and that it is well again."""
+def _restore(record: ServiceRecord, run: ServiceRun, problems: list[str]) -> None:
+    """Bring a service to its desired state; events report that it was degraded, and that it has recovered."""
     degraded = record.active is not None and problems
     if degraded:
         publish_event("degraded", record.name, record.active, {"problems": problems})
@@ -294,7 +294,7 @@ def _cleaning(
 
 
 def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
-    """Take down a task whose process has died."""
+    """Remove a task whose process has died."""
     if run.location is not None and run.location.id != infrastructure.here.id:
         return []
     if not dry_run:
@@ -406,7 +406,7 @@ def _revoke_keys(
     held: dict[str, set[str]],
     dry_run: bool,
 ) -> list[str]:
-    """Take back the keys of tunnels that their gateways do not hold, or that lead to another machine now."""
+    """Revoke the keys of tunnels that their gateways do not hold, or that lead to another machine now."""
     observation = infrastructure.observe(None, ["docker"], reached)
     there = {found.replica.name for found in observation.found}
     lines = []

@@ -23,7 +23,7 @@ __all__ = ["bring_back", "restore", "restore_dead", "take_down"]
 
 
 def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
-    """Take a service to its active revision, or down if it has none, and save its record.
+    """Restore the active revision of a service, or remove everything if it has none, and save its record.
 
     Args:
         record: As it is to be in the end.
@@ -48,7 +48,7 @@ def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
 
 
 def bring_back(record: ServiceRecord, run: ServiceRun) -> Goal:
-    """Take a service to its active revision at full strength, with even weights.
+    """Restore the active revision of a service to all its replicas, with even weights.
 
     Args:
         record: The record of the service; it has an active revision.

@@ -53,7 +53,7 @@ class ServiceRun:
         record: ServiceRecord,
         offers: Sequence[Offer] | None = None,
     ) -> Observation:
-        """Take a service to a goal by Prefect tasks; see `controller.convergence.converge`.
+        """Bring a service to a goal by Prefect tasks; see `controller.convergence.converge`.
 
         Args:
             goal: What is wanted.

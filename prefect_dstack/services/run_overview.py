@@ -43,7 +43,7 @@ class RunOverview(BaseModel):
 
 @shared_connections()
 def run_overview() -> list[RunOverview]:
-    """Look at every task and development environment, several at a time.
+    """Inspect every task and development environment, several at a time.
 
     Returns:
         Them by name.

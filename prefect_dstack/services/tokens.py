@@ -40,7 +40,7 @@ __all__ = [
 def create_token(
     service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
 ) -> NewToken:
-    """Make a token; it works as soon as this returns.
+    """Create a token; it works as soon as this returns.
 
     The token is in what is returned and nowhere else: only its SHA-256 is kept, and sent to gateways.
     It outlives new revisions, a stop, and the gateway.
@@ -95,7 +95,7 @@ def create_token(
 
 
 def list_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
-    """List what is known of the tokens, those that have ended too.
+    """List all tokens, including expired ones.
 
     Args:
         service: Only those that were made for this service.
@@ -113,7 +113,7 @@ def list_tokens(service: str | None = None, gateway: str | None = None) -> list[
 
 
 def revoke_token(token: str) -> Token:
-    """Take a token away; nobody is let in by it any more when this returns.
+    """Revoke a token; it is refused by the time this returns.
 
     Args:
         token: Its id; or the token itself, as one finds it where it leaked.

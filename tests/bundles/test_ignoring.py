@@ -49,6 +49,7 @@ def make(directory: Path, paths: set[str]) -> None:
 )
 @example(paths={"a/b", "b"}, rules={"": ["*", "!*/", "!b"]})
 @example(paths={"b/ab/a"}, rules={"": ["ab", "!b"]})
+@example(paths={"a", "[", "]", "[]", "[^]"}, rules={"": ["[]", "[^]", "[!]", "[^]a]"]})
 @example(paths={"a/b/a", "a/a"}, rules={"": ["a/b/"], "a/": ["!b/"]})
 def test_what_git_would_add_is_collected(paths: set[str], rules: dict[str, list[str]]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -65,7 +66,9 @@ def test_what_git_would_add_is_collected(paths: set[str], rules: dict[str, list[
 
 
 @settings(max_examples=100, deadline=None)
-@given(text=st.text(max_size=40))
+@given(text=st.text(max_size=40) | st.text(alphabet="[]!^a-z:\\\\*?/", max_size=12))
+@example(text="[]")
+@example(text="[^]")
 def test_no_ignore_file_breaks_collecting(text: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         write(Path(name, "a/b.txt"))

@@ -1,4 +1,4 @@
-"""One service, whichever way it is put on the air: the same record, the same task runs, the same answer."""
+"""One service, whichever way it is deployed: the same record, the same task runs, the same answer."""
 
 from __future__ import annotations
 
