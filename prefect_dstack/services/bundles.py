@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from prefect.settings import get_current_settings
+
 from prefect_dstack.bundles import Bundle, BundleStore, Limit, collect, collect_files
 from prefect_dstack.configurations import RunConfiguration
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
@@ -31,7 +33,7 @@ def bundle_of(configuration: RunConfiguration, infrastructure: Infrastructure) -
     """
     directory, source = configuration.directory, configuration.source_name
     limit = Limit(size=settings().bundle_size_limit, files=settings().bundle_files_limit)
-    left_out = [infrastructure.home]
+    left_out = [infrastructure.home, get_current_settings().home]
     file = None if source is None else directory / Path(source).name
     if file is not None and file.is_file():
         left_out.append(file)
