@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -148,14 +147,11 @@ def test_what_is_ignored_is_not_looked_at(app: Path, touched: list[str]) -> None
         with path.open("r+b") as file:
             file.truncate(1024**3 // 64)
     touched.clear()
-    began = time.process_time()
 
     bundle = collect(app)
 
-    took = time.process_time() - began
     assert bundle.size == len("models/\n*.bin\n1")
     assert not [path for path in touched if "models" in path or path.endswith(".bin")]
-    assert took < 0.2
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".dstackignore"])

@@ -336,9 +336,9 @@ def test_how_long_replicas_take_is_measured_while_they_are_compared(world: World
     seen = world.gateway.statistics(name)[name].since(before)
     assert seen.requests == 20
     assert seen.p95 is not None
-    assert 200 < seen.p95 < 500
+    assert 200 < seen.p95 < 1000
     assert seen.mean is not None
-    assert 10 < seen.mean < 60
+    assert 10 < seen.mean < 300
     world.gateway.change(lambda state: state.comparing(name, compared=False))
     assert world.gateway.statistics(name)[name].p95 is None
 
