@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import (
+    Cpu,
     Environment,
     FileMapping,
     InstanceMount,
@@ -16,10 +17,9 @@ from prefect_dstack.configurations import (
     Resources,
     RunConfiguration,
 )
+from prefect_dstack.domain.execution import RuntimeName, python_of, runtime_of
 
 __all__ = ["Requirements", "RuntimeName", "WorkloadSpec", "requirements_of", "workload_spec"]
-
-RuntimeName = Literal["docker", "process"]
 
 
 class Requirements(BaseModel):
@@ -76,6 +76,11 @@ class WorkloadSpec(BaseModel):
 
     requirements: Requirements = Field(description="What it needs of a machine.")
     image: str | None = Field(default=None, description="The container image; None: a process.")
+    python: str | None = Field(
+        default=None,
+        description="The Python of the virtual environment that its commands run in; empty: any; None: they "
+        "run in none.",
+    )
     entrypoint: str | None = Field(default=None, description="The entry point; None: the image's own.")
     commands: tuple[str, ...] = Field(default=(), description="Shell commands, until one fails.")
     shell: str | None = Field(
@@ -111,7 +116,7 @@ class WorkloadSpec(BaseModel):
 
     @property
     def runtime(self) -> RuntimeName:
-        """What starts it: `docker` where an image is named, `process` otherwise."""
+        """What starts it: `docker` or `process`."""
         return self.requirements.runtime
 
     @property
@@ -129,10 +134,19 @@ def requirements_of(configuration: RunConfiguration) -> Requirements:
     Returns:
         Its requirements.
     """
+    runtime, resources = runtime_of(configuration), configuration.resources
+    if (
+        runtime == "docker"
+        and configuration.image is None
+        and (resources.cpu is None or not resources.cpu.arch)
+    ):
+        # As in dstack: there is no default image for other processors.
+        cpu = (resources.cpu or Cpu()).model_copy(update={"arch": "x86"})
+        resources = resources.model_copy(update={"cpu": cpu})
     return Requirements(
         name=configuration.name or "",
-        runtime="docker" if configuration.image else "process",
-        resources=configuration.resources,
+        runtime=runtime,
+        resources=resources,
         backends=configuration.backends,
         fleets=configuration.fleets,
         regions=configuration.regions,
@@ -151,6 +165,7 @@ def workload_spec(
     commands: tuple[str, ...],
     environment: Environment,
     registry: RegistryCredentials | None = None,
+    default_image: str | None = None,
     directory: Path | None = None,
     bundle: str = "",
 ) -> WorkloadSpec:
@@ -162,15 +177,18 @@ def workload_spec(
         commands: What it runs.
         environment: Its variables, with the values of its secrets.
         registry: Credentials for its image.
+        default_image: The image of a container for which the configuration names none.
         directory: What relative paths start from; default: the configuration's directory.
         bundle: The digest of the copy of its files.
 
     Returns:
         The spec.
     """
+    requirements = requirements_of(configuration)
     return WorkloadSpec(
-        requirements=requirements_of(configuration),
-        image=configuration.image,
+        requirements=requirements,
+        image=configuration.image or (default_image if requirements.runtime == "docker" else None),
+        python=python_of(configuration, commands),
         entrypoint=configuration.entrypoint,
         commands=commands,
         shell=configuration.shell,
@@ -186,5 +204,9 @@ def workload_spec(
         directory=directory or configuration.directory,
         bundle=bundle,
         source=configuration.source_name,
-        lines={key: line for key in ("shell", "files") if (line := configuration.line_of(key)) is not None},
+        lines={
+            key: line
+            for key in ("files", "python", "shell")
+            if (line := configuration.line_of(key)) is not None
+        },
     )

@@ -34,6 +34,7 @@ from prefect_dstack.hosts.upload import pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
+from prefect_dstack.runtimes.virtual_environment import environment_commands
 
 __all__ = ["DockerRuntime"]
 
@@ -322,12 +323,14 @@ def labels(launch: Launch, port: int | None) -> dict[str, str]:
 
 
 def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
-    script = "set -e\n" + "\n".join(spec.commands) if spec.commands else None
+    before = () if spec.python is None else environment_commands(spec.python)
+    script = "\n".join(["set -e", *before, *spec.commands]) if spec.commands else None
     if spec.entrypoint:
         return shlex.split(spec.entrypoint), None if script is None else [script]
     if script is None:
         return None, None
-    return [spec.shell or "/bin/sh", "-c"], [script]
+    # The default image has Bash, and what is written for dstack counts on it.
+    return [spec.shell or ("/bin/sh" if spec.python is None else "/bin/bash"), "-c"], [script]
 
 
 def _with_secrets(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect_dstack.bundles import Bundle, BundleStore, Limit, collect, collect_files
 from prefect_dstack.configurations import RunConfiguration
+from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
@@ -23,7 +24,7 @@ def bundle_of(configuration: RunConfiguration, infrastructure: Infrastructure) -
         infrastructure: Where copies are kept.
 
     Returns:
-        Without an image, its directory; with one, its `files`. None if there are
+        Of processes, its directory; of containers, its `files`. None if there are
         none, or if the configuration is no file: then the commands run in the current directory, as it is.
 
     Raises:
@@ -36,7 +37,7 @@ def bundle_of(configuration: RunConfiguration, infrastructure: Infrastructure) -
     if file is not None and file.is_file():
         left_out.append(file)
     cache = infrastructure.bundles.cache
-    if configuration.image is not None:
+    if runtime_of(configuration) == "docker":
         if not configuration.files:
             return None
         return collect_files(configuration.files, directory, limit=limit, exclude=left_out, cache=cache)
