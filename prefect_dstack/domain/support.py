@@ -51,11 +51,10 @@ OF_RUNS = {
     "instances": "is not acted on yet; name a fleet in 'fleets' instead",
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
-    "repos": "is not acted on yet; use 'files', or clone in 'commands'",
     "reservation": LATER,
     "schedule": "belongs to the Prefect deployment; give that a schedule instead",
     "setup": f"{OLDER}; put its commands first in 'commands'",
-    "single_branch": "is for 'repos', which are not acted on yet; remove it",
+    "single_branch": "has no effect: a repository is brought along without its history; remove it",
     "termination_idle_time": f"{OLDER}; remove it",
     "termination_policy": f"{OLDER}; remove it",
     "utilization_policy": LATER,
@@ -112,7 +111,6 @@ SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 ON_THIS_MACHINE = "needs a container: name an 'image', or in 'fleets' or 'backends' another machine than this"
 NEEDS_CONTAINER = {
     "entrypoint": f"{ON_THIS_MACHINE}; or put the program into 'commands'",
-    "files": f"{ON_THIS_MACHINE}; without one, the commands run in the configuration's directory",
     "nvcc": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own compilers",
     "privileged": f"{ON_THIS_MACHINE}; without one, the commands run as you",
     "tags": f"{ON_THIS_MACHINE}; processes carry no tags",
@@ -155,6 +153,10 @@ def unsupported_keys(configuration: Configuration) -> Iterator[tuple[str, str]]:
             yield "certificate.type", CERTIFICATES[certificate.type]
     if isinstance(configuration, (FleetConfiguration, GatewayConfiguration, VolumeConfiguration)):
         return
+    yield from _of_runs(configuration)
+
+
+def _of_runs(configuration: Run) -> Iterator[tuple[str, str]]:
     yield from _of_values(configuration)
     if isinstance(configuration, ServiceConfiguration):
         yield from _of_services(configuration)
@@ -162,6 +164,7 @@ def unsupported_keys(configuration: Configuration) -> Iterator[tuple[str, str]]:
         yield from _of_groups(configuration, "groups", configuration.groups or ())
     if configuration.image is None and _says_something(configuration, "registry_auth"):
         yield "registry_auth", "is for a private 'image', and none is named"
+    yield from _of_repositories(configuration)
     if runtime_of(configuration) == "process":
         yield from _of_processes(configuration)
     else:
@@ -206,6 +209,15 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
         yield "model.format", "only openai is served; use an application that speaks it"
 
 
+def _of_repositories(configuration: Run) -> Iterator[tuple[str, str]]:
+    for number, repository in enumerate(configuration.repos):
+        for key in ("branch", "hash"):
+            if repository.local_path is not None and getattr(repository, key):
+                yield f"repos.{number}.{key}", "is for a repository with a 'url'; remove it"
+        if runtime_of(configuration) == "docker" and ".." in PurePosixPath(repository.path).parts:
+            yield f"repos.{number}.path", "must not have '..' in it"
+
+
 def _of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
     for key in sorted(NEEDS_CONTAINER):
         if _says_something(configuration, key):
@@ -214,6 +226,19 @@ def _of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
         yield "resources.shm_size", ON_THIS_MACHINE
     for name in _dotted_names(configuration):
         yield f"env.{name}", "a shell does not hand on a name with a dot"
+    yield from _of_files_of_processes(configuration)
+
+
+def _of_files_of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
+    brought = {f"repos.{number}": it.path for number, it in enumerate(configuration.repos)}
+    brought |= {f"files.{number}": it.path for number, it in enumerate(configuration.files)}
+    for key, path in brought.items():
+        if path.startswith(("/", "~")) or ".." in PurePosixPath(path).parts:
+            reason = "must stay below the working directory, as no container surrounds it"
+            yield f"{key}.path", f"{reason}; give a relative path, as in 'here:there'"
+    working_dir = configuration.working_dir or ""
+    if brought and (working_dir.startswith(("/", "~")) or ".." in PurePosixPath(working_dir).parts):
+        yield "working_dir", "must be below the files that are brought along; remove it, or use a container"
 
 
 def _of_containers(configuration: Run) -> Iterator[tuple[str, str]]:

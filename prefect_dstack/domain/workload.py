@@ -19,7 +19,14 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.domain.execution import RuntimeName, python_of, runtime_of
 
-__all__ = ["Requirements", "RuntimeName", "WorkloadSpec", "requirements_of", "workload_spec"]
+__all__ = [
+    "RepositoryPlace",
+    "Requirements",
+    "RuntimeName",
+    "WorkloadSpec",
+    "requirements_of",
+    "workload_spec",
+]
 
 
 class Requirements(BaseModel):
@@ -69,6 +76,17 @@ class Requirements(BaseModel):
         return min(1, int(gpu.count.max or 0))
 
 
+class RepositoryPlace(BaseModel):
+    """Where a workload finds the Git repository that it brings along."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str = Field(description="The directory, relative to the working directory, or absolute.")
+    if_exists: Literal["error", "skip"] = Field(
+        default="error", description="What to do if something is in that directory already."
+    )
+
+
 class WorkloadSpec(BaseModel):
     """Everything that a runtime needs to start one replica."""
 
@@ -109,6 +127,9 @@ class WorkloadSpec(BaseModel):
     registry: RegistryCredentials | None = Field(default=None, description="To pull a private image.")
     mounts: tuple[InstanceMount, ...] = Field(default=(), description="Directories of the machine to mount.")
     files: tuple[FileMapping, ...] = Field(default=(), description="Local files to bring along.")
+    repository: RepositoryPlace | None = Field(
+        default=None, description="Where the Git repository goes that it brings along; None: it brings none."
+    )
     directory: Path = Field(description="What relative paths start from.")
     bundle: str = Field(default="", description="The digest of the copy of its files; empty: it has none.")
     source: str | None = Field(default=None, description="The file that asked for it, for messages.")
@@ -185,6 +206,7 @@ def workload_spec(
         The spec.
     """
     requirements = requirements_of(configuration)
+    repositories = [RepositoryPlace(path=it.path, if_exists=it.if_exists) for it in configuration.repos]
     return WorkloadSpec(
         requirements=requirements,
         image=configuration.image or (default_image if requirements.runtime == "docker" else None),
@@ -201,12 +223,13 @@ def workload_spec(
         registry=registry,
         mounts=tuple(volume for volume in configuration.volumes if isinstance(volume, InstanceMount)),
         files=configuration.files,
+        repository=next(iter(repositories), None),
         directory=directory or configuration.directory,
         bundle=bundle,
         source=configuration.source_name,
         lines={
             key: line
-            for key in ("files", "python", "shell")
+            for key in ("files", "python", "repos.0.path", "shell")
             if (line := configuration.line_of(key)) is not None
         },
     )

@@ -164,6 +164,8 @@ class ProcessRuntime:
         if self.bundles is None or not spec.bundle:
             return spec.directory
         files = self.bundles.checkout(spec.bundle, place / "files")
+        if spec.repository is not None:
+            return files
         for name in linked_names(spec.directory, files):
             with contextlib.suppress(FileExistsError):
                 (files / name).symlink_to(spec.directory / name)

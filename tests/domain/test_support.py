@@ -57,6 +57,7 @@ ACTED_ON = {
     "regions": r"wanted\.regions",
     "registry_auth": r"resolve_registry_auth\(configuration",
     "replicas": r"configuration\.replica_count",
+    "repos": r"configuration\.repos",
     "resources": r"configuration\.resources",
     "retain": r"configuration\.retain",
     "rollout": r"configuration\.rollout",
@@ -142,6 +143,12 @@ ACTED_ON_INSIDE = {
     "Range_Memory_.min": r"memory\.min",
     "Range_int_.max": r"count\.max",
     "Range_int_.min": r"count\.min",
+    "RepoSpec.branch": r"remote\.branch",
+    "RepoSpec.hash": r"remote\.commit",
+    "RepoSpec.if_exists": r"repository\.if_exists",
+    "RepoSpec.local_path": r"\.local_path",
+    "RepoSpec.path": r"repository\.path",
+    "RepoSpec.url": r"remote\.url",
     "RegistryAuth.password": r"resolve_registry_auth\(configuration",
     "RegistryAuth.username": r"resolve_registry_auth\(configuration",
     "ResourcesSpec.cpu": r"resources\.cpu",
@@ -310,7 +317,6 @@ class TestRefuses:
             ("instances", ["one"]),
             ("pool_name", "pool"),
             ("priority", 5),
-            ("repos", ["."]),
             ("reservation", "cr-0123"),
             ("retry", True),
             ("retry_policy", {"retry": True}),
@@ -334,7 +340,6 @@ class TestRefuses:
     def test_what_is_for_containers_only(self, key: str) -> None:
         value = {
             "entrypoint": "app",
-            "files": ["app.py"],
             "nvcc": True,
             "privileged": True,
             "tags": {"team": "a"},
@@ -362,6 +367,14 @@ class TestRefuses:
             ({"registry_auth": {"username": "me", "password": "secret"}}, "registry_auth"),
             ({"registry_auth": {"username": "a", "password": "b"}, "fleets": ["lab"]}, "registry_auth"),
             ({"fleets": ["lab"], "entrypoint": "app", "python": "3.12"}, "python"),
+            ({"repos": [{"local_path": ".", "branch": "main"}]}, "repos.0.branch"),
+            ({"repos": [{"local_path": ".", "hash": "0123abc"}]}, "repos.0.hash"),
+            ({"image": "app", "repos": [".:../up"]}, "repos.0.path"),
+            ({"repos": [".:../up"]}, "repos.0.path"),
+            ({"repos": [".:/src"]}, "repos.0.path"),
+            ({"files": ["a", "/etc/hosts"]}, "files.1.path"),
+            ({"files": ["~/.netrc"]}, "files.0.path"),
+            ({"files": ["a"], "working_dir": "/srv"}, "working_dir"),
             ({"resources": {"shm_size": "1GB"}}, "resources.shm_size"),
             ({"image": "app", "working_dir": "relative"}, "working_dir"),
             ({"image": "app", "entrypoint": "app", "shell": "bash"}, "shell"),
@@ -379,7 +392,7 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("kind", "keys", "key"),
         [
-            ("task", {"image": "app", "python": None, "repos": ["."]}, "repos"),
+            ("task", {"image": "app", "single_branch": True, "repos": ["."]}, "single_branch"),
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
             ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
             ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
@@ -402,10 +415,10 @@ class TestRefuses:
 
     def test_says_where_and_why(self) -> None:
         with pytest.raises(UnsupportedKeyError) as raised:
-            check_support(service(repos=["."]))
+            check_support(service(instances=["one"]))
 
         assert str(raised.value) == (
-            "<mapping>: repos: is not acted on yet; use 'files', or clone in 'commands'"
+            "<mapping>: instances: is not acted on yet; name a fleet in 'fleets' instead"
         )
         assert raised.value.exit_code == 2
 
@@ -420,6 +433,10 @@ class TestAccepts:
             {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}},
             {"backends": ["local", "aws"]},
             {"python": "3.12"},
+            {"files": ["app.py", "../lib:lib"], "working_dir": "app"},
+            {"repos": [".."], "python": "3.12"},
+            {"image": "app", "repos": [{"local_path": ".", "path": "/src", "if_exists": "skip"}]},
+            {"repos": [{"url": "https://git.example.com/a.git", "branch": "main", "hash": "0123abc"}]},
             {"python": "3.12", "nvcc": True, "backends": ["aws"]},
             {"fleets": ["lab"], "python": "3.12", "volumes": ["/data:/data"], "files": ["app.py"]},
             {"replicas": 3, "probes": [{"type": "http", "url": "/"}], "model": "llama"},

@@ -1,4 +1,4 @@
-"""Services that name a version of Python and no image: a process here, a container of the default image elsewhere."""
+"""Services without an image: processes with their own Python here, the default image elsewhere."""
 
 from __future__ import annotations
 
