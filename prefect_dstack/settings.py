@@ -39,6 +39,16 @@ class Settings(PrefectBaseSettings):
         description="Whether applying a service that scales starts the controller of this machine.",
         validation_alias=_names("start_controller"),
     )
+    default_image: str = Field(
+        default="dstackai/base:0.15-base-ubuntu24.04",
+        description="The image of containers for which the configuration names none; it has uv and Bash.",
+        validation_alias=_names("default_image"),
+    )
+    default_nvcc_image: str = Field(
+        default="dstackai/base:0.15-devel-ubuntu24.04",
+        description="The same where the configuration asks for `nvcc`, the compiler of CUDA.",
+        validation_alias=_names("default_nvcc_image"),
+    )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,
         ge=0,

@@ -95,12 +95,13 @@ def _fields(endpoint: Endpoint) -> dict[str, Any]:
 def _show_plan(configuration: ServiceConfiguration, options: ApplyOptions) -> str:
     """Show what a deployment would change, and return what to ask."""
     from prefect_dstack.domain.workload import requirements_of
+    from prefect_dstack.services.images import default_image
     from prefect_dstack.services.planned_changes import planned_changes
     from prefect_dstack.store.sources import resolve_infrastructure
 
     infrastructure = resolve_infrastructure()
     plan = planned_changes(configuration, infrastructure, force=options.force, move=options.move)
-    what = configuration.image or "a process"
+    what = configuration.image or default_image(configuration) or "a process"
     out.print(f"[bold]{configuration.name}[/bold]: ", end="")
     out.print(f"{plan.replicas} x {what}, port {configuration.port}", markup=False)
     for line in [*plan.difference, *plan.files[:FILE_LINES]]:

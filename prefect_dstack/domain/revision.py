@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
+from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.record import Revision, ServiceRecord, readable
 
 __all__ = ["changes_of", "difference", "settings_digest", "value_digests", "workload_digest", "written"]
@@ -62,6 +63,7 @@ def workload_digest(
     directory: str,
     salt: str,
     bundle: str = "",
+    default_image: str = "",
 ) -> str:
     """Return a digest of all that needs new replicas when it changes, values of secrets included.
 
@@ -72,6 +74,7 @@ def workload_digest(
         directory: Where a process starts.
         salt: The service's own, so that the digest tells nothing of the values.
         bundle: The digest of the files that it brings along; empty if there are none.
+        default_image: The image of its containers if it names none; empty if it needs none.
 
     Returns:
         A hexadecimal digest.
@@ -87,9 +90,11 @@ def workload_digest(
         "environment": environment.reveal(),
         "registry": None if registry is None else registry.password.get_secret_value(),
     }
-    place = directory if configuration.image is None and not bundle else ""
+    place = directory if runtime_of(configuration) == "process" and not bundle else ""
     content = {"keys": {**keys, "port": port}, "secrets": secrets, "directory": place}
-    return _digest({**content, "bundle": bundle} if bundle else content, salt)
+    # What is not there is left out: the digests of what has been recorded must stay the same.
+    also = {"bundle": bundle, "default_image": default_image}
+    return _digest({**content, **{key: value for key, value in also.items() if value}}, salt)
 
 
 def value_digests(

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -17,7 +17,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
 from prefect_dstack.bundles import BundleStore, Entry, collect_files, stored_entries
-from prefect_dstack.configurations import Environment, InstanceMount
+from prefect_dstack.configurations import Environment, FileMapping, InstanceMount
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.errors import (
@@ -30,10 +30,11 @@ from prefect_dstack.errors import (
 )
 from prefect_dstack.hosts.download import unpack
 from prefect_dstack.hosts.machine import DockerHost, Machine
-from prefect_dstack.hosts.upload import pack_files
+from prefect_dstack.hosts.upload import container_path, pack_files
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
+from prefect_dstack.runtimes.virtual_environment import environment_commands
 
 __all__ = ["DockerRuntime"]
 
@@ -322,12 +323,14 @@ def labels(launch: Launch, port: int | None) -> dict[str, str]:
 
 
 def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
-    script = "set -e\n" + "\n".join(spec.commands) if spec.commands else None
+    before = () if spec.python is None else environment_commands(spec.python)
+    script = "\n".join(["set -e", *before, *spec.commands]) if spec.commands else None
     if spec.entrypoint:
         return shlex.split(spec.entrypoint), None if script is None else [script]
     if script is None:
         return None, None
-    return [spec.shell or "/bin/sh", "-c"], [script]
+    # The default image has Bash, and what is written for dstack counts on it.
+    return [spec.shell or ("/bin/sh" if spec.python is None else "/bin/bash"), "-c"], [script]
 
 
 def _with_secrets(
@@ -347,14 +350,46 @@ def _with_secrets(
 
 
 def _put_files(container: Container, launch: Launch, bundles: BundleStore | None) -> None:
-    files = launch.spec.files
+    spec = launch.spec
+    files = list(spec.files)
+    if spec.repository is not None:
+        files.append(FileMapping(local_path=".", path=spec.repository.path))
     if not files:
         return
-    entries = _entries(launch.spec, bundles)
+    entries = _entries(spec, bundles)
     directory = container.attrs["Config"].get("WorkingDir") or "/"
     home = _home(container) if any(file.path.startswith("~") for file in files) else None
+    if spec.repository is not None:
+        target = f"/{container_path(spec.repository.path, directory, 'repos.0.path', home)}"
+        if _has_something(container, target):
+            if spec.repository.if_exists == "error":
+                raise ConfigurationError(
+                    f"{target} is not empty in {spec.image}: give the repository another path, or set "
+                    "'if_exists: skip'",
+                    source=spec.source,
+                    line=spec.lines.get("repos.0.path"),
+                    key="repos.0.path",
+                )
+            entries = [it for it in entries if it.path.partition("/")[0] != str(len(spec.files))]
     with pack_files(files, entries, directory, home=home) as archive:
         container.put_archive("/", archive)
+
+
+def _has_something(container: Container, path: str) -> bool:
+    """Return whether there is anything at a path of a container but an empty directory."""
+    try:
+        stream, _ = container.get_archive(path)
+    except NotFound:
+        return False
+    read = io.BytesIO()
+    for part in cast("Any", stream):
+        read.write(part)
+        # The directory itself comes first; so much is enough to see whether something comes after it.
+        if read.tell() > 10 * tarfile.BLOCKSIZE:
+            return True
+    read.seek(0)
+    with tarfile.open(fileobj=read) as archive:
+        return len(archive.getmembers()) > 1 or not archive.getmembers()[0].isdir()
 
 
 def _home(container: Container) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import psutil
+from pydantic import SecretStr
 
 from prefect_dstack.bundles import BundleStore
 from prefect_dstack.domain.workload import WorkloadSpec
@@ -21,6 +22,7 @@ from prefect_dstack.hosts.machine import CommandMachine, Machine
 from prefect_dstack.hosts.output import read_output
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
 from prefect_dstack.runtimes.environment import described_environment
+from prefect_dstack.runtimes.virtual_environment import make_virtual_environment, variables_of
 
 __all__ = ["ProcessRuntime"]
 
@@ -72,6 +74,8 @@ class ProcessRuntime:
                 _kill_strays(replica)
         report(f"{replica.name}: starting{f' on port {replica.port}' if replica.port else ''}")
         wanted = program(launch, replica, self._files(launch.spec, place))
+        if launch.spec.python is not None:
+            wanted = _in_virtual_environment(wanted, launch.spec, place, report)
         _write(place / "working-directory", str(wanted.working_directory))
         supervisor.start(place, wanted)
         return replica
@@ -160,6 +164,8 @@ class ProcessRuntime:
         if self.bundles is None or not spec.bundle:
             return spec.directory
         files = self.bundles.checkout(spec.bundle, place / "files")
+        if spec.repository is not None:
+            return files
         for name in linked_names(spec.directory, files):
             with contextlib.suppress(FileExistsError):
                 (files / name).symlink_to(spec.directory / name)
@@ -245,6 +251,18 @@ def program(launch: Launch, replica: Replica, files: Path) -> supervisor.Program
         working_directory=files / (spec.working_dir or ""),
         restart=spec.restart,
     )
+
+
+def _in_virtual_environment(
+    wanted: supervisor.Program, spec: WorkloadSpec, place: Path, report: Report
+) -> supervisor.Program:
+    environment = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in wanted.environment.items()
+    }
+    directory = make_virtual_environment(place, spec, environment, report)
+    variables = variables_of(directory, environment)
+    return wanted.model_copy(update={"environment": {**wanted.environment, **variables}})
 
 
 def _shell(spec: WorkloadSpec) -> str:

@@ -34,6 +34,7 @@ from prefect_dstack.gateways.state import Route
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.sources import Sources
 from prefect_dstack.services.bundles import bundle_of
+from prefect_dstack.services.images import default_image
 from prefect_dstack.store.records import load_environment
 from prefect_dstack.store.variables import lookup
 
@@ -90,6 +91,7 @@ class PreparedService:
             commands=self.configuration.commands,
             environment=self.environment,
             registry=self.registry,
+            default_image=default_image(self.configuration),
             directory=self.directory,
             bundle=self.bundle,
         )
@@ -222,6 +224,7 @@ def next_revision(record: ServiceRecord, prepared: PreparedService, flow_run: st
             directory,
             record.salt,
             prepared.bundle,
+            default_image(configuration) or "",
         ),
         settings=settings_digest(configuration, record.salt),
         values=value_digests(prepared.environment, prepared.registry, record.salt),

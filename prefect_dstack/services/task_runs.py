@@ -25,6 +25,7 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
+from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.record import Deploying, now
 from prefect_dstack.domain.run_record import RunRecord, RunResult
@@ -43,6 +44,7 @@ from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.services.bundles import bundle_of, holding_bundle
+from prefect_dstack.services.images import default_image
 from prefect_dstack.services.preparation import this_user
 from prefect_dstack.store.locks import lock
 from prefect_dstack.store.records import find_record
@@ -109,20 +111,20 @@ def begin_run(
         if before.working is not None:
             close_run(before.working.flow_run)
         remove_run(before, infrastructure)
-    local = configuration.image is None
+    runtime = runtime_of(configuration)
     record = RunRecord(
         kind="task",
         name=name,
         number=1 if before is None else before.number + 1,
         configuration=configuration.model_dump(mode="json", exclude_unset=True) | {"type": "task"},
         directory=str(configuration.directory),
-        runtime="process" if local else "docker",
+        runtime=runtime,
         nodes=len(plan_nodes(configuration)),
         flow_run=flow_run,
         created_at=now(),
         created_by=this_user(),
         working=deploying(None, flow_run, lease),
-        location=infrastructure.here if local else None,
+        location=infrastructure.here if runtime == "process" else None,
     )
     save_run(record)
     return record
@@ -360,6 +362,7 @@ class _Run:
             commands=resolve_commands(configuration, facts, plan.group),
             environment=resolve_environment(configuration, lookup, os.environ, facts),
             registry=resolve_registry_auth(configuration, lookup, os.environ),
+            default_image=default_image(configuration),
             bundle="" if self.bundle is None else self.bundle.digest,
         )
         gpus = [len(it.instance.gpu_devices) if it.instance else 0 for it in self.nodes]
@@ -367,7 +370,7 @@ class _Run:
             update={
                 "ports": tuple(port.container_port for port in plan.ports),
                 "restart": False,
-                "host_network": len(self.nodes) > 1 and spec.image is not None,
+                "host_network": len(self.nodes) > 1 and spec.runtime == "docker",
                 "facts": node_facts(plan.rank, addresses, gpus),
             }
         )

@@ -398,6 +398,8 @@ def test_what_is_no_file(written: Any) -> None:
         ("https://git.example.com/a/b.git", {"url": "https://git.example.com/a/b.git"}),
         ("https://git.example.com/a/b:src", {"url": "https://git.example.com/a/b", "path": "src"}),
         ("git@git.example.com:a/b.git", {"url": "git@git.example.com:a/b.git"}),
+        ("https://${{ secrets.T }}@a.b/c:src", {"url": "https://${{ secrets.T }}@a.b/c", "path": "src"}),
+        ({"url": "https://me:${{ env.T }}@a.b/c"}, {"url": "https://me:${{ env.T }}@a.b/c"}),
     ],
 )
 def test_repositories(written: str, expected: dict[str, str]) -> None:
@@ -407,6 +409,9 @@ def test_repositories(written: str, expected: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "written",
     [{"path": "a"}, {"url": "ext::sh -c x"}, {"url": "--upload-pack=x"}, {"local_path": "a", "url": "https://b/c"},
+     {"url": "https://me:password@a.b/c"}, {"url": "https://a.b/${{ secrets.T }}"},
+     {"url": "https://${{ secrets.T }@a.b/c"}, {"url": "ssh://${{ secrets.T }}@a.b/c"},
+     {"local_path": "${{ secrets.T }}"}, {"local_path": ".", "path": "${{ secrets.T }}"},
      {"local_path": ".", "branch": "--x"}, {"local_path": ".", "hash": "zz"}, "a:b:c:d"],
 )  # fmt: skip
 def test_what_is_no_repository(written: Any) -> None:

@@ -12,7 +12,7 @@ import prefect_dstack
 from prefect_dstack.configurations import Configuration, ServiceConfiguration, load_configuration
 from prefect_dstack.configurations.loading import MODELS
 from prefect_dstack.domain.support import (
-    NEEDS_IMAGE,
+    NEEDS_CONTAINER,
     NEVER,
     OF_RUNS,
     check_support,
@@ -46,15 +46,18 @@ ACTED_ON = {
     "max_price": r"wanted\.max_price",
     "model": r"configuration\.model",
     "name": r"configuration\.name",
+    "nvcc": r"configuration\.nvcc",
     "path_prefix": r"configuration\.path_prefix",
     "port": r"configuration\.port",
     "privileged": r"configuration\.privileged",
     "probes": r"configuration\.probes",
+    "python": r"configuration\.python",
     "queue_timeout": r"configuration\.queue_timeout",
     "rate_limits": r"configuration\.rate_limits",
     "regions": r"wanted\.regions",
     "registry_auth": r"resolve_registry_auth\(configuration",
     "replicas": r"configuration\.replica_count",
+    "repos": r"configuration\.repos",
     "resources": r"configuration\.resources",
     "retain": r"configuration\.retain",
     "rollout": r"configuration\.rollout",
@@ -140,6 +143,12 @@ ACTED_ON_INSIDE = {
     "Range_Memory_.min": r"memory\.min",
     "Range_int_.max": r"count\.max",
     "Range_int_.min": r"count\.min",
+    "RepoSpec.branch": r"remote\.branch",
+    "RepoSpec.hash": r"remote\.commit",
+    "RepoSpec.if_exists": r"repository\.if_exists",
+    "RepoSpec.local_path": r"\.local_path",
+    "RepoSpec.path": r"repository\.path",
+    "RepoSpec.url": r"remote\.url",
     "RegistryAuth.password": r"resolve_registry_auth\(configuration",
     "RegistryAuth.username": r"resolve_registry_auth\(configuration",
     "ResourcesSpec.cpu": r"resources\.cpu",
@@ -215,7 +224,7 @@ class TestEveryKey:
 
         assert keys == ACTED_ON.keys() | NEVER["service"].keys()
         assert not ACTED_ON.keys() & NEVER["service"].keys()
-        assert NEEDS_IMAGE.keys() <= ACTED_ON.keys()
+        assert NEEDS_CONTAINER.keys() <= ACTED_ON.keys()
 
     @pytest.mark.parametrize("kind", sorted(MODELS))
     def test_that_is_refused_is_one_of_the_kind(self, kind: str) -> None:
@@ -244,7 +253,7 @@ class TestEveryKey:
     @pytest.mark.parametrize(
         ("group", "key"),
         [
-            ({"replicas": 1, "nvcc": True}, "groups.0.nvcc"),
+            ({"replicas": 1, "docker": True}, "groups.0.docker"),
             ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
         ],
@@ -306,11 +315,8 @@ class TestRefuses:
             ("home_dir", "/root"),
             ("instance_name", "one"),
             ("instances", ["one"]),
-            ("nvcc", True),
             ("pool_name", "pool"),
             ("priority", 5),
-            ("python", "3.12"),
-            ("repos", ["."]),
             ("reservation", "cr-0123"),
             ("retry", True),
             ("retry_policy", {"retry": True}),
@@ -330,20 +336,20 @@ class TestRefuses:
     def test_what_nothing_acts_on(self, key: str, value: Any) -> None:
         assert refused(**{key: value}) == [key]
 
-    @pytest.mark.parametrize("key", sorted(NEEDS_IMAGE))
+    @pytest.mark.parametrize("key", sorted(NEEDS_CONTAINER))
     def test_what_is_for_containers_only(self, key: str) -> None:
         value = {
             "entrypoint": "app",
-            "files": ["app.py"],
+            "nvcc": True,
             "privileged": True,
-            "registry_auth": {"username": "me", "password": "secret"},
             "tags": {"team": "a"},
             "user": "1000",
             "volumes": ["/data:/data"],
         }[key]
 
         assert refused(**{key: value}) == [key]
-        assert refused(image="app", **{key: value}) == []
+        assert refused(backends=["aws"], **{key: value}) == []
+        assert refused(fleets=["lab"], **{key: value}) == []
 
     @pytest.mark.parametrize(
         ("keys", "key"),
@@ -358,7 +364,17 @@ class TestRefuses:
             ({"image": "app", "env": {"R": "${{ dstack.node_rank }}"}}, "env.R"),
             ({"image": "app", "volumes": ["/d/${{ dstack.node_rank }}:/d"]}, "volumes.0.instance_path"),
             ({"model": {"name": "m", "format": "tgi"}}, "model.format"),
-            ({"fleets": ["lab"]}, "fleets"),
+            ({"registry_auth": {"username": "me", "password": "secret"}}, "registry_auth"),
+            ({"registry_auth": {"username": "a", "password": "b"}, "fleets": ["lab"]}, "registry_auth"),
+            ({"fleets": ["lab"], "entrypoint": "app", "python": "3.12"}, "python"),
+            ({"repos": [{"local_path": ".", "branch": "main"}]}, "repos.0.branch"),
+            ({"repos": [{"local_path": ".", "hash": "0123abc"}]}, "repos.0.hash"),
+            ({"image": "app", "repos": [".:../up"]}, "repos.0.path"),
+            ({"repos": [".:../up"]}, "repos.0.path"),
+            ({"repos": [".:/src"]}, "repos.0.path"),
+            ({"files": ["a", "/etc/hosts"]}, "files.1.path"),
+            ({"files": ["~/.netrc"]}, "files.0.path"),
+            ({"files": ["a"], "working_dir": "/srv"}, "working_dir"),
             ({"resources": {"shm_size": "1GB"}}, "resources.shm_size"),
             ({"image": "app", "working_dir": "relative"}, "working_dir"),
             ({"image": "app", "entrypoint": "app", "shell": "bash"}, "shell"),
@@ -376,7 +392,7 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("kind", "keys", "key"),
         [
-            ("task", {"image": "app", "python": None, "repos": ["."]}, "repos"),
+            ("task", {"image": "app", "single_branch": True, "repos": ["."]}, "single_branch"),
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
             ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
             ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
@@ -399,10 +415,10 @@ class TestRefuses:
 
     def test_says_where_and_why(self) -> None:
         with pytest.raises(UnsupportedKeyError) as raised:
-            check_support(service(repos=["."]))
+            check_support(service(instances=["one"]))
 
         assert str(raised.value) == (
-            "<mapping>: repos: is not acted on yet; use 'files', or clone in 'commands'"
+            "<mapping>: instances: is not acted on yet; name a fleet in 'fleets' instead"
         )
         assert raised.value.exit_code == 2
 
@@ -416,6 +432,13 @@ class TestAccepts:
             {"max_duration": "off", "idle_duration": "off", "stop_duration": "10s"},
             {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}},
             {"backends": ["local", "aws"]},
+            {"python": "3.12"},
+            {"files": ["app.py", "../lib:lib"], "working_dir": "app"},
+            {"repos": [".."], "python": "3.12"},
+            {"image": "app", "repos": [{"local_path": ".", "path": "/src", "if_exists": "skip"}]},
+            {"repos": [{"url": "https://git.example.com/a.git", "branch": "main", "hash": "0123abc"}]},
+            {"python": "3.12", "nvcc": True, "backends": ["aws"]},
+            {"fleets": ["lab"], "python": "3.12", "volumes": ["/data:/data"], "files": ["app.py"]},
             {"replicas": 3, "probes": [{"type": "http", "url": "/"}], "model": "llama"},
             {"working_dir": "app", "shell": "sh", "backends": ["local"], "gateway": True},
             {"image": "app", "working_dir": "/app", "resources": {"shm_size": "1GB"}, "fleets": ["lab"]},
