@@ -81,7 +81,7 @@ def apply(
         ),
     ] = None,
 ) -> None:
-    """Make what a file says: deploy a service, run a task, keep a dev environment, set up a gateway or fleet."""
+    """Make what a file says: a service, a task, a dev environment, a gateway or a fleet."""
     options = ApplyOptions(
         yes=yes, json=json, force=force, move=move, detach=detach, artifacts=_parsed(artifact or [])
     )

@@ -1,4 +1,4 @@
-"""A task or a development environment in a process of its own, which goes on when the terminal that began it is gone.
+"""A task or a development environment in a process of its own, which outlives the terminal that began it.
 
 Run as `python -m prefect_dstack.cli.background`; the configuration comes as JSON from standard input.
 """

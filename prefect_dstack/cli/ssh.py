@@ -12,7 +12,7 @@ import typer
 
 from prefect_dstack.cli.completion import complete_run
 from prefect_dstack.cli.help import CommandWithArguments
-from prefect_dstack.cli.output import connected
+from prefect_dstack.cli.output import reading
 from prefect_dstack.errors import HostNotReadyError
 
 __all__ = ["register", "ssh"]
@@ -41,18 +41,17 @@ def ssh(
     node: Annotated[int, typer.Option(min=0, help="Which node of a task, by its rank.")] = 0,
 ) -> None:
     """Enter a dev environment or a task that runs, or run a command in it after --."""
-    connected()
-    from prefect_dstack.services.entering import entrance_of, ssh_entry
-    from prefect_dstack.settings import settings
-    from prefect_dstack.store.run_records import load_run
-    from prefect_dstack.store.sources import resolve_infrastructure
+    with reading():
+        from prefect_dstack.hosts.identity import machine_identity
+        from prefect_dstack.services.entering import check_entry, ssh_entry
+        from prefect_dstack.settings import settings
+        from prefect_dstack.store.run_records import load_run
 
-    record = load_run(name)
-    if record.state != "provisioning":
-        entrance_of(record, resolve_infrastructure(), node)
+        home = settings().home
+        check_entry(load_run(name), machine_identity(home), node)
+        entry = ssh_entry(name, home, node)
     with tempfile.TemporaryDirectory(prefix="prefect-dstack-ssh-") as directory:
         known_hosts, config = Path(directory, "known_hosts"), Path(directory, "config")
-        entry = ssh_entry(name, settings().home, node)
         known_hosts.write_text(f"{name} {entry.host_key}\n")
         config.write_text(entry.block(known_hosts))
         # Ctrl-C is for `ssh`, which gets it too.

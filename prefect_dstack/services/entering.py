@@ -18,13 +18,14 @@ from prefect_dstack.api import local_server_url
 from prefect_dstack.domain.run_record import RunRecord
 from prefect_dstack.errors import ConflictError, NotFoundError
 from prefect_dstack.hosts.host_keys import HostKey
+from prefect_dstack.hosts.identity import MachineIdentity
 from prefect_dstack.hosts.keys import generate_key_pair, read_private_key
 from prefect_dstack.hosts.ssh_entry import SshEntry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.entering import Entrance, entrance
 
-__all__ = ["SshKeys", "entrance_of", "entrance_of_found", "ssh_entry", "ssh_keys"]
+__all__ = ["SshKeys", "check_entry", "entrance_of", "entrance_of_found", "ssh_entry", "ssh_keys"]
 
 # What the command behind an entry needs to find the same Prefect API and home directory; none is a secret.
 HANDED_ON = ("DOCKER_HOST", "PREFECT_DSTACK_HOME", "PREFECT_HOME", "PREFECT_PROFILE")
@@ -87,6 +88,27 @@ def ssh_entry(name: str, home: Path, node: int = 0) -> SshEntry:
     )
 
 
+def check_entry(record: RunRecord, here: MachineIdentity, node: int = 0) -> None:
+    """Refuse to enter what cannot be entered from here, as far as its record knows.
+
+    Args:
+        record: The record of the run.
+        here: This machine.
+        node: The rank of the node.
+
+    Raises:
+        ConflictError: If it is over, or runs on another machine.
+        NotFoundError: If it has no such node.
+    """
+    name = record.name
+    if record.is_over:
+        raise ConflictError(f"{name}: has ended ({record.state}); prefect-dstack apply runs it again")
+    if record.location is not None and record.location.id != here.id:
+        raise ConflictError(f"{name}: runs on {record.location}, and this is {here}: enter it there")
+    if not 0 <= node < record.nodes:
+        raise NotFoundError(f"{name}: has no node {node}; it has {record.nodes}, counted from 0")
+
+
 def entrance_of(record: RunRecord, infrastructure: Infrastructure, node: int = 0) -> Entrance:
     """Return the way into a node of a run.
 
@@ -100,15 +122,8 @@ def entrance_of(record: RunRecord, infrastructure: Infrastructure, node: int = 0
         NotFoundError: If it has no such node that runs.
         HostError: If its machine fails, or lets nobody in.
     """
+    check_entry(record, infrastructure.here, node)
     name = record.name
-    if record.is_over:
-        raise ConflictError(f"{name}: has ended ({record.state}); prefect-dstack apply runs it again")
-    if record.location is not None and record.location.id != infrastructure.here.id:
-        raise ConflictError(
-            f"{name}: runs on {record.location}, and this is {infrastructure.here}: enter it there"
-        )
-    if not 0 <= node < record.nodes:
-        raise NotFoundError(f"{name}: has no node {node}; it has {record.nodes}, counted from 0")
     replica = f"{name}-{record.number}-{node}"
     seen = infrastructure.observe(name, [record.runtime])
     found = seen.of(replica)
