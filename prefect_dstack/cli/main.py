@@ -24,6 +24,7 @@ from prefect_dstack.cli import (
     offers,
     ps,
     server,
+    ssh,
     stop,
     tokens,
 )
@@ -38,7 +39,7 @@ __all__ = ["main"]
 
 EXIT_CODES = (
     "Exit codes: 0 all went well; 1 something failed; 2 what you asked for must be changed; "
-    "130 interrupted; those of a task are its own."
+    "130 interrupted; those of a task, or of a command after ssh NAME --, are its own."
 )
 
 application = typer.Typer(
@@ -88,7 +89,9 @@ _add(DEPLOY, init)
 apply.register(application, DEPLOY)
 _add(DEPLOY, offers.offer)
 config.register(application, DEPLOY)
-_add(LOOK, ps.ps, logs.logs, attach, endpoint.url, endpoint.open_, endpoint.call)
+_add(LOOK, ps.ps, logs.logs, attach)
+ssh.register(application, LOOK)
+_add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
 _add(CHANGE, change.scale, change.restart, change.rollback, change.promote)
 _add(CHANGE, stop.stop, stop.delete, change.reconcile)

@@ -72,16 +72,10 @@ OF_TASKS = {
     "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
 }
 OF_DEV_ENVIRONMENTS = {
-    "max_duration": LATER,
-    "ide": LATER,
-    "inactivity_duration": LATER,
-    "init": LATER,
-    "ports": LATER,
-    "retry": LATER,
-    "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
-    "version": LATER,
+    "version": "is not acted on: an editor brings its own version when it connects; remove it",
 }
 OF_GATEWAYS = {
     "load_balancer": "is not acted on: a gateway answers at its own address; remove it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
+import socket
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -31,7 +32,9 @@ from prefect_dstack.errors import (
 from prefect_dstack.hosts.download import unpack
 from prefect_dstack.hosts.machine import DockerHost, Machine
 from prefect_dstack.hosts.upload import container_path, pack_files
+from prefect_dstack.runtimes import docker_sessions
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.entering import Session, Terminal
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
 from prefect_dstack.runtimes.virtual_environment import environment_commands
@@ -56,6 +59,7 @@ class DockerRuntime:
 
     def __init__(self, bundles: BundleStore | None = None) -> None:
         self.bundles = bundles
+        self._connecting: dict[str, bool] = {}
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -180,6 +184,53 @@ class DockerRuntime:
         except NotFound as error:
             raise NotFoundError(f"{replica.name}: has no {path}") from error
         unpack(stream, source.name, target)
+
+    def enter(
+        self,
+        machine: Machine,
+        replica: Replica,
+        command: str,
+        terminal: Terminal | None,
+        environment: Mapping[str, str],
+    ) -> Session:
+        """Start a program in a container; see `EntersReplicas.enter`."""
+        engine, container = _running(machine, replica)
+        has_secrets = ENVIRONMENT_FILE in " ".join(container.attrs["Config"].get("Entrypoint") or ())
+        secrets = ENVIRONMENT_FILE if has_secrets else None
+        try:
+            return docker_sessions.start_session(
+                engine, container, command, terminal, dict(environment), secrets
+            )
+        except APIError as error:
+            raise HostNotReadyError(f"{machine.name}: {replica.name}: {_words(error)}") from error
+
+    def open_connection(self, machine: Machine, replica: Replica, address: str, port: int) -> socket.socket:
+        """Connect from within a container; see `EntersReplicas.open_connection`.
+
+        Without a program in it that can do that, the ports that it has published are reached.
+        """
+        engine, container = _running(machine, replica)
+        try:
+            if replica.id not in self._connecting:
+                self._connecting[replica.id] = docker_sessions.can_connect(container)
+            if self._connecting[replica.id]:
+                return docker_sessions.connect(engine, container, address, port)
+        except APIError as error:
+            raise HostNotReadyError(f"{machine.name}: {replica.name}: {_words(error)}") from error
+        return machine.connect(replica.address, replica.ports.get(port, port))
+
+    def staying(self, machine: Machine, replica: Replica) -> contextlib.AbstractContextManager[None]:
+        """Count as somebody who uses a container; see `EntersReplicas.staying`."""
+        return docker_sessions.staying(*_running(machine, replica))
+
+    def is_in_use(self, machine: Machine, replica: Replica) -> bool:
+        """Return whether somebody uses a container; see `EntersReplicas.is_in_use`."""
+        return docker_sessions.is_in_use(*_running(machine, replica))
+
+    def working_directory(self, machine: Machine, replica: Replica) -> str:
+        """Return the directory in which sessions begin."""
+        _, container = _running(machine, replica)
+        return container.attrs["Config"].get("WorkingDir") or "/"
 
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop and remove a container; see `Runtime.remove`."""
@@ -482,6 +533,14 @@ def _container(engine: DockerClient, stamp: Stamp) -> Container | None:
         return engine.containers.get(f"prefect-dstack-{stamp.name}")
     except NotFound:
         return None
+
+
+def _running(machine: Machine, replica: Replica) -> tuple[DockerClient, Container]:
+    engine = docker_host(machine).docker()
+    container = _container(engine, replica.stamp)
+    if container is None or container.status != "running":
+        raise NotFoundError(f"{replica.name}: does not run")
+    return engine, container
 
 
 def _replica(container: Container) -> Replica:

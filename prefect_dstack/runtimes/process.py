@@ -6,7 +6,8 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,9 @@ from prefect_dstack.errors import ConfigurationError, NotFoundError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.machine import CommandMachine, Machine
 from prefect_dstack.hosts.output import read_output
+from prefect_dstack.runtimes import process_sessions
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.entering import Session, Terminal
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.virtual_environment import make_virtual_environment, variables_of
 
@@ -32,6 +35,9 @@ STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
 # What must not be shared, or is of no use, beside the copy of a revision's files.
 NEVER_LINKED = frozenset({".git", "__pycache__", ".dstack", ".dstackignore", ".gitignore"})
 CONFIGURATION_ENDINGS = (".dstack.yml", ".dstack.yaml")
+
+# What a shell finds out anew.
+OF_SHELLS = ("OLDPWD", "PWD", "SHLVL", "_")
 
 # What a program needs of the surroundings it was deployed from; everything else comes from `env`.
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
@@ -139,6 +145,40 @@ class ProcessRuntime:
             shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
         else:
             shutil.copy2(source, target)
+
+    def enter(
+        self,
+        machine: Machine,
+        replica: Replica,
+        command: str,
+        terminal: Terminal | None,
+        environment: Mapping[str, str],
+    ) -> Session:
+        """Start a program beside a replica; see `EntersReplicas.enter`."""
+        own = _environment(replica)
+        shell = own.get("SHELL") or shutil.which("bash") or "/bin/sh"
+        return process_sessions.start_session(
+            [shell, "-c", command] if command else [shell],
+            {**own, **environment, **({} if terminal is None else {"TERM": terminal.kind})},
+            _working_directory(Path(replica.id)),
+            terminal,
+        )
+
+    def open_connection(self, machine: Machine, replica: Replica, address: str, port: int) -> socket.socket:
+        """Connect as a replica would; see `EntersReplicas.open_connection`."""
+        return machine.connect(address, port)
+
+    def staying(self, machine: Machine, replica: Replica) -> contextlib.AbstractContextManager[None]:
+        """Count as somebody who uses a replica; see `EntersReplicas.staying`."""
+        return process_sessions.staying(Path(replica.id))
+
+    def is_in_use(self, machine: Machine, replica: Replica) -> bool:
+        """Return whether somebody uses a replica; see `EntersReplicas.is_in_use`."""
+        return process_sessions.is_in_use(Path(replica.id))
+
+    def working_directory(self, machine: Machine, replica: Replica) -> str:
+        """Return the directory in which sessions begin."""
+        return str(_working_directory(Path(replica.id)))
 
     def listening_ports(self, replica: Replica) -> list[int]:
         """Find the TCP ports on which a replica's processes listen, for a message that helps.
@@ -282,6 +322,18 @@ def _working_directory(place: Path) -> Path:
         return Path((place / "working-directory").read_text())
     except FileNotFoundError:
         return place
+
+
+def _environment(replica: Replica) -> dict[str, str]:
+    """Return the variables that the program of a replica has now: its commands may have set more."""
+    pid = supervisor.status(Path(replica.id)).pid
+    try:
+        own = psutil.Process(pid).environ() if pid is not None else {}
+    except psutil.Error:
+        own = {}
+    if STAMP_VARIABLE not in own:
+        raise NotFoundError(f"{replica.name}: does not run")
+    return {name: value for name, value in own.items() if name not in OF_SHELLS}
 
 
 def _recorded(place: Path) -> Replica | None:

@@ -18,6 +18,7 @@ from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.files import Commander
+from prefect_dstack.hosts.ssh_entry import entry_names, remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica, Observation, running_replicas
 from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke_key
@@ -278,7 +279,7 @@ def _cleaning(
         yield partial(_end_tunnels, infrastructure, name, busy, held, observation, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
     for run in runs.values():
-        if run.name not in busy and not run.is_over and not run.goes_on_alone:
+        if run.name not in busy and not run.is_over:
             yield partial(_end_run, infrastructure, run, dry_run)
     owned = busy | {run.name for run in runs.values() if not run.is_over}
     yield lambda: _remove_ownerless(infrastructure, records, owned, observation, dry_run)
@@ -290,11 +291,12 @@ def _cleaning(
     ]
     for host, reached in key_hosts(infrastructure, machines):
         yield partial(_revoke_keys, infrastructure, host, reached, busy, held, dry_run)
+    yield partial(_remove_entries, infrastructure, runs, dry_run)
     yield lambda: _clean_up(infrastructure, log, dry_run)
 
 
 def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
-    """Remove a task whose process has died."""
+    """Remove a task or a development environment whose process has died."""
     if run.location is not None and run.location.id != infrastructure.here.id:
         return []
     if not dry_run:
@@ -304,6 +306,17 @@ def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> l
         ended = {"state": "failed", "reason": LOST, "ended_at": now(), "working": None}
         save_run(run.model_copy(update=ended))
     return [f"{run.name}: take down what run {run.number} has left"]
+
+
+def _remove_entries(infrastructure: Infrastructure, runs: dict[str, RunRecord], dry_run: bool) -> list[str]:
+    """Remove what leads into development environments that are gone; they may have ended from elsewhere."""
+    lines = []
+    for name in entry_names(infrastructure.home):
+        if name not in runs or runs[name].is_over:
+            lines.append(f"{name}: remove its SSH entry")
+            if not dry_run:
+                remove_entry(name, infrastructure.home)
+    return lines
 
 
 def _foreign(records: dict[str, ServiceRecord], observation: Observation, log: Log) -> set[str]:
