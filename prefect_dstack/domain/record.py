@@ -239,6 +239,15 @@ class ServiceRecord(_Part):
         """The revision that shall serve."""
         return None if self.active is None else self.revision(self.active)
 
+    @property
+    def needs_controller(self) -> bool:
+        """Whether it does what it is to do only while a controller watches: it scales, or has to be woken."""
+        active = self.active_revision
+        if active is None:
+            return False
+        keys = ("scaling", "restart_after")
+        return self.wanted_replicas == 0 or any(active.configuration.get(key) is not None for key in keys)
+
     def begun(self, revision: Revision, deploying: Deploying, retain: int) -> ServiceRecord:
         """Return the record with a deployment begun.
 
