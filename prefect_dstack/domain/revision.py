@@ -34,6 +34,7 @@ SETTINGS = frozenset(
         "probes",
         "queue_timeout",
         "rate_limits",
+        "restart_after",
         "retain",
         "rollout",
         "stop_duration",

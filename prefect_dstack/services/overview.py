@@ -137,7 +137,7 @@ def _overview_of(record: ServiceRecord, infrastructure: Infrastructure) -> Servi
     observation, duplicates = seen.without_duplicates(state)
     problems += [f"{it.replica.name} has a duplicate on {it.instance.name}" for it in duplicates]
     replicas = [_replica(found, routed) for found in observation.found]
-    expected = _expected(record)
+    expected = record.wanted_names
     serving = sum(r.name in expected and r.state == "running" and r.routed for r in replicas)
     missing = sorted(expected - {replica.name for replica in replicas})
     if missing:  # Otherwise nothing of this service can have been on a machine that is gone.
@@ -208,13 +208,6 @@ def _at_gateway(
             routed.discard(name)
             problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
     return state, routed
-
-
-def _expected(record: ServiceRecord) -> set[str]:
-    active = record.active_revision
-    if active is None:
-        return set()
-    return {f"{record.name}-{active.replicas_of}-{number}" for number in range(record.wanted_replicas)}
 
 
 def _under_way(record: ServiceRecord, deploying: Deploying, problems: list[str]) -> str:
