@@ -119,6 +119,7 @@ def _of_api() -> Iterator[Diagnosis]:
         return
     connect(lambda _: None)
     yield _scheduler()
+    yield _controller()
     yield from _backends()
 
 
@@ -172,6 +173,18 @@ def _scheduler_remedy(version: str) -> str:
     return (
         "read the server's log; where it runs, install prefect>=3.9.1 and whenever>=0.11, and start it again"
     )
+
+
+def _controller() -> Diagnosis:
+    from prefect_dstack.store.controllers import HOW_TO_START, known_controllers
+    from prefect_dstack.store.records import readable_records
+
+    summary = "a controller, which scales, wakes and repairs services"
+    if leaders := known_controllers():
+        return Diagnosis("ok", summary, ", ".join(f"watches on {leader['where']}" for leader in leaders))
+    waiting = [record.name for record in readable_records()[0] if record.needs_controller]
+    whose = f"; {', '.join(waiting)} {'needs' if len(waiting) == 1 else 'need'} one" if waiting else ""
+    return Diagnosis("missing", summary, f"no controller is watching{whose}", f"start it: {HOW_TO_START}")
 
 
 def _backends() -> Iterator[Diagnosis]:

@@ -44,7 +44,7 @@ def status() -> None:
     """Show whether somebody watches the services, here or elsewhere."""
     connected()
     from prefect_dstack.resident.background import controller_status
-    from prefect_dstack.resident.leadership import known_controllers
+    from prefect_dstack.store.controllers import known_controllers
 
     own = controller_status()
     out.print(f"on this machine: {own.state}{f', process {own.pid}' if own.pid else ''}")

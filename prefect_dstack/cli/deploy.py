@@ -40,7 +40,7 @@ def apply_service(configuration: ServiceConfiguration, options: ApplyOptions) ->
 
     with progress():
         endpoint = deploy_service(configuration, force=options.force, move=options.move)
-    if configuration.scaling is not None:
+    if configuration.scaling is not None or configuration.restart_after is not None:
         _watch(endpoint.service)
     if options.json:
         print_json(_fields(endpoint))
@@ -60,7 +60,7 @@ def _watch(service: str) -> None:
     api = get_current_settings().api.url
     if settings().start_controller and api is not None and start_controller(api):
         err.print(
-            f"{service}: started a controller to scale it; it writes to {controller_log()}", style="dim"
+            f"{service}: started a controller to watch it; it writes to {controller_log()}", style="dim"
         )
 
 

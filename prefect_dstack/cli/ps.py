@@ -95,6 +95,7 @@ def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[
             if number:
                 print()  # noqa: T201
             _show_one(service)
+        _say_if_unwatched(services)
         return
     show_table(
         ["SERVICE", "REVISION", "STATE", "REPLICAS", "ENDPOINT", "PROBLEMS"],
@@ -110,6 +111,18 @@ def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[
             for service in services
         ],
     )
+    _say_if_unwatched(services)
+
+
+def _say_if_unwatched(services: list[ServiceOverview]) -> None:
+    """Print a line where services need a controller, and none watches."""
+    waiting = [service.name for service in services if service.needs_controller and not service.watched]
+    if waiting:
+        from prefect_dstack.store.controllers import HOW_TO_START
+
+        verb = "needs" if len(waiting) == 1 else "need"
+        line = f"no controller is watching, and {', '.join(waiting)} {verb} one: {HOW_TO_START}"
+        print(paint(line, "yellow"))  # noqa: T201
 
 
 def _show_one(service: ServiceOverview) -> None:

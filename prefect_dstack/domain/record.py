@@ -23,6 +23,7 @@ __all__ = [
     "Endpoint",
     "Outcome",
     "PendingApproval",
+    "Replacement",
     "Revision",
     "Rollback",
     "ServiceRecord",
@@ -97,6 +98,14 @@ class DesiredReplicas(_Part):
     pinned: bool = Field(
         default=False, description="Whether it stays until somebody releases it, whatever the file says."
     )
+
+
+class Replacement(_Part):
+    """That a replica was replaced because it had stopped answering."""
+
+    at: datetime = Field(description="When.")
+    times: int = Field(default=1, ge=1, description="How often it was, with no long time in between.")
+    reason: str = Field(default="", description="Why, in one line.")
 
 
 class PendingApproval(_Part):
@@ -192,6 +201,10 @@ class ServiceRecord(_Part):
     scalings: list[DesiredReplicas] = Field(
         default_factory=list, description="The last changes of that number, the oldest first."
     )
+    replacements: dict[str, Replacement] = Field(
+        default_factory=dict,
+        description="By replica, of the revision that serves: when it was last replaced for not answering.",
+    )
     location: MachineIdentity | None = Field(
         default=None,
         description="The one machine on which it can be changed, as its replicas or its gateway are there; "
@@ -238,6 +251,25 @@ class ServiceRecord(_Part):
     def active_revision(self) -> Revision | None:
         """The revision that shall serve."""
         return None if self.active is None else self.revision(self.active)
+
+    @property
+    def wanted_names(self) -> frozenset[str]:
+        """The names of the replicas that are to serve."""
+        active = self.active_revision
+        if active is None:
+            return frozenset()
+        return frozenset(
+            f"{self.name}-{active.replicas_of}-{number}" for number in range(self.wanted_replicas)
+        )
+
+    @property
+    def needs_controller(self) -> bool:
+        """Whether it does what it is to do only while a controller watches: it scales, or has to be woken."""
+        active = self.active_revision
+        if active is None:
+            return False
+        keys = ("scaling", "restart_after")
+        return self.wanted_replicas == 0 or any(active.configuration.get(key) is not None for key in keys)
 
     def begun(self, revision: Revision, deploying: Deploying, retain: int) -> ServiceRecord:
         """Return the record with a deployment begun.

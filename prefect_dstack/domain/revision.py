@@ -35,6 +35,7 @@ SETTINGS = frozenset(
         "probes",
         "queue_timeout",
         "rate_limits",
+        "restart_after",
         "retain",
         "rollout",
         "stop_duration",

@@ -159,6 +159,8 @@ class LocalPlace:
 
     def connect(self, timeout: float) -> Connection:
         """Implement `Place.connect`."""
+        if not self.directory.is_dir():  # Whoever still asks must not leave a directory for its sockets.
+            raise FileNotFoundError(f"{self.name} does not exist")
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(timeout)
@@ -185,9 +187,9 @@ class LocalPlace:
         """Implement `Place.destroy`."""
         self.stop()
         sockets = self._master_socket().parent
+        shutil.rmtree(self.directory, ignore_errors=True)
         if sockets != self.directory:
             shutil.rmtree(sockets, ignore_errors=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _master_socket(self) -> Path:
         return socket_directory(self.directory) / "master.sock"

@@ -105,17 +105,17 @@ def _port(
 
 
 def _health_check(configuration: ServiceConfiguration) -> HealthCheck | None:
-    for probe in configuration.probes or ():
-        if probe.type == "http" and not probe.until_ready:
-            return HealthCheck(
-                method=probe.method,
-                path=probe.url,
-                headers=tuple((header.name, header.value) for header in probe.headers),
-                body=probe.body,
-                interval=probe.interval,
-                timeout=probe.timeout,
-            )
-    return None
+    probe = configuration.repeated_probe
+    if probe is None:
+        return None
+    return HealthCheck(
+        method=probe.method,
+        path=probe.url,
+        headers=tuple((header.name, header.value) for header in probe.headers),
+        body=probe.body,
+        interval=probe.interval,
+        timeout=probe.timeout,
+    )
 
 
 def endpoint_of(

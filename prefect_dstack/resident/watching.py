@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.autoscaling import Decision, Load, Sample, ScalingTerms, decide
-from prefect_dstack.domain.record import Revision, ServiceRecord
+from prefect_dstack.domain.record import Revision, ServiceRecord, now
+from prefect_dstack.domain.replacement import replica_to_replace
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 
-__all__ = ["ScalingChange", "ServiceWatch", "scaling_terms"]
+__all__ = ["HungReplica", "ScalingChange", "ServiceWatch", "scaling_terms"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,21 @@ class ScalingChange:
     service: str
     before: int
     replicas: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class HungReplica:
+    """A replica that is to be replaced.
+
+    Attributes:
+        service: The service.
+        replica: The name of the replica.
+        reason: Why, in one line.
+    """
+
+    service: str
+    replica: str
     reason: str
 
 
@@ -104,6 +120,40 @@ class ServiceWatch:
         """Whether the number of its replicas follows its load."""
         desired = self.record.desired
         return self._terms is not None and self.record.active is not None and not (desired and desired.pinned)
+
+    @property
+    def replaces_hung(self) -> bool:
+        """Whether its replicas are replaced when they have stopped answering."""
+        configuration = self._configuration
+        return configuration is not None and configuration.restart_after is not None
+
+    def hung(self, gateway: ManagedGateway) -> HungReplica | None:
+        """Return the replica that is to be replaced by now; None if none is.
+
+        Args:
+            gateway: The gateway in front of the service, which asks the probe again and again.
+        """
+        configuration = self._configuration
+        if configuration is None or configuration.restart_after is None:
+            return None
+        try:
+            health = gateway.control.replica_health(self.record.name)
+        except PrefectDstackError as error:
+            logger.debug("%s: its gateway says nothing of its replicas: %s", self.record.name, error)
+            return None
+        wanted = self.record.wanted_names
+        failing = {name: it for name, it in health.items() if it.status == "DOWN" and name in wanted}
+        chosen = replica_to_replace(
+            {name: it.since for name, it in failing.items()},
+            self.record.replacements,
+            float(configuration.restart_after),
+            now(),
+        )
+        if chosen is None:
+            return None
+        found = failing[chosen]
+        reason = f"its probe has failed for {found.since:.0f} s: {found.check or 'no answer'}"
+        return HungReplica(self.record.name, chosen, reason)
 
     def look(self, gateway: ManagedGateway, infrastructure: Infrastructure) -> None:
         """Return the load of the service as the gateway counts it.

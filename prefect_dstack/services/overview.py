@@ -17,6 +17,7 @@ from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.promotion import how_to_decide
+from prefect_dstack.store.controllers import known_controllers
 from prefect_dstack.store.records import readable_records
 from prefect_dstack.store.runs import has_died, is_paused
 from prefect_dstack.store.sources import resolve_infrastructure
@@ -73,6 +74,11 @@ class ServiceOverview(BaseModel):
     )
     replicas: list[ReplicaOverview] = Field(description="The replicas that were found.")
     problems: list[str] = Field(description="What is not as it should be.")
+    needs_controller: bool = Field(
+        default=False,
+        description="Whether it scales, wakes or is repaired only while a controller watches.",
+    )
+    watched: bool = Field(default=False, description="Whether a controller watches the services.")
 
 
 @shared_connections()
@@ -99,9 +105,10 @@ def overview(names: Sequence[str] = ()) -> list[ServiceOverview]:
         records = [record for record in records if record.name in names]
         problems = {name: problem for name, problem in problems.items() if name in names}
     infrastructure = resolve_infrastructure()
+    watched = bool(known_controllers())
     with ThreadPoolExecutor(PARALLEL_SERVICES) as pool:
         looks = [pool.submit(copy_context().run, _overview_of, record, infrastructure) for record in records]
-        found = [look.result() for look in looks]
+        found = [look.result().model_copy(update={"watched": watched}) for look in looks]
     unreadable = [
         ServiceOverview(
             name=name,
@@ -113,6 +120,7 @@ def overview(names: Sequence[str] = ()) -> list[ServiceOverview]:
             gateway="",
             replicas=[],
             problems=[problem],
+            watched=watched,
         )
         for name, problem in problems.items()
     ]
@@ -129,7 +137,7 @@ def _overview_of(record: ServiceRecord, infrastructure: Infrastructure) -> Servi
     observation, duplicates = seen.without_duplicates(state)
     problems += [f"{it.replica.name} has a duplicate on {it.instance.name}" for it in duplicates]
     replicas = [_replica(found, routed) for found in observation.found]
-    expected = _expected(record)
+    expected = record.wanted_names
     serving = sum(r.name in expected and r.state == "running" and r.routed for r in replicas)
     missing = sorted(expected - {replica.name for replica in replicas})
     if missing:  # Otherwise nothing of this service can have been on a machine that is gone.
@@ -171,6 +179,7 @@ def _summary(
             "location": None if record.location is None else str(record.location),
             "replicas": [replica.model_dump() for replica in replicas],
             "problems": problems,
+            "needs_controller": record.needs_controller,
         }
     )
 
@@ -199,13 +208,6 @@ def _at_gateway(
             routed.discard(name)
             problems.append(f"{name} gets no requests, the gateway's check of it fails: {check}")
     return state, routed
-
-
-def _expected(record: ServiceRecord) -> set[str]:
-    active = record.active_revision
-    if active is None:
-        return set()
-    return {f"{record.name}-{active.replicas_of}-{number}" for number in range(record.wanted_replicas)}
 
 
 def _under_way(record: ServiceRecord, deploying: Deploying, problems: list[str]) -> str:

@@ -101,6 +101,7 @@ class TestWorkload:
             {"timeouts": {"request": "1h"}},
             {"max_concurrency": 4},
             {"queue_timeout": "10s"},
+            {"restart_after": "1m", "probes": [{"type": "http", "url": "/health"}]},
             {"rollout": {"max_surge": 2}},
             {"retain": 3},
             {"stop_duration": "10s"},
