@@ -9,12 +9,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.events import emit_event
 
 from prefect_dstack.certificates.renewal import RequiredCertificate
-from prefect_dstack.domain.record import Endpoint, ServiceRecord
+from prefect_dstack.domain.record import Endpoint, PendingApproval, ServiceRecord
 from prefect_dstack.infrastructure.certificates import CertificateStatus
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.pages import approval_page
 
 __all__ = [
     "EventName",
+    "publish_approval_requested",
     "publish_certificate_failed",
     "publish_deployed",
     "publish_event",
@@ -31,6 +33,9 @@ EventName = Literal[
     "degraded",
     "restored",
     "deleted",
+    "approval-requested",
+    "approved",
+    "rejected",
 ]
 
 
@@ -125,6 +130,27 @@ def publish_not_serving(
             _sync=True,  # type: ignore[call-arg]
         )
     publish_event(event, record.name, revision, {"reason": reason, "serves": record.active})
+
+
+def publish_approval_requested(record: ServiceRecord, pending: PendingApproval) -> None:
+    """Show a revision that waits for approval, with what a person needs to decide.
+
+    Args:
+        record: The record of the service.
+        pending: What waits.
+    """
+    create_markdown_artifact(
+        key=f"{record.name}-approval",
+        markdown=approval_page(record, pending),
+        description=f"{record.name}@{pending.revision} waits for approval",
+        _sync=True,  # type: ignore[call-arg]
+    )
+    publish_event(
+        "approval-requested",
+        record.name,
+        pending.revision,
+        {**pending.model_dump(mode="json"), "serves": record.active},
+    )
 
 
 def publish_certificate_failed(

@@ -509,4 +509,3 @@ class _Run:
         failures = [error for future in done if (error := future.exception()) is not None]
         if failures:
             raise max(failures, key=lambda error: int(getattr(error, "exit_code", 0)))
-
