@@ -1,4 +1,4 @@
-"""A training pipeline that ends with its model on the air: copy it and put your own training in."""
+"""A training pipeline that deploys its model: copy it and put your own training in."""
 
 from pathlib import Path
 

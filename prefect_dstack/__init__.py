@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from prefect_dstack.flows.delete import adelete_service, delete_service
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
+    from prefect_dstack.flows.promote import apromote_service, promote_service
     from prefect_dstack.flows.reconcile import reconcile_services
     from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
@@ -60,6 +61,7 @@ __all__ = [
     "adeploy_service",
     "alist_tokens",
     "approve_service",
+    "apromote_service",
     "areject_service",
     "arevoke_token",
     "arollback_service",
@@ -74,6 +76,7 @@ __all__ = [
     "deploy_service",
     "list_tokens",
     "load_configuration",
+    "promote_service",
     "reconcile_services",
     "reject_service",
     "renew_certificates",
@@ -97,6 +100,7 @@ _PLACES = {
     "adeploy_service": "flows.deploy",
     "alist_tokens": "services.tokens",
     "approve_service": "flows.approval",
+    "apromote_service": "flows.promote",
     "areject_service": "flows.approval",
     "arevoke_token": "services.tokens",
     "arollback_service": "flows.rollback",
@@ -111,6 +115,7 @@ _PLACES = {
     "deploy_service": "flows.deploy",
     "list_tokens": "services.tokens",
     "load_configuration": "configurations",
+    "promote_service": "flows.promote",
     "reconcile_services": "flows.reconcile",
     "reject_service": "flows.approval",
     "renew_certificates": "flows.renew_certificates",

@@ -46,13 +46,13 @@ def _run_name() -> str:
     on_crashed=[restore_hook],
 )
 def deploy_service(
-    configuration: str | Path | dict[str, Any] | ServiceConfiguration,
+    configuration: str | Path | dict[str, Any] | SkipJsonSchema[ServiceConfiguration],
     name: str | None = None,
     force: bool = False,
+    approval: bool = False,
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
-    approval: bool = False,
     evaluate: EvaluateParameter = None,
 ) -> Endpoint:
     """Deploy a service, or a new revision of it in the place of the old one.
@@ -65,11 +65,11 @@ def deploy_service(
             mapping start from the current directory.
         name: The name of the service; default: the configuration's.
         force: Replace the replicas even if nothing has changed.
+        approval: Wait for a person before the new revision gets requests, as `rollout.approval` does.
         profile: The profile whose settings are used where the configuration has none.
         args: What `run.args` stands for in the configuration.
         move: Take over a service that runs on another machine; what runs there is ended when that machine
             is next reconciled.
-        approval: Wait for a person before the new revision gets requests, as `rollout.approval` does.
         evaluate: Judges the new revision before it gets a request: a function, task or flow that is given a
             `Release` and returns an `Evaluation`, or whether it passes. It is not asked where the replicas
             stay.
@@ -116,13 +116,13 @@ async def adeploy_service(
     configuration: str | Path | dict[str, Any] | ServiceConfiguration,
     name: str | None = None,
     force: bool = False,
+    approval: bool = False,
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
-    approval: bool = False,
     evaluate: EvaluateParameter = None,
 ) -> Endpoint:
     """Deploy a service without blocking an event loop; see `deploy_service` for arguments and errors."""
     return await in_thread(
-        deploy_service, configuration, name, force, profile, args, move, approval, evaluate
+        deploy_service, configuration, name, force, approval, profile, args, move, evaluate
     )

@@ -36,6 +36,9 @@ EventName = Literal[
     "approval-requested",
     "approved",
     "rejected",
+    "canary-started",
+    "canary-promoted",
+    "canary-rejected",
 ]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import threading
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
+import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
@@ -29,10 +31,14 @@ __all__ = [
     "is_paused",
     "is_this_process",
     "resume_paused",
+    "tag_run",
 ]
 
 # So many heartbeats may be missing before a run counts as lost.
 MISSED_HEARTBEATS = 3
+
+# Several services are repaired at once by one flow run, and an update replaces all tags.
+_tagging = threading.Lock()
 
 
 def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
@@ -134,6 +140,21 @@ def resume_paused(flow_run: str) -> None:
         run = _read(client, flow_run)
         if run is not None and run.state is not None and run.state.is_paused():
             client.resume_flow_run(run.id)
+
+
+def tag_run(flow_run: FlowRun, tag: str) -> None:
+    """Add a tag to a flow run, by which people find it in the Prefect UI.
+
+    Args:
+        flow_run: The flow run; the tag is added here too.
+        tag: The tag.
+    """
+    with _tagging:
+        if tag in flow_run.tags:
+            return
+        flow_run.tags = [*flow_run.tags, tag]
+        with api_client() as client, contextlib.suppress(httpx.HTTPError):
+            client.update_flow_run(flow_run.id, tags=flow_run.tags)
 
 
 def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
