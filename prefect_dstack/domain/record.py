@@ -106,6 +106,7 @@ class Endpoint(BaseModel):
     model: str | None = Field(
         default=None, description="The name of the model, as an OpenAI client asks for it."
     )
+    auth: bool = Field(default=False, description="Whether requests need a token.")
     service: str = Field(description="The name of the service.")
     revision: int = Field(description="The revision that serves.")
     replicas: list[str] = Field(description="The names of the replicas that serve.")

@@ -203,7 +203,7 @@ def scale(
     endpoint = served_at.model_copy(update={"replicas": names, "changed": True})
     record = record.model_copy(update={"deploying": None, "endpoint": endpoint}).scaled(desired)
     save_record(record)
-    publish_deployed(endpoint, gateway.name, observation.found, "scaled")
+    publish_deployed(record, observation.found, "scaled")
     return endpoint
 
 
@@ -262,7 +262,7 @@ def put_revision(
     if record.active is None:
         record = record.model_copy(update={"gateway": gateway.name})
     save_record(record, prepared.own_environment)
-    _end_replaced(found, revision, run)
+    _end_replaced(found, record, revision, run)
     kept = active if keeps else None
     log.info("%s@%d: %s", record.name, revision.number, _plan(goal, kept, record.name))
     beside = active is not None and not keeps and not at_once and record.gateway == gateway.name
@@ -296,7 +296,7 @@ def put_revision(
         _leave_other_gateway(record, gateway, infrastructure)
     record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
     save_record(record)
-    publish_deployed(endpoint, gateway.name, observation.found, event)
+    publish_deployed(record, observation.found, event)
     if before - {known.bundle for known in record.revisions}:
         prune_bundles(infrastructure)
     if active is None:
@@ -343,10 +343,10 @@ def _replacing(record: ServiceRecord, revision: Revision) -> ServiceRecord:
     return record.withdrawn(_replaced(f"by {record.name}@{revision.number}"))
 
 
-def _end_replaced(before: ServiceRecord, revision: Revision, run: ServiceRun) -> None:
+def _end_replaced(before: ServiceRecord, record: ServiceRecord, revision: Revision, run: ServiceRun) -> None:
     pending = before.approval
     if pending is not None and pending.revision != revision.number:
-        end_approval(before, pending, _replaced(f"by {before.name}@{revision.number}"), run)
+        end_approval(record, pending, _replaced(f"by {record.name}@{revision.number}"), run)
 
 
 def _wait_for_approval(

@@ -14,7 +14,7 @@ from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.observation import Observation
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import drain_timeout, goal_for, recorded
-from prefect_dstack.services.publication import publish_event
+from prefect_dstack.services.publication import publish_event, publish_rejected
 from prefect_dstack.services.run import ServiceRun, holding
 from prefect_dstack.store.records import find_record, save_record
 from prefect_dstack.store.runs import fail_paused, has_died
@@ -91,7 +91,7 @@ def end_approval(
     message = f"{record.name}@{pending.revision} was not approved: {decision.reason}"
     fail_paused(pending.flow_run, message)
     run.log.info("%s", message)
-    publish_event("rejected", record.name, pending.revision, decision.model_dump(mode="json"))
+    publish_rejected(record, pending.revision, decision)
 
 
 def bring_back(record: ServiceRecord, run: ServiceRun, *, untouched: int | None = None) -> Goal:
