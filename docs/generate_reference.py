@@ -644,8 +644,9 @@ The least policy for one region, `eu-west-1`, with all else left to its default.
 """
 
 RUNS_INTRODUCTION = """\
-What the Prefect UI shows. A deployment's result is also there as two artifacts, `NAME-endpoint` (a link) and
-`NAME-replicas` (a table). Events start automations, for example a message when a service was deployed.
+What the Prefect UI shows. Flow runs have the tag `service:NAME`. The artifact `NAME-service` is a page on the
+service: its state, how it is called, its replicas and its revisions. Events start automations, for example a
+message when a service was deployed.
 """
 
 SERVICE = "`prefect-dstack.service.NAME`"
@@ -656,6 +657,18 @@ EVENTS = {
     "unchanged": ("a deployment found nothing to do", "`replicas`"),
     "failed": ("a deployment failed; what served before serves on", OUTCOME),
     "rolled-back": ("an earlier revision serves again", ENDPOINT),
+    "approval-requested": (
+        "a revision waits for approval",
+        "`revision`, `question`, `private_url`, `machine`, `expires_at`, `flow_run`, and `serves`",
+    ),
+    "approved": ("a revision was approved, and is about to serve", "`by`, `at`, `reason`"),
+    "rejected": (
+        "a revision that waited for approval was rejected or replaced, or its time was over",
+        "`by`, `at`, `reason`",
+    ),
+    "canary-started": ("a canary gets a share of the requests", "`weight`: the share in percent"),
+    "canary-promoted": ("a canary takes over", "none"),
+    "canary-rejected": ("a canary did worse, or was not promoted", "`reason`"),
     "scaled": ("a service has another number of replicas", ENDPOINT),
     "stopped": ("a service was stopped", OUTCOME),
     "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),

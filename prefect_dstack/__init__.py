@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     from prefect_dstack.domain.record import Endpoint
     from prefect_dstack.domain.run_record import RunResult
     from prefect_dstack.domain.tokens import NewToken, Token
+    from prefect_dstack.flows.approval import (
+        aapprove_service,
+        approve_service,
+        areject_service,
+        reject_service,
+    )
     from prefect_dstack.flows.delete import adelete_service, delete_service
     from prefect_dstack.flows.deploy import adeploy_service, deploy_service
     from prefect_dstack.flows.gateways import create_gateway, delete_gateway
+    from prefect_dstack.flows.promote import apromote_service, promote_service
     from prefect_dstack.flows.reconcile import reconcile_services
     from prefect_dstack.flows.renew_certificates import renew_certificates
     from prefect_dstack.flows.rollback import arollback_service, rollback_service
@@ -48,10 +55,14 @@ __all__ = [
     "Release",
     "RunResult",
     "Token",
+    "aapprove_service",
     "acreate_token",
     "adelete_service",
     "adeploy_service",
     "alist_tokens",
+    "approve_service",
+    "apromote_service",
+    "areject_service",
     "arevoke_token",
     "arollback_service",
     "arun_task",
@@ -65,7 +76,9 @@ __all__ = [
     "deploy_service",
     "list_tokens",
     "load_configuration",
+    "promote_service",
     "reconcile_services",
+    "reject_service",
     "renew_certificates",
     "revoke_token",
     "rollback_service",
@@ -81,10 +94,14 @@ _PLACES = {
     "Release": "domain.evaluation",
     "RunResult": "domain.run_record",
     "Token": "domain.tokens",
+    "aapprove_service": "flows.approval",
     "acreate_token": "services.tokens",
     "adelete_service": "flows.delete",
     "adeploy_service": "flows.deploy",
     "alist_tokens": "services.tokens",
+    "approve_service": "flows.approval",
+    "apromote_service": "flows.promote",
+    "areject_service": "flows.approval",
     "arevoke_token": "services.tokens",
     "arollback_service": "flows.rollback",
     "arun_task": "flows.run_task",
@@ -98,7 +115,9 @@ _PLACES = {
     "deploy_service": "flows.deploy",
     "list_tokens": "services.tokens",
     "load_configuration": "configurations",
+    "promote_service": "flows.promote",
     "reconcile_services": "flows.reconcile",
+    "reject_service": "flows.approval",
     "renew_certificates": "flows.renew_certificates",
     "revoke_token": "services.tokens",
     "rollback_service": "flows.rollback",

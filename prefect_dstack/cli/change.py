@@ -82,9 +82,10 @@ def rollback(
 def promote(name: Name, json: Json = False) -> None:
     """Promote a canary that waits for a person."""
     connected()
-    from prefect_dstack.services.promotion import promote_service
+    from prefect_dstack.flows.promote import promote_service
 
-    revision = promote_service(name)
+    with progress():
+        revision = promote_service(name)
     if json:
         print_json({"service": name, "revision": revision})
     else:

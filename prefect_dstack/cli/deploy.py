@@ -70,7 +70,19 @@ def show_endpoint(endpoint: Endpoint) -> None:
     Args:
         endpoint: Where.
     """
-    unchanged = not endpoint.changed and not endpoint.superseded
+    from prefect_dstack.services.approval import how_to_approve
+
+    waiting = endpoint.waiting
+    if waiting is not None:
+        name = endpoint.service
+        out.print(f"[bold]{name}@{waiting.revision}[/bold] waits for approval until {waiting.until}")
+        out.print(
+            f"It answers at [bold]{waiting.private_url}[/bold] on {waiting.machine}, and gets no requests"
+        )
+        out.print(f"Decide with: {how_to_approve(name)}")
+        if endpoint.revision == waiting.revision:
+            return
+    unchanged = waiting is None and not endpoint.changed and not endpoint.superseded
     verb = "is unchanged (--force replaces it), and serves" if unchanged else "serves"
     out.print(f"[bold]{endpoint.service}@{endpoint.revision}[/bold] {verb} at [bold]{endpoint.url}[/bold]")
     if endpoint.openai_base_url:
@@ -89,6 +101,7 @@ def _fields(endpoint: Endpoint) -> dict[str, Any]:
         "replicas": endpoint.replicas,
         "changed": endpoint.changed,
         "superseded": endpoint.superseded,
+        "waiting": None if endpoint.waiting is None else endpoint.waiting.model_dump(mode="json"),
     }
 
 

@@ -22,6 +22,11 @@ STYLES = {
     "failed": "red",
     "degraded": "yellow",
     "renewal-failed": "red",
+    "approval-requested": "cyan",
+    "approved": "green",
+    "rejected": "red",
+    "canary-promoted": "green",
+    "canary-rejected": "red",
     "unchanged": "dim",
 }
 

@@ -12,6 +12,7 @@ import typer
 
 from prefect_dstack.cli import (
     apply,
+    approval,
     change,
     config,
     controller,
@@ -94,6 +95,7 @@ ssh.register(application, LOOK)
 _add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
 _add(CHANGE, change.scale, change.restart, change.rollback, change.promote)
+_add(CHANGE, approval.approve, approval.reject)
 _add(CHANGE, stop.stop, stop.delete, change.reconcile)
 for group, title in (
     (gateways.application, "gateway"),

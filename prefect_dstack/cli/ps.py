@@ -132,6 +132,10 @@ def _show_one(service: ServiceOverview) -> None:
     for label, value in (("endpoint", service.url), ("gateway", service.gateway), ("on", service.location)):
         if value:
             print(f"  {label:<9} {value}")  # noqa: T201
+    if service.approval is not None:
+        approval = service.approval
+        print(f"  {'waiting':<9} {service.name}@{approval.revision}, until {approval.until}")  # noqa: T201
+        print(f"  {'private':<9} {approval.private_url} on {approval.machine}")  # noqa: T201
     for problem in service.problems:
         first, *more = (
             fold(problem, shutil.get_terminal_size().columns - 12) if sys.stdout.isatty() else [problem]

@@ -85,7 +85,11 @@ def is_reached(goal: Goal, world: World) -> bool:
         world: Where its replicas are.
     """
     observation, state = world.observe()
-    running = running_replicas(observation, goal.service, state)
+    running = [
+        replica
+        for replica in running_replicas(observation, goal.service, state)
+        if replica.revision != goal.untouched
+    ]
     return not next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits)
 
 

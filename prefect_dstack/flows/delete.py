@@ -29,8 +29,10 @@ def delete_service(name: str) -> None:
     with holding(name) as run:
         record = load_record(name)
         refuse_elsewhere(record, run.infrastructure.here, "delete")
-        if record.active is not None:
-            raise ConflictError(f"{name}: serves; stop it first: prefect-dstack stop {name}")
+        if record.active is not None or record.approval is not None:
+            raise ConflictError(
+                f"{name}: serves, or waits for approval; stop it first: prefect-dstack stop {name}"
+            )
         delete(record, run)
         run.log.info("%s: deleted", name)
     remove_lock(f"service-{name}")

@@ -15,8 +15,10 @@ from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import is_of_deployment, served_flow
+from prefect_dstack.flows.suspension import suspended_until_decided
 from prefect_dstack.services.bundles import holding_bundle
-from prefect_dstack.services.deployment import deploy, superseded
+from prefect_dstack.services.decision import decided
+from prefect_dstack.services.deployment import deploy, superseded, waiting_endpoint
 from prefect_dstack.services.preparation import load_service, prepare, with_files
 from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import find_record, new_record
@@ -44,9 +46,10 @@ def _run_name() -> str:
     on_crashed=[restore_hook],
 )
 def deploy_service(
-    configuration: str | Path | dict[str, Any] | ServiceConfiguration,
+    configuration: str | Path | dict[str, Any] | SkipJsonSchema[ServiceConfiguration],
     name: str | None = None,
     force: bool = False,
+    approval: bool = False,
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
@@ -62,6 +65,7 @@ def deploy_service(
             mapping start from the current directory.
         name: The name of the service; default: the configuration's.
         force: Replace the replicas even if nothing has changed.
+        approval: Wait for a person before the new revision gets requests, as `rollout.approval` does.
         profile: The profile whose settings are used where the configuration has none.
         args: What `run.args` stands for in the configuration.
         move: Take over a service that runs on another machine; what runs there is ended when that machine
@@ -71,11 +75,12 @@ def deploy_service(
             stay.
 
     Returns:
-        Where the service answers.
+        Where the service answers. If the new revision waits for approval, `waiting` is set, and what served
+        before serves on; a flow run of a deployment is suspended instead, and returns after the decision.
 
     Raises:
         UserError: If the configuration, or what it runs, cannot work as it is.
-        RejectedError: If it did not pass its evaluation.
+        RejectedError: If it did not pass its evaluation, or a person rejected it.
         PrefectDstackError: If anything else fails.
 
     Example:
@@ -93,23 +98,31 @@ def deploy_service(
     service = load_service(
         configuration, name=name, args=args or (), profile=profile, templated=is_of_deployment()
     )
+    approval = approval or service.rollout.approval
     with holding(service.name or "") as run:
         record = find_record(service.name or "") or new_record(service.name or "")
-        if (newer := superseded(record, run)) is not None:
+        if (newer := decided(record, run.flow_run) or superseded(record, run)) is not None:
             return newer
-        prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
-        with holding_bundle(prepared.files, run.infrastructure.bundles):
-            return deploy(record, prepared, run, force=force, move=move, evaluate=evaluate)
+        if (endpoint := waiting_endpoint(record, run)) is None:
+            prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
+            with holding_bundle(prepared.files, run.infrastructure.bundles):
+                endpoint = deploy(
+                    record, prepared, run, force=force, move=move, evaluate=evaluate, approval=approval
+                )
+    return suspended_until_decided(endpoint)
 
 
 async def adeploy_service(
     configuration: str | Path | dict[str, Any] | ServiceConfiguration,
     name: str | None = None,
     force: bool = False,
+    approval: bool = False,
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
     evaluate: EvaluateParameter = None,
 ) -> Endpoint:
     """Deploy a service without blocking an event loop; see `deploy_service` for arguments and errors."""
-    return await in_thread(deploy_service, configuration, name, force, profile, args, move, evaluate)
+    return await in_thread(
+        deploy_service, configuration, name, force, approval, profile, args, move, evaluate
+    )

@@ -15,6 +15,7 @@ from prefect.states import Completed
 from prefect_dstack.api import connect, join_local_server
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.hosts.pool import shared_connections
+from prefect_dstack.services.approval import how_to_approve
 
 __all__ = ["ServedFlow", "is_of_deployment", "served_flow"]
 
@@ -95,6 +96,10 @@ def _reporting(function: Callable[P, R]) -> Callable[P, R]:
         with context.model_copy(update={"persist_result": False}):
             result = function(*args, **kwargs)
         if isinstance(result, Endpoint):
+            waiting = result.waiting
+            if waiting is not None:
+                message = f"{result.service}@{waiting.revision} waits: {how_to_approve(result.service)}"
+                return Completed(name="WaitingForApproval", message=message, data=result)
             message = f"{result.service}@{result.revision} serves at {result.url}"
             return Completed(message=message, data=result)
         return result

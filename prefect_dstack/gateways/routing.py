@@ -153,6 +153,7 @@ def endpoint_of(
         url=url,
         openai_base_url=None if model is None else url + model.prefix.rstrip("/"),
         model=None if model is None else model.name,
+        auth=route.auth,
         service=configuration.name or "",
         revision=revision,
         replicas=replicas,

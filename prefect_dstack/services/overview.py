@@ -9,12 +9,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_dstack.domain.record import Deploying, ServiceRecord
+from prefect_dstack.domain.record import Deploying, PendingApproval, ServiceRecord
 from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.approval import how_to_approve
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.promotion import how_to_decide
 from prefect_dstack.store.controllers import known_controllers
@@ -61,8 +62,9 @@ class ServiceOverview(BaseModel):
         "elsewhere",
         "unknown",
     ] = Field(
-        description="How the service is; `waiting`: for a person to promote a canary; `elsewhere`: it "
-        "runs on another machine, where alone it can be seen; `unknown`: its record cannot be read."
+        description="How the service is; `waiting`: for a person to approve a revision or promote a canary; "
+        "`elsewhere`: it runs on another machine, where alone it can be seen; `unknown`: its record cannot "
+        "be read."
     )
     revisions: list[int] = Field(default_factory=list, description="The revisions that are kept.")
     wanted: int = Field(description="How many replicas there shall be.")
@@ -79,6 +81,9 @@ class ServiceOverview(BaseModel):
         description="Whether it scales, wakes or is repaired only while a controller watches.",
     )
     watched: bool = Field(default=False, description="Whether a controller watches the services.")
+    approval: PendingApproval | None = Field(
+        default=None, description="The revision that waits for approval, with its private URL."
+    )
 
 
 @shared_connections()
@@ -145,16 +150,21 @@ def _overview_of(record: ServiceRecord, infrastructure: Infrastructure) -> Servi
     problems += [f"{name} is missing" for name in missing]
     problems += [f"{r.name} is {r.state}" for r in replicas if r.state != "running"]
     there = [replica.name for replica in replicas] + [stamp.name for _, stamp in observation.empty]
-    left = [name for name in there if name not in expected]
+    pending = record.pending()
+    waiting = None if pending is None else pending.revision
+    left = [name for name in there if name not in expected and name.rsplit("-", 2)[1] != str(waiting)]
     if record.deploying is not None and not has_died(record.deploying):
         condition = _under_way(record, record.deploying, problems)
-    elif record.active is None:
+    elif record.active is None and pending is None:
         condition = _not_serving(record, left, problems)
     else:
         condition = "serving" if serving >= len(expected) else "degraded" if serving else "down"
         if left or record.deploying is not None:
             problems += [f"{name} is left of a deployment that ended before it was done" for name in left]
             problems += ["prefect-dstack reconcile, or the next apply, undoes that deployment"]
+    if pending is not None:
+        condition = "waiting" if condition == "serving" else condition
+        problems.append(f"{record.name}@{pending.revision} waits: {how_to_approve(record.name)}")
     return _summary(record, condition, replicas, problems, serving=serving)
 
 
@@ -180,6 +190,7 @@ def _summary(
             "replicas": [replica.model_dump() for replica in replicas],
             "problems": problems,
             "needs_controller": record.needs_controller,
+            "approval": record.pending(),
         }
     )
 

@@ -283,7 +283,7 @@ def goal_for(
         route: Its route.
         replicas: How many replicas it is to have.
     """
-    configuration = prepared.configuration
+    configuration, pending = prepared.configuration, record.pending()
     return Goal(
         service=record.name,
         revision=revision.replicas_of,
@@ -296,6 +296,7 @@ def goal_for(
             ready_timeout=configuration.rollout.timeout,
         ),
         stop_duration=drain_timeout(configuration),
+        untouched=None if pending is None or pending.revision == revision.replicas_of else pending.revision,
     )
 
 

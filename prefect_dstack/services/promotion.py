@@ -10,7 +10,7 @@ from prefect_dstack.store.clients import api_client
 from prefect_dstack.store.records import load_record
 from prefect_dstack.store.runs import is_paused
 
-__all__ = ["how_to_decide", "promote_service"]
+__all__ = ["how_to_decide", "promote"]
 
 
 def how_to_decide(record: ServiceRecord) -> str:
@@ -26,7 +26,7 @@ def how_to_decide(record: ServiceRecord) -> str:
     return f"prefect-dstack promote {record.name}, or prefect flow-run cancel {flow_run}"
 
 
-def promote_service(name: str) -> int:
+def promote(name: str) -> int:
     """Promote a canary that waits for a person; the waiting flow run continues with it.
 
     Args:

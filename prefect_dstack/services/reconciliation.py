@@ -123,7 +123,8 @@ def _repair(
     runs = record.active is None or infrastructure.gateway(record.gateway).running()
     cut_off = [found for found in _cut_off(record, mine, infrastructure) if found not in duplicates]
     cut_off = cut_off if runs else []
-    if runs and not (steps or duplicates or cut_off or record.deploying):
+    expired = record.approval is not None and record.pending() is None
+    if runs and not (steps or duplicates or cut_off or record.deploying or expired):
         return []
     lines = _plan(record, steps, duplicates, cut_off, runs=runs)
     if dry_run:
@@ -174,6 +175,10 @@ def _plan(
         f"{record.name}: open the tunnel of gateway {record.gateway} to {found.replica.name} again"
         for found in cut_off
     ]
+    if record.approval is not None and record.pending() is None:
+        lines.append(
+            f"{record.name}: give up {record.name}@{record.approval.revision}, as nobody approved it"
+        )
     if not lines and record.deploying is not None:
         lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
     return lines
@@ -248,8 +253,12 @@ def _steps(
     state: GatewayState | None,
     infrastructure: Infrastructure,
 ) -> list[Step]:
-    running = running_replicas(observation, record.name, state)
-    active = record.active_revision
+    pending, active = record.pending(), record.active_revision
+    running = [
+        replica
+        for replica in running_replicas(observation, record.name, state)
+        if pending is None or replica.revision != pending.revision
+    ]
     if active is None:
         return all_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0))
     prepared = recorded(record, active, infrastructure.sources)
@@ -373,7 +382,7 @@ def _remove_routes(
     state = gateway.state()
     for service in [] if state is None else list(state.routes):
         record = records.get(service)
-        serves = record is not None and record.active is not None and record.gateway == name
+        serves = record is not None and name in _gateways(record)
         serves = serves and not (
             gateway.bound_to_machine and record is not None and is_elsewhere(record, infrastructure.here)
         )
@@ -383,6 +392,13 @@ def _remove_routes(
         if not dry_run:
             remove_route(gateway, service)
     return lines
+
+
+def _gateways(record: ServiceRecord) -> set[str]:
+    """Return the gateways that route a service, or are about to."""
+    pending = record.pending()
+    gateways = set() if pending is None else {pending.gateway}
+    return gateways if record.active is None else {*gateways, record.gateway}
 
 
 def _end_tunnels(
