@@ -76,6 +76,7 @@ class WorkloadSpec(BaseModel):
 
     requirements: Requirements = Field(description="What it needs of a machine.")
     image: str | None = Field(default=None, description="The container image; None: a process.")
+    pull: bool = Field(default=False, description="Whether the image is pulled even where it is there.")
     entrypoint: str | None = Field(default=None, description="The entry point; None: the image's own.")
     commands: tuple[str, ...] = Field(default=(), description="Shell commands, until one fails.")
     shell: str | None = Field(

@@ -14,6 +14,7 @@ from prefect_dstack.domain.record import (
     Revision,
     ServiceRecord,
 )
+from prefect_dstack.domain.revision import compared, moved
 from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.gateways.routing import endpoint_of, route_of
 from prefect_dstack.gateways.state import GatewayState, Route
@@ -25,6 +26,8 @@ from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
 from prefect_dstack.services.evaluation import Evaluate, evaluate_release
 from prefect_dstack.services.failures import keep_failure_log
+from prefect_dstack.services.images import running_image
+from prefect_dstack.services.lineage import materialize_revision
 from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
 from prefect_dstack.services.preparation import (
     PreparedService,
@@ -103,6 +106,14 @@ def deploy(
     desired = desired_replicas(record, prepared.configuration)
     revision = next_revision(record, prepared, run.flow_run)
     active = None if moves else record.active_revision
+    if active is not None:
+        seen, image_moved = compared(active, revision), False
+        if prepared.pull and active.configuration.get("image") == prepared.configuration.image:
+            was, now = running_image(record, prepared, run.infrastructure)
+            seen.append(f"image {moved(was, now)}")
+            image_moved = was != now
+        run.log.info("%s@%d: %s", record.name, active.number, ", ".join(seen))
+        force = force or image_moved
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         if active.settings == revision.settings and _is_routed(record, prepared, run):
@@ -249,6 +260,7 @@ def put_revision(
     record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
     save_record(record)
     publish_deployed(endpoint, gateway.name, observation.found, event)
+    materialize_revision(revision, endpoint)
     if before - {known.bundle for known in record.revisions}:
         prune_bundles(infrastructure)
     if active is None:

@@ -391,7 +391,7 @@ class _Run:
                 self._look_at(node)
             self._pass_on()
             outcome = self._outcome()
-            # Nodes that are being stopped end too, some with exit code 0: who stops them writes it down first.
+            # Nodes that are being stopped end too, some with exit code 0: who stops them notes it first.
             if outcome is not None or time.monotonic() - asked > STOP_INTERVAL:
                 asked = time.monotonic()
                 if self._is_stopped():
@@ -509,4 +509,3 @@ class _Run:
         failures = [error for future in done if (error := future.exception()) is not None]
         if failures:
             raise max(failures, key=lambda error: int(getattr(error, "exit_code", 0)))
-
