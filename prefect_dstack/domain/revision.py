@@ -191,11 +191,11 @@ def moved(was: str, now: str) -> str:
     """
     if was == now:
         return f"unchanged ({_short(now)})"
-    return f"changed ({_short(was) or 'not known'} → {_short(now) or 'not known'})"
+    return f"changed ({_short(was)} → {_short(now)})"
 
 
 def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
+    return digest.removeprefix("sha256:")[:12] or "not known"
 
 
 def difference(name: str, before: Revision, after: Revision) -> str:

@@ -107,13 +107,13 @@ def deploy(
     revision = next_revision(record, prepared, run.flow_run)
     active = None if moves else record.active_revision
     if active is not None:
-        seen, image_moved = compared(active, revision), False
-        if prepared.pull and active.configuration.get("image") == prepared.configuration.image:
+        seen = compared(active, revision)
+        image = prepared.configuration.image
+        if prepared.pull and image is not None and active.configuration.get("image") == image:
             was, now = running_image(record, prepared, run.infrastructure)
             seen.append(f"image {moved(was, now)}")
-            image_moved = was != now
+            force = force or was != now
         run.log.info("%s@%d: %s", record.name, active.number, ", ".join(seen))
-        force = force or image_moved
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         if active.settings == revision.settings and _is_routed(record, prepared, run):

@@ -21,7 +21,7 @@ def service_key(service: str) -> str:
     Args:
         service: The name of the service.
     """
-    return f"{TOOL}://services/{service}"
+    return f"dstack://services/{service}"
 
 
 def materialize_revision(revision: Revision, endpoint: Endpoint) -> None:

@@ -35,7 +35,7 @@ def test_a_revision_is_an_asset_made_of_its_model(
     prefect_server: PrefectServer, name: str, tmp_path: Path, cli: CommandLine
 ) -> None:
     model = tmp_path / "shop.onnx"
-    key, service = f"file://{model}", f"prefect-dstack://services/{name}"
+    key, service = f"file://{model}", f"dstack://services/{name}"
 
     @materialize(key)
     def train(weights: str) -> None:
@@ -101,7 +101,7 @@ def test_annotations_alone_are_kept_and_make_nothing_new(
     assert [it.annotations for it in list_revisions(name)] == [{"note": "first"}]
     assert first.revision == 1
     (event,) = wait_until(
-        lambda: materializations(prefect_server, f"prefect-dstack://services/{name}"), 30, "an event"
+        lambda: materializations(prefect_server, f"dstack://services/{name}"), 30, "an event"
     )
     assert related(event, "asset") == []
 
