@@ -353,14 +353,22 @@ def usage(name: str, command: Any) -> str:
 def python() -> str:
     """Describe what `import prefect_dstack` offers."""
     text = [NOTE, "# Python\n", PYTHON_INTRODUCTION]
+    others = set(prefect_dstack.__all__)
     for name in prefect_dstack.__all__:
         member = getattr(prefect_dstack, name)
         if isinstance(member, type):
             text += [f"## {name}\n", docstring(member), fields_of(member)]
             continue
+        if inspect.unwrap(member).__name__ == name[1:]:
+            # A twin has the docstring of the other one, which stands in its place once.
+            continue
         function = getattr(member, "fn", member)
         flow = f"Flow `{member.name}`. " if hasattr(member, "fn") else ""
+        twin = f"`await a{name}(...)` does the same in async code.\n" if f"a{name}" in others else ""
+        if inspect.isasyncgenfunction(getattr(prefect_dstack, f"a{name}", None)):
+            twin = f"`async for line in a{name}(...)` does the same in async code.\n"
         text += [f"## {name}\n", f"```python\n{signature(name, function)}\n```\n", flow + docstring(function)]
+        text += [twin] if twin else []
     return "\n".join(text)
 
 
@@ -496,7 +504,7 @@ def runs() -> str:
                 continue
             said = (ast.get_docstring(function) or "").partition("\n\n")[0]
             for call in function.decorator_list:
-                kinds = {"served_flow": flows, "task": tasks}
+                kinds = {"served_flow": flows, "task": tasks, "materialize": tasks}
                 if isinstance(call, ast.Call) and (kind := getattr(call.func, "id", "")) in kinds:
                     kinds[kind].append([f"`{constant(call, 'name')}`", said])
     return "\n".join(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 
+from prefect_dstack.asynchronous import refuse_await
 from prefect_dstack.errors import OrchestratorError, PrefectDstackError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.output import read_output
@@ -28,6 +31,7 @@ __all__ = [
     "answers",
     "check",
     "connect",
+    "connected",
     "explained",
     "join_local_server",
     "local_server_url",
@@ -35,6 +39,9 @@ __all__ = [
     "start_local_server",
     "stop_local_server",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 START_TIMEOUT = 180.0
 HEALTH_TIMEOUT = 5.0
@@ -87,6 +94,26 @@ def connect(report: Callable[[str], None] | None = None) -> str:
     check(url)
     _use(url)
     return url
+
+
+def connected(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function that is no flow `connect` when it is called outside of a flow run.
+
+    Args:
+        function: What asks the Prefect API something.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        from prefect.context import FlowRunContext
+
+        caller = inspect.currentframe()
+        refuse_await(None if caller is None else caller.f_back, function.__name__)
+        if FlowRunContext.get() is None:
+            connect()
+        return function(*args, **kwargs)
+
+    return call
 
 
 def join_local_server() -> None:

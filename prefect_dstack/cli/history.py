@@ -54,6 +54,7 @@ def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None
         lines.append((f"approved {decision.at:%Y-%m-%d %H:%M:%S} UTC by {decision.by}{why}", ""))
     for rollback in revision.rollbacks:
         lines.append((f"rolled back to {rollback.at:%Y-%m-%d %H:%M:%S} UTC by {rollback.by}", ""))
+    lines += [(f"{key}: {value}", "") for key, value in revision.annotations.items()]
     lines += [(line, CHANGES.get(line[:1], "dim")) for line in changes]
     for line, style in lines:
         print(f"    {paint(line, style)}")  # noqa: T201

@@ -25,6 +25,7 @@ from prefect_dstack.configurations.names import (
     GroupName,
     Identifier,
     Image,
+    ModelAsset,
     ModelName,
     PathPrefix,
     Text,
@@ -265,6 +266,11 @@ class ServiceConfiguration(RunConfiguration):
     )
     model: ServedModel | None = Field(
         default=None, description="The model behind an OpenAI-compatible API, its name or a mapping."
+    )
+    model_asset: ModelAsset | None = Field(
+        default=None,
+        description="The model that the replicas load: a path, `s3://bucket/key`, or another URI. New "
+        "content takes new replicas, and the service is an asset that depends on it.",
     )
     domain: Domain | None = Field(
         default=None, description="The host name of the service, instead of the gateway's choice."

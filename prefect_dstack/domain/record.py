@@ -170,6 +170,12 @@ class Revision(_Part):
         description="The revision whose replicas it uses: its own, or one that differs in settings only."
     )
     bundle: str = Field(default="", description="The digest of its own copy of its files; empty: no files.")
+    model_version: str = Field(
+        default="", description="What tells the content of its model from any other; empty: not known."
+    )
+    annotations: dict[str, Any] = Field(
+        default_factory=dict, description="What its deployer has written on it, such as a commit."
+    )
     values: dict[str, str] = Field(
         default_factory=dict,
         description="Digests of values that are not in the configuration, by what holds them: `env.TOKEN`.",

@@ -99,6 +99,7 @@ class WorkloadSpec(BaseModel):
         description="The Python of the virtual environment that its commands run in; empty: any; None: they "
         "run in none.",
     )
+    pull: bool = Field(default=False, description="Whether the image is pulled even where it is there.")
     entrypoint: str | None = Field(default=None, description="The entry point; None: the image's own.")
     commands: tuple[str, ...] = Field(default=(), description="Shell commands, until one fails.")
     shell: str | None = Field(

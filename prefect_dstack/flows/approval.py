@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import Endpoint
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.decision import approve, reject
@@ -22,7 +22,7 @@ __all__ = ["aapprove_service", "approve_service", "areject_service", "reject_ser
     on_crashed=[restore_hook],
 )
 def approve_service(name: str, reason: str = "", by: str | None = None) -> Endpoint:
-    """Let the revision of a service that waits for approval take over.
+    """Approve the revision of a service that waits for it.
 
     It goes on as any other deployment does, with a canary if the configuration asks for one. A flow run that
     is suspended until then ends too.
@@ -71,11 +71,5 @@ def reject_service(name: str, reason: str = "", by: str | None = None) -> None:
         reject(load_record(name), run, by=by or this_user(), reason=reason)
 
 
-async def aapprove_service(name: str, reason: str = "", by: str | None = None) -> Endpoint:
-    """Approve a revision without blocking an event loop; see `approve_service` for arguments and errors."""
-    return await in_thread(approve_service, name, reason, by)
-
-
-async def areject_service(name: str, reason: str = "", by: str | None = None) -> None:
-    """Reject a revision without blocking an event loop; see `reject_service` for arguments and errors."""
-    await in_thread(reject_service, name, reason, by)
+aapprove_service = asynchronous(approve_service)
+areject_service = asynchronous(reject_service)

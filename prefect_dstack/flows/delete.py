@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.errors import ConflictError
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deletion import delete
 from prefect_dstack.services.location import refuse_elsewhere
@@ -38,6 +38,4 @@ def delete_service(name: str) -> None:
     remove_lock(f"service-{name}")
 
 
-async def adelete_service(name: str) -> None:
-    """Forget a service without blocking an event loop; see `delete_service` for arguments and errors."""
-    await in_thread(delete_service, name)
+adelete_service = asynchronous(delete_service)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from prefect import get_run_logger
 from prefect.runtime import flow_run as current_run
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.configurations import (
     DevEnvironmentConfiguration,
     TaskConfiguration,
@@ -17,7 +18,6 @@ from prefect_dstack.configurations import (
 from prefect_dstack.domain.run_record import RunResult
 from prefect_dstack.domain.support import check_support
 from prefect_dstack.errors import ConfigurationError, PrefectDstackError
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import remove_run_hook
 from prefect_dstack.flows.served import is_of_deployment, served_flow
 from prefect_dstack.services.run import flow_run_id
@@ -47,6 +47,7 @@ def load_task(
     args: list[str] | None = None,
     *,
     templated: bool = False,
+    directory: str | Path | None = None,
 ) -> TaskConfiguration:
     """Load a task, and refuse what would be ignored.
 
@@ -56,6 +57,8 @@ def load_task(
         profile: The profile whose settings are used where the configuration has none.
         args: What `${{ run.args }}` stands for.
         templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
+        directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
+            instead of the current one.
 
     Returns:
         The task; it has a name.
@@ -63,7 +66,9 @@ def load_task(
     Raises:
         ConfigurationError: If it cannot be accepted.
     """
-    return load_of_kind(TaskConfiguration, configuration, name, profile, args, templated=templated)
+    return load_of_kind(
+        TaskConfiguration, configuration, name, profile, args, templated=templated, directory=directory
+    )
 
 
 def load_of_kind(
@@ -74,6 +79,7 @@ def load_of_kind(
     args: list[str] | None = None,
     *,
     templated: bool = False,
+    directory: str | Path | None = None,
 ) -> Kind:
     """Load a run of one kind, and refuse what would be ignored; see `load_task`.
 
@@ -84,12 +90,19 @@ def load_of_kind(
         profile: The profile whose settings are used where the configuration has none.
         args: What `${{ run.args }}` stands for.
         templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
+        directory: What relative paths start from, instead of the file's directory.
 
     Raises:
         ConfigurationError: If it cannot be accepted.
     """
     loaded = load_configuration(
-        configuration, name=name, profile=profile, args=args or (), templated=templated, variables=lookup
+        configuration,
+        name=name,
+        profile=profile,
+        args=args or (),
+        templated=templated,
+        variables=lookup,
+        directory=directory,
     )
     wanted = kind.model_fields["type"].default
     if not isinstance(loaded, kind):
@@ -116,6 +129,7 @@ def run_task(
     profile: str | None = None,
     args: list[str] | None = None,
     artifacts: dict[str, str] | None = None,
+    directory: str | Path | None = None,
 ) -> RunResult:
     """Run a task to its end: provision its nodes, run its commands, and take all of it down.
 
@@ -128,6 +142,8 @@ def run_task(
         args: What `${{ run.args }}` stands for.
         artifacts: What is copied back when it has succeeded: local paths by those in the task, where
             relative ones start from where its commands run.
+        directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
+            instead of the current one.
 
     Returns:
         How it ended: its exit code is 0.
@@ -148,7 +164,7 @@ def run_task(
             return deploy_service("serve.dstack.yml").url
         ```
     """
-    loaded = load_task(configuration, name, profile, args, templated=is_of_deployment())
+    loaded = load_task(configuration, name, profile, args, templated=is_of_deployment(), directory=directory)
     log = get_run_logger()
     infrastructure = resolve_infrastructure()
     flow_run = flow_run_id()
@@ -164,12 +180,4 @@ def run_task(
         )
 
 
-async def arun_task(
-    configuration: str | Path | dict[str, Any] | TaskConfiguration,
-    name: str | None = None,
-    profile: str | None = None,
-    args: list[str] | None = None,
-    artifacts: dict[str, str] | None = None,
-) -> RunResult:
-    """Run a task without blocking an event loop; see `run_task` for arguments and errors."""
-    return await in_thread(run_task, configuration, name, profile, args, artifacts)
+arun_task = asynchronous(run_task)

@@ -13,6 +13,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed
 
 from prefect_dstack.api import connect, join_local_server
+from prefect_dstack.asynchronous import refuse_await
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.services.approval import how_to_approve
@@ -48,6 +49,8 @@ class ServedFlow(Flow[P, R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow."""
+        caller = inspect.currentframe()
+        refuse_await(None if caller is None else caller.f_back, self.fn.__name__)
         if FlowRunContext.get() is None:
             connect()
         elif get_current_settings().api.url is None:

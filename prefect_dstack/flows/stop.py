@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import Decision, now
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.location import refuse_elsewhere
@@ -57,6 +57,4 @@ def stop_service(name: str, force: bool = False) -> None:
         run.log.info("%s: stopped", name)
 
 
-async def astop_service(name: str, force: bool = False) -> None:
-    """Stop a service without blocking an event loop; see `stop_service` for arguments and errors."""
-    await in_thread(stop_service, name, force)
+astop_service = asynchronous(stop_service)

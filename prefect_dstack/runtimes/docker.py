@@ -76,7 +76,7 @@ class DockerRuntime:
         if existing is not None:
             existing.remove(force=True, v=True)
         image = launch.spec.image or ""
-        ensure_image(engine, image, launch.spec.registry, machine.name, report)
+        ensure_image(engine, image, launch.spec.registry, machine.name, report, pull=launch.spec.pull)
         report(f"{launch.stamp.name}: starting a container of {image} on {machine.name}")
         lock = getattr(machine, "lock", None)
         if not launch.gpu_devices or lock is None:

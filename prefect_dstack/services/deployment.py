@@ -18,6 +18,7 @@ from prefect_dstack.domain.record import (
     ServiceRecord,
     now,
 )
+from prefect_dstack.domain.revision import compared, moved
 from prefect_dstack.errors import (
     DeploymentError,
     HostUnreachableError,
@@ -36,6 +37,8 @@ from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
 from prefect_dstack.services.evaluation import Evaluate, acceptance, evaluate_release, rejection
 from prefect_dstack.services.failures import keep_failure_log
+from prefect_dstack.services.image_versions import running_image
+from prefect_dstack.services.lineage import materialize_revision
 from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
 from prefect_dstack.services.preparation import (
     PreparedService,
@@ -142,6 +145,14 @@ def deploy(
         run.log.info("%s@%d: waits for approval already", record.name, pending.revision)
         return _endpoint_beside(record, pending, run)
     active = None if moves else record.active_revision
+    if active is not None:
+        seen = compared(active, revision)
+        image = prepared.configuration.image
+        if prepared.pull and image is not None and active.configuration.get("image") == image:
+            was, now = running_image(record, prepared, run.infrastructure)
+            seen.append(f"image {moved(was, now)}")
+            force = force or was != now
+        run.log.info("%s@%d: %s", record.name, active.number, ", ".join(seen))
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         if active.settings == revision.settings and _is_routed(record, prepared, run):
@@ -297,6 +308,7 @@ def put_revision(
     record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
     save_record(record)
     publish_deployed(record, observation.found, event)
+    materialize_revision(revision, endpoint)
     if before - {known.bundle for known in record.revisions}:
         prune_bundles(infrastructure)
     if active is None:

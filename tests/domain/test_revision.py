@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from prefect_dstack.domain.record import Revision, ServiceRecord
 from prefect_dstack.domain.revision import (
     SETTINGS,
     changes_of,
+    compared,
+    difference,
+    moved,
     settings_digest,
     value_digests,
     workload_digest,
@@ -79,6 +83,7 @@ class TestWorkload:
             {"spot_policy": "auto"},
             {"max_price": 1},
             {"tags": {"team": "a"}},
+            {"model_asset": "s3://models/shop.onnx"},
         ],
     )
     def test_changes_with_what_goes_into_replicas(self, keys: dict[str, Any]) -> None:
@@ -156,6 +161,50 @@ class TestWorkload:
         assert isinstance(other, ServiceConfiguration)
 
         assert workload(one) == workload(other) == workload(service())
+
+    def test_changes_with_the_content_of_the_model(self) -> None:
+        def digest(**known: str) -> str:
+            return workload_digest(service(), Environment(), None, "/work", "salt", **known)
+
+        assert digest(model_version="one") != digest(model_version="two")
+        # Those that earlier versions have recorded still count.
+        assert digest(model_version="") == digest() == workload(service())
+        assert digest(bundle="one") != digest(model_version="one")
+
+
+def revision(**keys: Any) -> Revision:
+    known: dict[str, Any] = {
+        "number": 1,
+        "configuration": {"port": 8000},
+        "directory": "/work",
+        "workload": "",
+        "settings": "",
+        "created_at": datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "replicas_of": 1,
+    }
+    return Revision(**{**known, **keys})
+
+
+class TestComparison:
+    def test_names_each_part_that_there_is(self) -> None:
+        before = revision(bundle="a" * 64, model_version="sha256:" + "b" * 64)
+        after = revision(bundle="a" * 64, model_version="c" * 64, values={"env.TOKEN": "d"})
+
+        assert compared(before, after) == [
+            "configuration unchanged",
+            "secret values changed",
+            "files unchanged (aaaaaaaaaaaa)",
+            "model changed (bbbbbbbbbbbb → cccccccccccc)",
+        ]
+        assert compared(revision(), revision(configuration={"port": 1})) == ["configuration changed"]
+
+    def test_says_of_what_was_not_known_that_it_was_not(self) -> None:
+        assert moved("", "abc") == "changed (not known → abc)"
+
+    def test_shows_a_new_model_in_the_history(self) -> None:
+        lines = difference("hello", revision(), revision(model_version="abc")).splitlines()
+
+        assert lines == ["~model_asset: its content changed"]
 
 
 class TestSecrecy:

@@ -45,6 +45,7 @@ ACTED_ON = {
     "max_concurrency": r"configuration\.max_concurrency",
     "max_price": r"wanted\.max_price",
     "model": r"configuration\.model",
+    "model_asset": r"configuration\.model_asset",
     "name": r"configuration\.name",
     "nvcc": r"configuration\.nvcc",
     "path_prefix": r"configuration\.path_prefix",

@@ -10,6 +10,7 @@ need() { # command package
 }
 need dockerd docker.io
 need docker docker.io
+need docker-registry docker-registry
 need sshd openssh-server
 need ip iproute2
 need nft nftables
