@@ -138,13 +138,13 @@ def _task(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.cli.runs import apply_task
 
     _check(configuration)
-    apply_task(configuration, yes=options.yes, detach=options.detach, artifacts=dict(options.artifacts))
+    apply_task(configuration, options)
 
 
 def _gateway(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.cli.gateways import apply_gateway
 
-    apply_gateway(configuration, yes=options.yes)
+    apply_gateway(configuration, yes=options.yes, json=options.json)
 
 
 def _fleet(configuration: Any, options: ApplyOptions) -> None:
@@ -152,7 +152,7 @@ def _fleet(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.domain.fleet_support import check_fleet_support
 
     check_fleet_support(configuration)
-    apply_fleet(configuration, yes=options.yes)
+    apply_fleet(configuration, yes=options.yes, json=options.json)
 
 
 def _check(configuration: Any) -> None:

@@ -46,7 +46,7 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(660)
 def test_the_readme_from_top_to_bottom(clone: Path, home: Home) -> None:
     # With jobs in groups of their own, as in a terminal: else a job in the background ignores Ctrl-C.
     script = "set -m\n" + "\n".join(f"echo '$' {command.split('  #')[0]!r}\n{command}" for command in typed())
@@ -62,7 +62,7 @@ def test_the_readme_from_top_to_bottom(clone: Path, home: Home) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            timeout=390,
+            timeout=580,
             check=False,
         )
     shown = (home.path / "output").read_text()
