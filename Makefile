@@ -4,9 +4,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
 
-.PHONY: check clean coverage demo docs install llm test test-hosts test-slow
+.PHONY: check clean coverage demo docs help install llm test test-hosts test-slow
 
-install: $(INSTALLED)
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(INSTALLED) ## make .venv, with everything that development needs
 
 $(INSTALLED): pyproject.toml uv.lock
 	python3 -m venv .venv
@@ -14,45 +17,39 @@ $(INSTALLED): pyproject.toml uv.lock
 	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python
 	@touch $@
 
-demo: $(INSTALLED)
-	@$(BIN)/prefect-dstack apply -f examples/hello.dstack.yml -y
-	@echo
-	@$(BIN)/python examples/request.py hello
-	@echo
-	@$(BIN)/prefect-dstack ps
-	@echo
-	@echo "It goes on serving. Stop it with: $(BIN)/prefect-dstack stop hello -y"
+demo: $(INSTALLED) ## deploy an example, and replace it under load
+	@$(BIN)/python examples/demo.py
 
-test: $(INSTALLED)
+test: $(INSTALLED) ## run the fast tests
 	sh tests/testbed/install.sh
 	$(BIN)/python -m pytest -m "not slow and not testbed and not llm" $(PYTEST)
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED) ## run the slow tests: minutes
 	sh tests/testbed/install.sh
 	$(BIN)/python -m pytest -m "slow and not testbed and not llm" $(PYTEST)
 
-test-hosts: $(INSTALLED)
+test-hosts: $(INSTALLED) ## run the tests on real hosts: root on Debian only
 	sh tests/testbed/install.sh
 	$(BIN)/python -m pytest -m testbed $(PYTEST)
 
-check: $(INSTALLED)
+check: $(INSTALLED) ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 # The rooms that decide without I/O; their tests are fast.
-coverage: $(INSTALLED)
+coverage: $(INSTALLED) ## measure the coverage of the packages that decide
 	$(BIN)/python -m pytest -q -m "not integration and not docker and not testbed and not slow and not llm" \
 		tests/domain tests/controller tests/configurations tests/gateways tests/certificates tests/backends \
 		--cov=prefect_dstack.domain --cov=prefect_dstack.controller --cov=prefect_dstack.configurations \
 		--cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
 
-docs: $(INSTALLED)
+docs: $(INSTALLED) ## generate the reference
 	$(BIN)/python docs/generate_reference.py
 
-llm: $(INSTALLED)
+llm: $(INSTALLED) ## install what the tests of the language model need
 	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python --group llm
 
-clean:
+clean: ## remove .venv
 	rm -rf .venv

@@ -140,20 +140,20 @@ def _task(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.cli.runs import apply_task
 
     _check(configuration)
-    apply_task(configuration, yes=options.yes, detach=options.detach, artifacts=dict(options.artifacts))
+    apply_task(configuration, options)
 
 
 def _dev_environment(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.cli.runs import apply_dev_environment
 
     _check(configuration)
-    apply_dev_environment(configuration, yes=options.yes, detach=options.detach)
+    apply_dev_environment(configuration, options)
 
 
 def _gateway(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.cli.gateways import apply_gateway
 
-    apply_gateway(configuration, yes=options.yes)
+    apply_gateway(configuration, yes=options.yes, json=options.json)
 
 
 def _fleet(configuration: Any, options: ApplyOptions) -> None:
@@ -161,7 +161,7 @@ def _fleet(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.domain.fleet_support import check_fleet_support
 
     check_fleet_support(configuration)
-    apply_fleet(configuration, yes=options.yes)
+    apply_fleet(configuration, yes=options.yes, json=options.json)
 
 
 def _check(configuration: Any) -> None:

@@ -100,10 +100,13 @@ def reconcile(
             "--foreign", help="Remove also what flow runs have created that this API does not know."
         ),
     ] = False,
+    json: Json = False,
 ) -> None:
     """Repair services: replace replicas that are gone, and remove what nobody owns."""
     connected()
     from prefect_dstack.flows.reconcile import reconcile_services
 
     with progress():
-        reconcile_services(dry_run=dry_run, foreign=foreign)
+        done = reconcile_services(dry_run=dry_run, foreign=foreign)
+    if json:
+        print_json({"dry_run": dry_run, "done": done})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from prefect_dstack.cli.output import connected, out
+from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.output import connected, out, print_json
 
 __all__ = ["application"]
 
 application = typer.Typer(
-    help="The resident process that scales, wakes and repairs services.", no_args_is_help=True
+    help="The resident process that scales, wakes and repairs services.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -22,33 +25,44 @@ def run() -> None:
 
 
 @application.command()
-def start() -> None:
+def start(json: Json = False) -> None:
     """Start it in the background, unless it runs."""
     api = connected()
     from prefect_dstack.resident.background import controller_log, start_controller
 
     started = start_controller(api)
-    out.print(f"{'started' if started else 'runs already'}; it writes to {controller_log()}")
+    if json:
+        print_json({"started": started, "log": str(controller_log())})
+    else:
+        out.print(f"{'started' if started else 'runs already'}; it writes to {controller_log()}")
 
 
 @application.command()
-def stop() -> None:
+def stop(json: Json = False) -> None:
     """Stop it; services go on serving without it."""
     from prefect_dstack.resident.background import stop_controller
 
-    out.print("stopped" if stop_controller() else "it did not run")
+    stopped = stop_controller()
+    if json:
+        print_json({"stopped": stopped})
+    else:
+        out.print("stopped" if stopped else "it did not run")
 
 
 @application.command()
-def status() -> None:
+def status(json: Json = False) -> None:
     """Show whether somebody watches the services, here or elsewhere."""
     connected()
     from prefect_dstack.resident.background import controller_status
     from prefect_dstack.store.controllers import known_controllers
 
     own = controller_status()
-    out.print(f"on this machine: {own.state}{f', process {own.pid}' if own.pid else ''}")
-    for leader in known_controllers():
-        out.print(f"leads: {leader['where']}")
+    leaders = [leader["where"] for leader in known_controllers()]
+    if json:
+        print_json({"state": own.state, "pid": own.pid, "leaders": leaders})
+    else:
+        out.print(f"on this machine: {own.state}{f', process {own.pid}' if own.pid else ''}")
+        for leader in leaders:
+            out.print(f"leads: {leader}")
     if not own.alive:
         raise typer.Exit(1)

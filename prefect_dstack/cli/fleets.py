@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.options import Json, Yes
 from prefect_dstack.cli.output import confirm, connected, out, print_json, progress, show_table
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ application = typer.Typer(
 Name = Annotated[str, typer.Argument(help="The name of the fleet.")]
 
 
-def apply(configuration: FleetConfiguration, *, yes: bool) -> None:
+def apply(configuration: FleetConfiguration, *, yes: bool, json: bool = False) -> None:
     """Check the hosts of a fleet and keep it.
 
     Args:
         configuration: The fleet.
         yes: Whether not to ask.
+        json: Whether to print JSON.
     """
     if not confirm(f"Apply fleet {configuration.name}?", yes):
         raise typer.Exit(2)
@@ -35,7 +36,7 @@ def apply(configuration: FleetConfiguration, *, yes: bool) -> None:
 
     with progress():
         reports = apply_fleet(configuration)
-    _show(reports)
+    _print(reports, json=json)
 
 
 @application.command("list")
@@ -73,19 +74,17 @@ def show(name: Name, json: Json = False) -> None:
     if name not in fleets:
         raise NotFoundError(f"{name}: there is no such fleet; there are: {', '.join(fleets) or 'none'}")
     reports = check_fleet(fleets[name])
-    if json:
-        print_json([report.model_dump(mode="json") for report in reports])
-    else:
-        _show(reports)
+    _print(reports, json=json)
 
 
 @application.command()
 def delete(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     force: Annotated[
         bool, typer.Option("--force", help="Forget hosts that cannot be reached, with what may run there.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Forget a fleet; its hosts are left as they are."""
     connected()
@@ -95,7 +94,17 @@ def delete(
         raise typer.Exit(2)
     with progress():
         delete_fleet(name, force)
-    out.print(f"fleet {name} is deleted")
+    if json:
+        print_json({"name": name, "deleted": True})
+    else:
+        out.print(f"fleet {name} is deleted")
+
+
+def _print(reports: list[HostReport], *, json: bool) -> None:
+    if json:
+        print_json([report.model_dump(mode="json") for report in reports])
+    else:
+        _show(reports)
 
 
 def _show(reports: list[HostReport]) -> None:

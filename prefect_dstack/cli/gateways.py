@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.options import Json, Yes
 from prefect_dstack.cli.output import confirm, connected, out, print_json, progress, show_table
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ __all__ = ["application", "apply_gateway"]
 application = typer.Typer(
     help="The reverse proxies in front of services.", no_args_is_help=True, rich_markup_mode=None
 )
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
+def apply_gateway(configuration: GatewayConfiguration, *, yes: bool, json: bool = False) -> None:
     """Create a gateway, or bring it up to date.
 
     Args:
         configuration: The gateway.
         yes: Whether not to ask.
+        json: Whether to print JSON.
     """
     connected()
     if not yes and not confirm(_question(configuration), yes):
@@ -36,8 +36,12 @@ def apply_gateway(configuration: GatewayConfiguration, *, yes: bool) -> None:
 
     with progress():
         name = create_gateway(configuration)
+    missing = missing_records(name)
+    if json:
+        print_json({"name": name, "missing_dns_records": missing})
+        return
     out.print(f"gateway {name} is ready")
-    for record in missing_records(name):
+    for record in missing:
         out.print(f"create this DNS record: {record}", highlight=False)
 
 
@@ -60,6 +64,7 @@ def create(
     file: Annotated[Path, typer.Option("--file", "-f", help="The configuration, of type: gateway.")],
     name: Annotated[str | None, typer.Option("--name", "-n", help="The name; default: the file's.")] = None,
     yes: Yes = False,
+    json: Json = False,
 ) -> None:
     """Create a gateway, or bring it up to date with its file."""
     from prefect_dstack.configurations import GatewayConfiguration, load_configuration
@@ -70,7 +75,7 @@ def create(
         raise ConfigurationError(
             f"is a {configuration.type}, and this takes a gateway", source=file, key="type"
         )
-    apply_gateway(configuration, yes=yes)
+    apply_gateway(configuration, yes=yes, json=json)
 
 
 @application.command("list")
@@ -126,6 +131,7 @@ def delete(
     force: Annotated[
         bool, typer.Option("--force", help="Forget it even if its machine cannot be reached.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Delete a gateway with all that was made for it."""
     connected()
@@ -135,4 +141,7 @@ def delete(
         raise typer.Exit(2)
     with progress():
         delete_gateway(name, force)
-    out.print(f"gateway {name} is deleted")
+    if json:
+        print_json({"name": name, "deleted": True})
+    else:
+        out.print(f"gateway {name} is deleted")

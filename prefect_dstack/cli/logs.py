@@ -49,7 +49,7 @@ def logs(
         from prefect_dstack.services.run_logs import read_run_logs
 
         if len(names) == 1 and is_run(names[0]):
-            for line in read_run_logs(names[0], tail=tail, follow=follow):
+            for line in read_run_logs(names[0], tail=tail, follow=follow, since=moment):
                 print(line, flush=follow)  # noqa: T201
             return
         lines = read_logs_of(

@@ -89,11 +89,7 @@ def show_table(title: list[str], rows: list[list[str]]) -> None:
 
 
 def can_ask() -> bool:
-    """Return whether there is somebody to ask.
-
-    Returns:
-        Whether standard input is a terminal.
-    """
+    """Return whether there is somebody to ask: whether standard input is a terminal."""
     return sys.stdin.isatty()
 
 

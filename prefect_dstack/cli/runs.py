@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, show_table
+from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, print_json, show_table
 from prefect_dstack.errors import ConflictError, UserError
 
 if TYPE_CHECKING:
+    from prefect_dstack.cli.apply import ApplyOptions
     from prefect_dstack.configurations import (
         DevEnvironmentConfiguration,
         PortMapping,
@@ -38,68 +39,76 @@ POLL = 0.2
 BEGIN_TIMEOUT = 120.0
 
 
-def apply_task(
-    configuration: TaskConfiguration,
-    *,
-    yes: bool,
-    detach: bool = False,
-    artifacts: dict[str, str] | None = None,
-) -> None:
+def apply_task(configuration: TaskConfiguration, options: ApplyOptions) -> None:
     """Run a task, stream its log, forward its ports, and exit as it does.
 
+    With JSON, the log goes to standard error.
+
     Args:
-        configuration: The task.
-        yes: Whether not to ask.
-        detach: Whether to return as soon as it has begun.
-        artifacts: What is copied back when it has succeeded: local paths by those in the task.
+        configuration: The task; it has a name.
+        options: How.
     """
-    if not confirm(f"Run {configuration.name}?", yes):
+    if not confirm(f"Run {configuration.name}?", options.yes):
         raise typer.Exit(2)
-    _apply(configuration, detach=detach, artifacts=artifacts or {})
+    _apply(configuration, options)
 
 
-def apply_dev_environment(
-    configuration: DevEnvironmentConfiguration, *, yes: bool, detach: bool = False
-) -> None:
+def apply_dev_environment(configuration: DevEnvironmentConfiguration, options: ApplyOptions) -> None:
     """Start a development environment, stream its log, say how it is entered, and forward its ports.
 
     Args:
-        configuration: The development environment.
-        yes: Whether not to ask.
-        detach: Whether to return as soon as it has begun.
+        configuration: The development environment; it has a name.
+        options: How.
     """
-    if not confirm(f"Start {configuration.name}?", yes):
+    if not confirm(f"Start {configuration.name}?", options.yes):
         raise typer.Exit(2)
-    _apply(configuration, detach=detach, artifacts={})
+    _apply(configuration, options)
 
 
-def _apply(configuration: Runnable, *, detach: bool, artifacts: dict[str, str]) -> None:
+def _apply(configuration: Runnable, options: ApplyOptions) -> None:
     from prefect_dstack.cli.background import start
     from prefect_dstack.settings import settings
 
+    name = configuration.name or ""
     connected()
     from prefect_dstack.services.task_runs import refuse_running
     from prefect_dstack.store.run_records import find_run
 
-    refuse_running(configuration.name or "")
-    if not detach:
+    refuse_running(name)
+    if not options.detach:
         from prefect_dstack.hosts.forwarding import check_local_ports
 
         check_local_ports(_all_ports(configuration))
-    before = find_run(configuration.name or "")
-    log = settings().home / "runs" / f"{configuration.name}.log"
-    process = start(configuration, artifacts, log)
-    if detach:
-        record = _begun(configuration.name or "", 0 if before is None else before.number, process)
+    earlier = find_run(name)
+    before = 0 if earlier is None else earlier.number
+    log = settings().home / "runs" / f"{name}.log"
+    process = start(configuration, dict(options.artifacts), log)
+    if options.detach:
+        record = _begun(name, before, process)
         if record is None:
             _print_file(log)
             raise typer.Exit(process.returncode or 1)
-        out.print(f"{record.name} (run {record.number}) goes on")
-        out.print(f"follow it with: prefect-dstack attach {record.name}")
+        if options.json:
+            _print_run(name, before)
+        else:
+            out.print(f"{record.name} (run {record.number}) goes on")
+            out.print(f"follow it with: prefect-dstack attach {record.name}")
         return
-    with _printing(log, process):
-        code = _accompany(configuration, 0 if before is None else before.number, process)
+    with _printing(log, sys.stderr.buffer if options.json else sys.stdout.buffer):
+        code = _accompany(configuration, before, process)
+    if options.json:
+        _print_run(name, before)
     raise typer.Exit(code)
+
+
+def _print_run(name: str, before: int) -> None:
+    """Print the record of a run that has begun as JSON; of one that never did, nothing."""
+    from prefect_dstack.store.run_records import find_run
+
+    record = find_run(name)
+    if record is not None and record.number > before:
+        kept = {"kind", "name", "number", "state", "exit_code", "reason", "nodes", "created_at", "ended_at"}
+        print_json(record.model_dump(mode="json", include=kept))
 
 
 def parse_artifacts(pairs: Sequence[str]) -> dict[str, str]:
@@ -369,7 +378,7 @@ def _print_log(infrastructure: Infrastructure, item: FoundReplica, prefix: str) 
 
 
 @contextlib.contextmanager
-def _printing(log: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _printing(log: Path, output: IO[bytes]) -> Iterator[None]:
     """Print what a background process writes, to its last line."""
     ended = threading.Event()
 
@@ -379,8 +388,8 @@ def _printing(log: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
                 last = ended.is_set()
                 data = stream.read()
                 if data:
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
+                    output.write(data)
+                    output.flush()
                 elif last:
                     return
                 else:

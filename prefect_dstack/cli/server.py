@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from prefect_dstack.cli.output import err, out
+from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.output import err, out, print_json
 
 __all__ = ["application"]
 
@@ -16,23 +17,31 @@ application = typer.Typer(
 
 
 @application.command()
-def start() -> None:
+def start(json: Json = False) -> None:
     """Start it, unless it runs."""
     from prefect_dstack.api import start_local_server
 
-    out.print(start_local_server(lambda line: err.print(line, markup=False)))
+    url = start_local_server(lambda line: err.print(line, markup=False))
+    if json:
+        print_json({"url": url})
+    else:
+        out.print(url)
 
 
 @application.command()
-def stop() -> None:
+def stop(json: Json = False) -> None:
     """Stop it; services go on serving without it."""
     from prefect_dstack.api import stop_local_server
 
-    out.print("stopped" if stop_local_server() else "it did not run")
+    stopped = stop_local_server()
+    if json:
+        print_json({"stopped": stopped})
+    else:
+        out.print("stopped" if stopped else "it did not run")
 
 
 @application.command()
-def url() -> None:
+def url(json: Json = False) -> None:
     """Print the URL of its API, for PREFECT_API_URL."""
     from prefect_dstack.api import local_server_url
     from prefect_dstack.errors import NotFoundError
@@ -40,4 +49,7 @@ def url() -> None:
     found = local_server_url()
     if found is None:
         raise NotFoundError("no local Prefect server runs; prefect-dstack server start starts one")
-    print(found)  # noqa: T201
+    if json:
+        print_json({"url": found})
+    else:
+        print(found)  # noqa: T201

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefect_dstack.cli.output import connected, err, out, show_table
+from prefect_dstack.cli.options import Json
+from prefect_dstack.cli.output import connected, err, out, print_json, show_table
 
 if TYPE_CHECKING:
     from prefect_dstack.domain.tokens import Token
@@ -17,7 +17,6 @@ __all__ = ["application"]
 application = typer.Typer(
     help="What clients must send to services with 'auth'.", no_args_is_help=True, rich_markup_mode=None
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Service = Annotated[str | None, typer.Option("--service", "-s", help="Only for this service.")]
 Gateway = Annotated[
     str | None, typer.Option("--gateway", "-g", help="Only for the services of this gateway.")
@@ -39,7 +38,7 @@ def create(
 
     token = create_token(service, gateway, expires)
     if json:
-        print(json_module.dumps(_fields(token) | {"token": token.value.get_secret_value()}))  # noqa: T201
+        print_json(_fields(token) | {"token": token.value.get_secret_value()})
         return
     print(token.value.get_secret_value())  # noqa: T201
     err.print(f"token {token.id} opens {_purpose(token)}; it is not shown again", style="dim", markup=False)
@@ -53,7 +52,7 @@ def list_(service: Service = None, gateway: Gateway = None, json: Json = False) 
 
     tokens = list_tokens(service, gateway)
     if json:
-        print(json_module.dumps([_fields(token) for token in tokens]))  # noqa: T201
+        print_json([_fields(token) for token in tokens])
         return
     if not tokens:
         whose = f" for service {service}" if service else f" for gateway {gateway}" if gateway else ""
@@ -76,13 +75,16 @@ def list_(service: Service = None, gateway: Gateway = None, json: Json = False) 
 
 
 @application.command()
-def revoke(token: Annotated[str, typer.Argument(help="The id of the token.")]) -> None:
+def revoke(token: Annotated[str, typer.Argument(help="The id of the token.")], json: Json = False) -> None:
     """Revoke a token, within a second."""
     connected()
     from prefect_dstack.services.tokens import revoke_token
 
     revoked = revoke_token(token)
-    out.print(f"token {revoked.id} is revoked")
+    if json:
+        print_json({"id": revoked.id, "revoked": True})
+    else:
+        out.print(f"token {revoked.id} is revoked")
 
 
 def _fields(token: Token) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from uuid import UUID
 
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
 from prefect.client.schemas.sorting import LogSort
 
 from prefect_dstack.errors import ConflictError, HostError
@@ -23,13 +24,16 @@ __all__ = ["read_run_logs"]
 PAGE = 200
 
 
-def read_run_logs(name: str, *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
+def read_run_logs(
+    name: str, *, tail: int | None = None, follow: bool = False, since: datetime | None = None
+) -> Iterator[str]:
     """Read what the nodes of a task or a development environment write.
 
     Args:
         name: The run.
         tail: Only so many lines from the end of each node; None: all that is kept.
         follow: Go on with what they write from now, until they have ended.
+        since: Only what was written since then.
 
     Yields:
         Lines; with several nodes, each starts with the rank of its own. Of a run that is over, they are
@@ -42,7 +46,7 @@ def read_run_logs(name: str, *, tail: int | None = None, follow: bool = False) -
     record = load_run(name)
     infrastructure = resolve_infrastructure()
     if record.is_over:
-        lines = list(_of_flow_run(record.flow_run)) if record.flow_run else []
+        lines = list(_of_flow_run(record.flow_run, since)) if record.flow_run else []
         yield from lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
         return
     if record.location is not None and record.location.id != infrastructure.here.id:
@@ -54,10 +58,10 @@ def read_run_logs(name: str, *, tail: int | None = None, follow: bool = False) -
         for item in found:
             yield from (
                 f"{_prefix(item, found)}{line}"
-                for line in _of_node(infrastructure, item, tail=tail, follow=False)
+                for line in _of_node(infrastructure, item, tail=tail, since=since, follow=False)
             )
         return
-    yield from _merged(infrastructure, found, tail)
+    yield from _merged(infrastructure, found, tail, since)
 
 
 def _prefix(item: FoundReplica, found: list[FoundReplica]) -> str:
@@ -65,19 +69,27 @@ def _prefix(item: FoundReplica, found: list[FoundReplica]) -> str:
 
 
 def _of_node(
-    infrastructure: Infrastructure, item: FoundReplica, *, tail: int | None, follow: bool
+    infrastructure: Infrastructure,
+    item: FoundReplica,
+    *,
+    tail: int | None,
+    since: datetime | None,
+    follow: bool,
 ) -> Iterator[str]:
     runtime = infrastructure.runtime(item.instance, item.replica.runtime)
-    return runtime.logs(infrastructure.machine(item.instance), item.replica, tail=tail, follow=follow)
+    machine = infrastructure.machine(item.instance)
+    return runtime.logs(machine, item.replica, tail=tail, follow=follow, since=since)
 
 
-def _merged(infrastructure: Infrastructure, found: list[FoundReplica], tail: int | None) -> Iterator[str]:
+def _merged(
+    infrastructure: Infrastructure, found: list[FoundReplica], tail: int | None, since: datetime | None
+) -> Iterator[str]:
     """Follow several nodes at once, until all have ended."""
     lines: queue.Queue[str | None] = queue.Queue(maxsize=1000)
 
     def read(item: FoundReplica) -> None:
         try:
-            for line in _of_node(infrastructure, item, tail=tail, follow=True):
+            for line in _of_node(infrastructure, item, tail=tail, since=since, follow=True):
                 lines.put(f"{_prefix(item, found)}{line}")
         except HostError as error:
             lines.put(f"{item.replica.name}: cannot be followed: {error}")
@@ -91,8 +103,11 @@ def _merged(infrastructure: Infrastructure, found: list[FoundReplica], tail: int
             yield line
 
 
-def _of_flow_run(flow_run: str) -> Iterator[str]:
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run)]))
+def _of_flow_run(flow_run: str, since: datetime | None) -> Iterator[str]:
+    wanted = LogFilter(
+        flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run)]),
+        timestamp=None if since is None else LogFilterTimestamp(after_=since),
+    )
     with api_client() as client:
         offset = 0
         while page := client.read_logs(wanted, limit=PAGE, offset=offset, sort=LogSort.TIMESTAMP_ASC):
