@@ -149,9 +149,9 @@ def deploy(
         seen = compared(active, revision)
         image = prepared.configuration.image
         if prepared.pull and image is not None and active.configuration.get("image") == image:
-            was, now = running_image(record, prepared, run.infrastructure)
-            seen.append(f"image {moved(was, now)}")
-            force = force or was != now
+            was, newest = running_image(record, prepared, run.infrastructure)
+            seen.append(f"image {moved(was, newest)}")
+            force = force or was != newest
         run.log.info("%s@%d: %s", record.name, active.number, ", ".join(seen))
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
