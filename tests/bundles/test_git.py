@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -35,7 +36,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "checkouts"
 
 
-def remote(origin: Path, **keys: str) -> RemoteRepository:
+def remote(origin: Path, **keys: Any) -> RemoteRepository:
     return RemoteRepository(f"file://{origin}", **keys)
 
 
@@ -159,7 +160,7 @@ class TestCredentials:
 
     @pytest.mark.parametrize("password", [None, "wrong"])
     def test_that_are_missing_or_wrong_end_at_once(self, url: str, place: Path, password: str | None) -> None:
-        remote = RemoteRepository(url, username="git", password=password and SecretStr(password))
+        remote = RemoteRepository(url, username="git", password=SecretStr(password) if password else None)
 
         with pytest.raises(ConfigurationError, match="cannot be had") as raised:
             check_out(remote, place)

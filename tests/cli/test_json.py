@@ -60,7 +60,7 @@ class TestDocuments:
         from prefect_dstack.blocks import DstackSshFleet
 
         # Nobody can use it, so no host is asked.
-        DstackSshFleet(configuration={"type": "fleet", "name": name, "hosts": 1}).save(name)  # type: ignore[arg-type]
+        DstackSshFleet(configuration={"type": "fleet", "name": name, "hosts": 1}).save(name)
 
         assert name in [it["name"] for it in cli.ok("fleet", "list", "--json").json]
         assert cli.ok("fleet", "delete", name, "-y", "--json").json == {"name": name, "deleted": True}

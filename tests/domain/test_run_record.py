@@ -39,12 +39,6 @@ def test_a_run_is_over_when_nothing_of_it_is_to_run(state: str, over: bool) -> N
     assert record(state=state).is_over is over
 
 
-def test_only_a_development_environment_outlives_its_flow_run() -> None:
-    assert record(kind="dev-environment", state="running").goes_on_alone
-    assert not record(kind="dev-environment", state="stopped").goes_on_alone
-    assert not record(kind="task", state="running").goes_on_alone
-
-
 def test_what_a_newer_version_has_added_is_kept() -> None:
     stored = record().model_dump(mode="json") | {"added_later": 7}
 

@@ -63,7 +63,8 @@ def worker(home: Home) -> Iterator[None]:
         try:
             yield
         finally:
-            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            worker = psutil.Process(process.pid)
+            for each in [*worker.children(recursive=True), worker]:
                 # Replicas, gateways and their supervisors are in sessions of their own, and stay.
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if each.pid == process.pid or "prefect.flow_engine" in " ".join(each.cmdline()):
@@ -84,9 +85,10 @@ def deploy_all(project: dict[str, Any] | None = None, directory: Path = ROOT) ->
 
 def run(deployment: str, **parameters: Any) -> FlowRun:
     """Run a deployment to its end, which must be a good one."""
-    ended = run_deployment(deployment, parameters=parameters, timeout=300, poll_interval=0.5)
+    ended: Any = run_deployment(deployment, parameters=parameters, timeout=300, poll_interval=0.5)
     assert ended.state is not None
     assert ended.state.is_completed(), (deployment, ended.state)
+    assert isinstance(ended, FlowRun)
     return ended
 
 
@@ -102,12 +104,13 @@ def tags_of(flow_run: FlowRun) -> list[str]:
 
 def suspended(name: str, greeting: str) -> FlowRun:
     """Run a deployment whose revision needs approval, until its flow run is suspended."""
-    begun = run_deployment(
+    begun: Any = run_deployment(
         "deploy-service/default",
         parameters={"configuration": hello(name, env={"GREETING": greeting}), "approval": True},
         timeout=0,
     )
     wait_until(lambda: state_of(begun).name == "Suspended", 120, "it is suspended", interval=0.5)
+    assert isinstance(begun, FlowRun)
     return begun
 
 
@@ -208,7 +211,7 @@ def test_triggers_fire(
         wait_until(lambda: load_record(name).active == 1, 120, "the service is rolled back", interval=0.5)
 
         before = {it["id"] for it in runs_of_deployment("reconcile-services")}
-        crashed = run_deployment(
+        crashed: Any = run_deployment(
             "deploy-service/default", parameters={"configuration": hello(name)}, timeout=0, as_subflow=False
         )
         with get_client(sync_client=True) as client:

@@ -74,7 +74,7 @@ def test_a_job_has_an_endpoint_of_its_own(shop: Path) -> None:
 def test_two_services_are_deployed_at_once(shop: Path) -> None:
     printed = run(shop, "asyncio.gather(")
 
-    assert all(get_service(f"shop-{town}").url in printed for town in ("berlin", "paris"))
+    assert all(str(get_service(f"shop-{town}").url) in printed for town in ("berlin", "paris"))
 
 
 @pytest.mark.timeout(300)
