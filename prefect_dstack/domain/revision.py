@@ -36,6 +36,7 @@ SETTINGS = frozenset(
         "queue_timeout",
         "rate_limits",
         "retain",
+        "retry",
         "rollout",
         "stop_duration",
         "strip_prefix",

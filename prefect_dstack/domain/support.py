@@ -25,6 +25,7 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.domain import fleet_support
 from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.errors import UnsupportedKeyError
 
 __all__ = ["check_support", "unsupported_keys"]
@@ -32,7 +33,6 @@ __all__ = ["check_support", "unsupported_keys"]
 Run = ServiceConfiguration | TaskConfiguration | DevEnvironmentConfiguration
 
 LATER = "is not acted on yet; remove it"
-TRIED_AGAIN = "is not acted on: tasks are tried again and replicas restarted in any case; remove it"
 OLDER = "is a part of older versions of dstack"
 
 # Keys that load, so that dstack's files can be read, and on which nothing acts.
@@ -62,8 +62,7 @@ OF_RUNS = {
 OF_SERVICES = {
     "max_duration": LATER,
     "groups": "groups of replicas are not acted on yet; give 'replicas' one number",
-    "retry": TRIED_AGAIN,
-    "retry_policy": TRIED_AGAIN,
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "router": LATER,
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
@@ -205,6 +204,9 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
             yield "replicas", never["groups"]
         yield from _of_groups(configuration, "replicas", configuration.replicas)
     yield from _of_groups(configuration, "groups", configuration.groups or ())
+    retry = configuration.retry
+    if retry is not None and retry.duration is not None and not capacity_timeout(retry):
+        yield "retry.duration", "is for no-capacity only: what ends is started again for as long as it takes"
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
 

@@ -14,6 +14,7 @@ from prefect_dstack.domain.record import (
     Revision,
     ServiceRecord,
 )
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
 from prefect_dstack.gateways.routing import endpoint_of, route_of
 from prefect_dstack.gateways.state import GatewayState, Route
@@ -205,6 +206,7 @@ def put_revision(
     first = route(state)
     check_files(gateway, [first])
     goal = goal_for(record, revision, prepared, first, desired.replicas)
+    goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
     if not keeps and (active is None or goal.limits.max_surge):

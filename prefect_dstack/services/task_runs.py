@@ -28,6 +28,7 @@ from prefect_dstack.controller.goal import DEFAULT_GRACE
 from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.record import Deploying, now
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.domain.run_record import RunRecord, RunResult
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.task_nodes import (
@@ -303,17 +304,13 @@ class _Run:
             self._flush(LAST_LINES)
 
     def _with_retries(self, action: Callable[[], None]) -> None:
-        retry = self.configuration.retry
-        wanted = (
-            retry is not None and retry.enabled and "no-capacity" in (retry.on_events or ("no-capacity",))
-        )
-        duration = 3600.0 if retry is None or retry.duration is None else float(retry.duration)
+        duration = capacity_timeout(self.configuration.retry)
         began = time.monotonic()
         while True:
             try:
                 action()
             except CapacityError as error:
-                if not wanted or time.monotonic() - began > duration or self._is_stopped():
+                if time.monotonic() - began >= duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)
                 time.sleep(RETRY_PAUSE)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_dstack.controller import convergence
 from prefect_dstack.controller.convergence import converge, is_reached
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.rollout import Limits
-from prefect_dstack.errors import DeploymentError, HostUnreachableError, ReplicaNotReadyError
+from prefect_dstack.errors import CapacityError, DeploymentError, HostUnreachableError, ReplicaNotReadyError
 from prefect_dstack.runtimes.base import ReplicaStatus
 from tests.controller.world import SERVICE, FakeWorld, Interrupted, goal, unreachable
 
@@ -86,6 +87,22 @@ def test_the_failure_that_the_user_can_change_is_the_one_that_is_raised() -> Non
 
     with pytest.raises(ReplicaNotReadyError):
         run(goal(1, 2), Broken())
+
+
+def test_a_lack_of_capacity_is_waited_out_as_long_as_the_goal_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convergence, "CAPACITY_PAUSE", 0.0)
+    world = FakeWorld(fail_at=2, failure=lambda: CapacityError("none left"))
+
+    run(goal(1, 2, capacity_timeout=60), world)
+
+    assert world.serving == {"hello-1-0", "hello-1-1"}
+    # Each attempt looks for offers of its own.
+    assert world.looks_for_offers > 1
+
+
+def test_a_lack_of_capacity_is_a_failure_where_nothing_is_said() -> None:
+    with pytest.raises(CapacityError, match="none left"):
+        run(goal(1, 2), FakeWorld(fail_at=1, failure=lambda: CapacityError("none left")))
 
 
 def test_replicas_that_end_as_fast_as_they_start_are_given_up() -> None:
