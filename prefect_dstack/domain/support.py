@@ -52,7 +52,8 @@ OF_RUNS = {
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
     "reservation": LATER,
-    "schedule": "belongs to the Prefect deployment; give that a schedule instead",
+    "schedule": "belongs to the Prefect deployment that runs this file; remove it, and give that one a cron: "
+    "prefect deployment schedule create NAME/default --cron '0 8 * * *'",
     "setup": f"{OLDER}; put its commands first in 'commands'",
     "single_branch": "has no effect: a repository is brought along without its history; remove it",
     "termination_idle_time": f"{OLDER}; remove it",
@@ -107,7 +108,7 @@ CERTIFICATES = {
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
-ON_THIS_MACHINE = "needs a container: name an 'image', or in 'fleets' or 'backends' another machine than this"
+ON_THIS_MACHINE = "needs a container: name an 'image', a fleet, or a backend other than local"
 NEEDS_CONTAINER = {
     "entrypoint": f"{ON_THIS_MACHINE}; or put the program into 'commands'",
     "nvcc": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own compilers",
@@ -236,8 +237,8 @@ def _of_files_of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
     brought |= {f"files.{number}": it.path for number, it in enumerate(configuration.files)}
     for key, path in brought.items():
         if path.startswith(("/", "~")) or ".." in PurePosixPath(path).parts:
-            reason = "must stay below the working directory, as no container surrounds it"
-            yield f"{key}.path", f"{reason}; give a relative path, as in 'here:there'"
+            reason = "must be relative and below the working directory where no container is used"
+            yield f"{key}.path", f"{reason}; write 'local:path' to say where it goes"
     working_dir = configuration.working_dir or ""
     if brought and (working_dir.startswith(("/", "~")) or ".." in PurePosixPath(working_dir).parts):
         yield "working_dir", "must be below the files that are brought along; remove it, or use a container"
