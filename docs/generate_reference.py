@@ -567,8 +567,8 @@ REFERENCES = (
 REFERENCES_NOTES = """\
 Under `env`, in `registry_auth`, in `probes` and in the URL of a repository, the environment of who deploys is
 read at launch and kept secret. `HF_TOKEN:` without a value, `- HF_TOKEN` in a list and
-`HF_TOKEN: ${{ env.HF_TOKEN }}` say the same. Elsewhere it is read with the file. `$${{` is a literal `${{`. Prefect
-fills in `prefect.yaml` in a way of its own: see
+`HF_TOKEN: ${{ env.HF_TOKEN }}` say the same. Elsewhere it is read with the file. `$${{` is a literal `${{`.
+Prefect fills in `prefect.yaml` in a way of its own: see
 [schedules](../how-to/schedules.md#a-configuration-within-prefectyaml).
 
 The name of a variable may have dots, as `discovery.type` has, for an image that reads it: a shell would not

@@ -42,8 +42,6 @@ OF_RUNS = {
     "build": f"{OLDER}; build an image yourself and name it in 'image'",
     "cache": f"{OLDER}; mount a directory with 'volumes' instead",
     "creation_policy": LATER,
-    "docker": "needs a Docker Engine within the container, and with it a privileged one, which is not made "
-    "yet; name an 'image' for each program instead",
     "dstack": "needs a dstack server, and there is none; remove it",
     "home_dir": f"{OLDER}; set HOME under 'env' instead",
     "idle_duration": LATER,
@@ -110,6 +108,7 @@ SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
 ON_THIS_MACHINE = "needs a container: name an 'image', a fleet, or a backend other than local"
 NEEDS_CONTAINER = {
+    "docker": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own engine",
     "entrypoint": f"{ON_THIS_MACHINE}; or put the program into 'commands'",
     "nvcc": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own compilers",
     "privileged": f"{ON_THIS_MACHINE}; without one, the commands run as you",
@@ -248,7 +247,7 @@ def _of_containers(configuration: Run) -> Iterator[tuple[str, str]]:
     if configuration.working_dir is not None and not configuration.working_dir.startswith("/"):
         yield "working_dir", "must be an absolute path in the container"
     if configuration.entrypoint:
-        for key in ("python", "shell"):
+        for key in ("docker", "python", "shell"):
             if getattr(configuration, key):
                 yield key, "has no effect beside 'entrypoint'; remove one of them"
     yield from _of_dotted_names(configuration)

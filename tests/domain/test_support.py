@@ -32,6 +32,7 @@ ACTED_ON = {
     "client_max_body_size": r"configuration\.client_max_body_size",
     "commands": r"configuration\.commands",
     "cors": r"configuration\.cors",
+    "docker": r"configuration\.docker",
     "domain": r"configuration\.host_names",
     "domains": r"configuration\.host_names",
     "entrypoint": r"configuration\.entrypoint",
@@ -255,7 +256,7 @@ class TestEveryKey:
     @pytest.mark.parametrize(
         ("group", "key"),
         [
-            ({"replicas": 1, "docker": True}, "groups.0.docker"),
+            ({"replicas": 1, "reservation": "cr-0123"}, "groups.0.reservation"),
             ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
         ],
@@ -312,7 +313,6 @@ class TestRefuses:
             ("build", ["make"]),
             ("cache", ["~/.cache"]),
             ("creation_policy", "reuse"),
-            ("docker", True),
             ("dstack", True),
             ("home_dir", "/root"),
             ("instance_name", "one"),
@@ -340,6 +340,7 @@ class TestRefuses:
     @pytest.mark.parametrize("key", sorted(NEEDS_CONTAINER))
     def test_what_is_for_containers_only(self, key: str) -> None:
         value = {
+            "docker": True,
             "entrypoint": "app",
             "nvcc": True,
             "privileged": True,
@@ -368,6 +369,7 @@ class TestRefuses:
             ({"registry_auth": {"username": "me", "password": "secret"}}, "registry_auth"),
             ({"registry_auth": {"username": "a", "password": "b"}, "fleets": ["lab"]}, "registry_auth"),
             ({"fleets": ["lab"], "entrypoint": "app", "python": "3.12"}, "python"),
+            ({"fleets": ["lab"], "entrypoint": "app", "docker": True}, "docker"),
             ({"repos": [{"local_path": ".", "branch": "main"}]}, "repos.0.branch"),
             ({"repos": [{"local_path": ".", "hash": "0123abc"}]}, "repos.0.hash"),
             ({"image": "app", "repos": [".:../up"]}, "repos.0.path"),

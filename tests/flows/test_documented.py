@@ -220,7 +220,7 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 def test_the_files_about_python_and_repositories(
     project: Path, tmp_path: Path, deploy: Callable[..., Endpoint], name: str
 ) -> None:
