@@ -51,8 +51,8 @@ class Settings(PrefectBaseSettings):
     )
     default_docker_image: str = Field(
         default="dstackai/dind",
-        description="The same where the configuration asks for `docker`; it has `start-dockerd`, which starts "
-        "a Docker Engine within the container.",
+        description="The same where the configuration asks for `docker`; its `start-dockerd` starts an "
+        "engine in the container.",
         validation_alias=_names("default_docker_image"),
     )
     bundle_size_limit: int = Field(
