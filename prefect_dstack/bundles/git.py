@@ -48,7 +48,7 @@ def check_out(remote: RemoteRepository, directory: Path) -> Path:
         day after the last use.
 
     Raises:
-        ConfigurationError: If it cannot be had; says what Git said.
+        ConfigurationError: If it cannot be fetched; the message has Git's own words.
 
     Example:
         >>> check_out(RemoteRepository("https://git.example.com/a.git"), Path("checkouts"))  # doctest: +SKIP
@@ -170,7 +170,7 @@ class _Git:
         except subprocess.TimeoutExpired:
             raise self._error(f"did not answer within {TIMEOUT:.0f} s") from None
         if done.returncode != 0:
-            raise self._error(f"cannot be had: {reason(done.stderr)}")
+            raise self._error(f"cannot be fetched: {reason(done.stderr)}")
         return done.stdout
 
     def _error(self, problem: str) -> ConfigurationError:

@@ -209,7 +209,7 @@ def put_revision(
     goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
-    if not keeps and (active is None or goal.limits.max_surge):
+    if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
         offers = infrastructure.offers(prepared.spec.requirements)
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:

@@ -40,7 +40,14 @@ from prefect_dstack.domain.task_nodes import (
     start_waves,
 )
 from prefect_dstack.domain.workload import Requirements, WorkloadSpec, requirements_of, workload_spec
-from prefect_dstack.errors import CapacityError, ConflictError, HostError, NotFoundError, RunFailedError
+from prefect_dstack.errors import (
+    CapacityError,
+    ConflictError,
+    HostError,
+    NoOfferError,
+    NotFoundError,
+    RunFailedError,
+)
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
@@ -309,7 +316,7 @@ class _Run:
         while True:
             try:
                 action()
-            except CapacityError as error:
+            except (CapacityError, NoOfferError) as error:
                 if time.monotonic() - began >= duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)

@@ -132,7 +132,7 @@ def test_what_is_not_there_is_named_and_leaves_nothing(
 
 
 def test_a_repository_that_is_not_there_is_said_in_the_words_of_git(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nothing.* cannot be had: .*does not"):
+    with pytest.raises(ConfigurationError, match=r"nothing.* cannot be fetched: .*does not"):
         check_out(RemoteRepository(f"file://{tmp_path}/nothing"), place)
 
 
@@ -173,7 +173,7 @@ class TestCredentials:
     def test_that_are_missing_or_wrong_end_at_once(self, url: str, place: Path, password: str | None) -> None:
         remote = RemoteRepository(url, username="git", password=password and SecretStr(password))
 
-        with pytest.raises(ConfigurationError, match="cannot be had") as raised:
+        with pytest.raises(ConfigurationError, match="cannot be fetched") as raised:
             check_out(remote, place)
 
         assert "hunter" not in str(raised.value)

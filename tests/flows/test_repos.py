@@ -119,7 +119,7 @@ def test_one_of_another_machine_is_the_commit_of_its_revision(
     assert get(endpoint.url) == {"committed.txt": "one"}
     told = subprocess.run(["grep", "-rl", "hunter2", home.state], capture_output=True, text=True, check=False)
     assert told.stdout == ""
-    with pytest.raises(ConfigurationError, match="cannot be had"):
+    with pytest.raises(ConfigurationError, match="cannot be fetched"):
         apply(repos=[{"url": address, "branch": "main"}])
     assert get(endpoint.url) == {"committed.txt": "one"}
 
