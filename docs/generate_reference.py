@@ -59,12 +59,19 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`max_duration: 2h`", {"max_duration": "2h"}),
     ("`idle_duration: 10m`", {"idle_duration": "10m"}),
     ("`model:` with `format: tgi`", {"model": {"name": "m", "format": "tgi"}}),
-    ("`resources.shm_size` without `image`", {"image": None, "resources": {"shm_size": "1GB"}}),
-    ("`fleets: [hosts]` without `image`", {"image": None, "fleets": ["hosts"]}),
-    ("`working_dir: app` with `image`", {"working_dir": "app"}),
+    ("`resources.shm_size` of a process", {"image": None, "resources": {"shm_size": "1GB"}}),
+    ("`repos: ['.:/src']` of a process", {"image": None, "repos": [".:/src"]}),
+    ("`repos:` with `local_path` and `branch`", {"repos": [{"local_path": ".", "branch": "main"}]}),
+    ("`files: ['~/.netrc']` of a process", {"image": None, "files": ["~/.netrc"]}),
+    ("`working_dir: app` in a container", {"working_dir": "app"}),
+    (
+        "`python` beside `entrypoint`",
+        {"image": None, "fleets": ["lab"], "entrypoint": "/run", "python": "3.12"},
+    ),
+    ("`retry.duration` without `no-capacity`", {"retry": {"on_events": ["error"], "duration": "1h"}}),
     ("`shell` beside `entrypoint`", {"entrypoint": "/run", "shell": "bash"}),
-    ("`env: {discovery.type: one}` without `image`", {"image": None, "env": {"discovery.type": "one"}}),
-    ("`env: {discovery.type: one}` with `commands`", {"env": {"discovery.type": "one"}}),
+    ("`env: {discovery.type: one}` of a process", {"image": None, "env": {"discovery.type": "one"}}),
+    ("`env: {discovery.type: one}` in a container with `commands`", {"env": {"discovery.type": "one"}}),
     ("`resources.gpu: amd:MI300X`", {"resources": {"gpu": "amd:MI300X"}}),
     ("`volumes: [weights:/models]`", {"volumes": ["weights:/models"]}),
     ("`volumes: [/var/run/docker.sock:/s]`", {"volumes": ["/var/run/docker.sock:/s"]}),
@@ -97,8 +104,8 @@ def files() -> str:
     definitions = configuration_schema()["$defs"]
     partly = {key: f"[not every value](#{anchor(REFUSED)})" for _, change in REFUSED_VALUES for key in change}
     support_of = partly | refused_of("service")
-    for key, reason in support.NEEDS_IMAGE.items():
-        support_of[key] = "with `image` only" + reason.removeprefix("needs an 'image'")
+    for key, reason in support.NEEDS_CONTAINER.items():
+        support_of[key] = "in containers only" + reason.removeprefix(support.ON_THIS_MACHINE)
     shared = list(RunConfiguration.model_fields)
 
     def keys(
@@ -543,7 +550,7 @@ REFERENCES = (
     (
         "`${{ secrets.NAME }}`",
         "a Prefect `Secret` block, read when something is launched",
-        "`env`, `registry_auth`, `probes`, `gateway`, `ssh_key`",
+        "`env`, `registry_auth`, `probes`, `repos`, `gateway`, `ssh_key`",
     ),
     (
         "`${{ env.NAME }}`",
@@ -566,10 +573,11 @@ REFERENCES = (
 )
 
 REFERENCES_NOTES = """\
-Under `env`, in `registry_auth` and in `probes`, the environment of who deploys is read at launch and kept
-secret. `HF_TOKEN:` without a value, `- HF_TOKEN` in a list and `HF_TOKEN: ${{ env.HF_TOKEN }}` say the same.
-Elsewhere it is read with the file. `$${{` is a literal `${{`. Prefect fills in `prefect.yaml` in a way of its
-own: see [schedules](../how-to/schedules.md#a-configuration-within-prefectyaml).
+Under `env`, in `registry_auth`, in `probes` and in the URL of a repository, the environment of who deploys is
+read at launch and kept secret. `HF_TOKEN:` without a value, `- HF_TOKEN` in a list and
+`HF_TOKEN: ${{ env.HF_TOKEN }}` say the same. Elsewhere it is read with the file. `$${{` is a literal `${{`.
+Prefect fills in `prefect.yaml` in a way of its own: see
+[schedules](../how-to/schedules.md#a-configuration-within-prefectyaml).
 
 The name of a variable may have dots, as `discovery.type` has, for an image that reads it: a shell would not
 hand it on.

@@ -49,6 +49,12 @@ class Settings(PrefectBaseSettings):
         description="The same where the configuration asks for `nvcc`, the compiler of CUDA.",
         validation_alias=_names("default_nvcc_image"),
     )
+    default_docker_image: str = Field(
+        default="dstackai/dind",
+        description="The same where the configuration asks for `docker`; its `start-dockerd` starts an "
+        "engine in the container.",
+        validation_alias=_names("default_docker_image"),
+    )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,
         ge=0,

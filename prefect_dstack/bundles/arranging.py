@@ -1,4 +1,4 @@
-"""Puts several bundles into one, each where it belongs."""
+"""Combines several bundles into one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["arrange"]
 
 
 def arrange(parts: Iterable[tuple[str, Iterable[Entry]]], ignored: Iterable[str] = ()) -> Bundle:
-    """Put the entries of several bundles into one.
+    """Combine the entries of several bundles into one.
 
     Args:
         parts: Directories of the new bundle (`.` is the bundle itself), each with the entries that go there;

@@ -48,7 +48,7 @@ def check_out(remote: RemoteRepository, directory: Path) -> Path:
         day after the last use.
 
     Raises:
-        ConfigurationError: If it cannot be had; says what Git said.
+        ConfigurationError: If it cannot be fetched; the message has Git's own words.
 
     Example:
         >>> check_out(RemoteRepository("https://git.example.com/a.git"), Path("checkouts"))  # doctest: +SKIP
@@ -57,9 +57,11 @@ def check_out(remote: RemoteRepository, directory: Path) -> Path:
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     git = _Git(remote)
     with _locked(place):
-        _remove_unused(place)
+        _remove_unused(directory, place)
         commit = git.newest() if remote.commit is None else remote.commit.lower()
-        if _COMMIT.fullmatch(commit) and (place / commit).is_dir() and remote.branch is None:
+        # Whether a commit is on a branch only the branch tells.
+        is_certain = remote.commit is None or remote.branch is None
+        if is_certain and _COMMIT.fullmatch(commit) and (place / commit).is_dir():
             os.utime(place / commit)
             return place / commit
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=place))
@@ -168,7 +170,7 @@ class _Git:
         except subprocess.TimeoutExpired:
             raise self._error(f"did not answer within {TIMEOUT:.0f} s") from None
         if done.returncode != 0:
-            raise self._error(f"cannot be had: {reason(done.stderr)}")
+            raise self._error(f"cannot be fetched: {reason(done.stderr)}")
         return done.stdout
 
     def _error(self, problem: str) -> ConfigurationError:
@@ -215,10 +217,13 @@ def reason(written: str) -> str:
     return next(iter([*fatal, *lines]), "Git does not say why")
 
 
-def _remove_unused(place: Path) -> None:
-    for tree in place.iterdir():
+def _remove_unused(directory: Path, place: Path) -> None:
+    """Remove what nobody has used for long, and what was left of processes that were killed here."""
+    oldest = time.time() - KEPT
+    for tree in directory.glob("*/*"):
         with contextlib.suppress(FileNotFoundError):
-            if tree.is_dir() and (tree.name.startswith(".new-") or tree.stat().st_mtime < time.time() - KEPT):
+            unfinished = tree.parent == place and tree.name.startswith(".new-")
+            if tree.is_dir() and (unfinished or tree.stat().st_mtime < oldest):
                 remove_tree(tree)
 
 

@@ -44,7 +44,7 @@ def python_of(configuration: RunConfiguration, commands: Sequence[str]) -> str |
         for processes that install packages, which must not change an environment of the machine. None for
         no environment.
     """
-    if configuration.image is not None or configuration.entrypoint is not None or not commands:
+    if configuration.image is not None or configuration.docker or configuration.entrypoint or not commands:
         return None
     if configuration.python is not None:
         return configuration.python

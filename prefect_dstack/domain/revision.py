@@ -45,6 +45,7 @@ SETTINGS = frozenset(
         "rate_limits",
         "restart_after",
         "retain",
+        "retry",
         "rollout",
         "stop_duration",
         "strip_prefix",

@@ -25,6 +25,7 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.domain import fleet_support
 from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.errors import UnsupportedKeyError
 
 __all__ = ["check_support", "unsupported_keys"]
@@ -32,7 +33,6 @@ __all__ = ["check_support", "unsupported_keys"]
 Run = ServiceConfiguration | TaskConfiguration | DevEnvironmentConfiguration
 
 LATER = "is not acted on yet; remove it"
-TRIED_AGAIN = "is not acted on: tasks are tried again and replicas restarted in any case; remove it"
 OLDER = "is a part of older versions of dstack"
 
 # Keys that load, so that dstack's files can be read, and on which nothing acts.
@@ -42,8 +42,6 @@ OF_RUNS = {
     "build": f"{OLDER}; build an image yourself and name it in 'image'",
     "cache": f"{OLDER}; mount a directory with 'volumes' instead",
     "creation_policy": LATER,
-    "docker": "needs a Docker Engine within the container, and with it a privileged one, which is not made "
-    "yet; name an 'image' for each program instead",
     "dstack": "needs a dstack server, and there is none; remove it",
     "home_dir": f"{OLDER}; set HOME under 'env' instead",
     "idle_duration": LATER,
@@ -52,7 +50,8 @@ OF_RUNS = {
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
     "reservation": LATER,
-    "schedule": "belongs to the Prefect deployment; give that a schedule instead",
+    "schedule": "belongs to the Prefect deployment that runs this file; remove it, and give that one a cron: "
+    "prefect deployment schedule create NAME/default --cron '0 8 * * *'",
     "setup": f"{OLDER}; put its commands first in 'commands'",
     "single_branch": "has no effect: a repository is brought along without its history; remove it",
     "termination_idle_time": f"{OLDER}; remove it",
@@ -62,8 +61,7 @@ OF_RUNS = {
 OF_SERVICES = {
     "max_duration": LATER,
     "groups": "groups of replicas are not acted on yet; give 'replicas' one number",
-    "retry": TRIED_AGAIN,
-    "retry_policy": TRIED_AGAIN,
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "router": LATER,
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
@@ -102,8 +100,9 @@ CERTIFICATES = {
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
-ON_THIS_MACHINE = "needs a container: name an 'image', or in 'fleets' or 'backends' another machine than this"
+ON_THIS_MACHINE = "needs a container: name an 'image', a fleet, or a backend other than local"
 NEEDS_CONTAINER = {
+    "docker": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own engine",
     "entrypoint": f"{ON_THIS_MACHINE}; or put the program into 'commands'",
     "nvcc": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own compilers",
     "privileged": f"{ON_THIS_MACHINE}; without one, the commands run as you",
@@ -199,6 +198,9 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
             yield "replicas", never["groups"]
         yield from _of_groups(configuration, "replicas", configuration.replicas)
     yield from _of_groups(configuration, "groups", configuration.groups or ())
+    retry = configuration.retry
+    if retry is not None and retry.duration is not None and not capacity_timeout(retry):
+        yield "retry.duration", "is for no-capacity only: what ends is started again for as long as it takes"
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
 
@@ -228,8 +230,8 @@ def _of_files_of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
     brought |= {f"files.{number}": it.path for number, it in enumerate(configuration.files)}
     for key, path in brought.items():
         if path.startswith(("/", "~")) or ".." in PurePosixPath(path).parts:
-            reason = "must stay below the working directory, as no container surrounds it"
-            yield f"{key}.path", f"{reason}; give a relative path, as in 'here:there'"
+            reason = "must be relative and below the working directory where no container is used"
+            yield f"{key}.path", f"{reason}; write 'local:path' to say where it goes"
     working_dir = configuration.working_dir or ""
     if brought and (working_dir.startswith(("/", "~")) or ".." in PurePosixPath(working_dir).parts):
         yield "working_dir", "must be below the files that are brought along; remove it, or use a container"
@@ -239,7 +241,7 @@ def _of_containers(configuration: Run) -> Iterator[tuple[str, str]]:
     if configuration.working_dir is not None and not configuration.working_dir.startswith("/"):
         yield "working_dir", "must be an absolute path in the container"
     if configuration.entrypoint:
-        for key in ("python", "shell"):
+        for key in ("docker", "python", "shell"):
             if getattr(configuration, key):
                 yield key, "has no effect beside 'entrypoint'; remove one of them"
     yield from _of_dotted_names(configuration)

@@ -100,6 +100,9 @@ class WorkloadSpec(BaseModel):
         "run in none.",
     )
     pull: bool = Field(default=False, description="Whether the image is pulled even where it is there.")
+    docker: bool = Field(
+        default=False, description="Whether its commands have a Docker Engine of their own in the container."
+    )
     entrypoint: str | None = Field(default=None, description="The entry point; None: the image's own.")
     commands: tuple[str, ...] = Field(default=(), description="Shell commands, until one fails.")
     shell: str | None = Field(
@@ -212,12 +215,14 @@ def workload_spec(
         requirements=requirements,
         image=configuration.image or (default_image if requirements.runtime == "docker" else None),
         python=python_of(configuration, commands),
+        docker=bool(configuration.docker),
         entrypoint=configuration.entrypoint,
         commands=commands,
         shell=configuration.shell,
         user=configuration.user,
         working_dir=configuration.working_dir,
-        privileged=bool(configuration.privileged),
+        # An engine mounts file systems and makes networks.
+        privileged=configuration.privileged or bool(configuration.docker),
         port=port,
         ports=() if port is None else (port,),
         environment=environment,

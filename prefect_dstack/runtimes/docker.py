@@ -374,14 +374,17 @@ def labels(launch: Launch, port: int | None) -> dict[str, str]:
 
 
 def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
-    before = () if spec.python is None else environment_commands(spec.python)
+    before = ["start-dockerd"] if spec.docker else []
+    if spec.python is not None:
+        before += environment_commands(spec.python)
     script = "\n".join(["set -e", *before, *spec.commands]) if spec.commands else None
     if spec.entrypoint:
         return shlex.split(spec.entrypoint), None if script is None else [script]
     if script is None:
         return None, None
-    # The default image has Bash, and what is written for dstack counts on it.
-    return [spec.shell or ("/bin/sh" if spec.python is None else "/bin/bash"), "-c"], [script]
+    # Default images have Bash, and what is written for dstack counts on it.
+    shell = "/bin/bash" if spec.docker or spec.python is not None else "/bin/sh"
+    return [spec.shell or shell, "-c"], [script]
 
 
 def _with_secrets(

@@ -18,6 +18,7 @@ from prefect_dstack.domain.record import (
     ServiceRecord,
     now,
 )
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.domain.revision import compared, moved
 from prefect_dstack.errors import (
     DeploymentError,
@@ -261,9 +262,10 @@ def put_revision(
     check_files(gateway, [first])
     found, record = record, _replacing(record, revision)
     goal = goal_for(record, revision, prepared, first, desired.replicas)
+    goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
-    if not keeps and (active is None or goal.limits.max_surge):
+    if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
         offers = infrastructure.offers(prepared.spec.requirements)
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:

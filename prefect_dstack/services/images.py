@@ -16,9 +16,11 @@ def default_image(configuration: RunConfiguration) -> str | None:
         configuration: A service, a task or a development environment.
 
     Returns:
-        The image of the settings, with the compiler of CUDA if the configuration asks for it; None if the
-        configuration names an image, or runs as a process.
+        The image of the settings, with the compiler of CUDA or a Docker Engine if the configuration asks for
+        it; None if the configuration names an image, or runs as a process.
     """
     if configuration.image is not None or runtime_of(configuration) == "process":
         return None
+    if configuration.docker:
+        return settings().default_docker_image
     return settings().default_nvcc_image if configuration.nvcc else settings().default_image

@@ -30,6 +30,7 @@ from prefect_dstack.domain.dev_environments import environment_commands
 from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.record import Deploying, now
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.domain.run_record import RunRecord, RunResult
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.task_nodes import (
@@ -41,7 +42,14 @@ from prefect_dstack.domain.task_nodes import (
     start_waves,
 )
 from prefect_dstack.domain.workload import Requirements, WorkloadSpec, requirements_of, workload_spec
-from prefect_dstack.errors import CapacityError, ConflictError, HostError, NotFoundError, RunFailedError
+from prefect_dstack.errors import (
+    CapacityError,
+    ConflictError,
+    HostError,
+    NoOfferError,
+    NotFoundError,
+    RunFailedError,
+)
 from prefect_dstack.hosts.ssh_entry import remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
@@ -317,17 +325,13 @@ class _Run:
         save_run(self.record)
 
     def _with_retries(self, action: Callable[[], None]) -> None:
-        retry = self.configuration.retry
-        wanted = (
-            retry is not None and retry.enabled and "no-capacity" in (retry.on_events or ("no-capacity",))
-        )
-        duration = 3600.0 if retry is None or retry.duration is None else float(retry.duration)
+        duration = capacity_timeout(self.configuration.retry)
         began = time.monotonic()
         while True:
             try:
                 action()
-            except CapacityError as error:
-                if not wanted or time.monotonic() - began > duration or self._is_stopped():
+            except (CapacityError, NoOfferError) as error:
+                if time.monotonic() - began >= duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)
                 time.sleep(RETRY_PAUSE)

@@ -90,6 +90,17 @@ def test_a_commit_that_is_there_needs_nobody(origin: Path, place: Path) -> None:
     assert check_out(wanted, place) == tree
 
 
+def test_a_branch_that_has_not_moved_is_not_fetched_again(
+    origin: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = remote(origin, branch="main")
+    tree = check_out(wanted, place)
+    # The list of branches can still be had, but no commit.
+    monkeypatch.setattr("prefect_dstack.bundles.git._Git.fetch", None)
+
+    assert check_out(wanted, place) == tree
+
+
 def test_submodules_come_along(
     origin: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +133,7 @@ def test_what_is_not_there_is_named_and_leaves_nothing(
 
 
 def test_a_repository_that_is_not_there_is_said_in_the_words_of_git(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nothing.* cannot be had: .*does not"):
+    with pytest.raises(ConfigurationError, match=r"nothing.* cannot be fetched: .*does not"):
         check_out(RemoteRepository(f"file://{tmp_path}/nothing"), place)
 
 
@@ -137,12 +148,13 @@ def test_what_nobody_used_for_a_day_is_removed(origin: Path, place: Path) -> Non
     first = check_out(remote(origin), place)
     commit(origin, app="two")
     second = check_out(remote(origin), place)
-    os.utime(first, (time.time() - KEPT - 1,) * 2)
+    other = check_out(remote(repository(origin.with_name("other"), app="x")), place)
+    for tree in (first, other):
+        os.utime(tree, (time.time() - KEPT - 1,) * 2)
 
     check_out(remote(origin), place)
 
-    assert not first.exists()
-    assert second.exists()
+    assert [tree.exists() for tree in (first, other, second)] == [False, False, True]
 
 
 class TestCredentials:
@@ -162,7 +174,7 @@ class TestCredentials:
     def test_that_are_missing_or_wrong_end_at_once(self, url: str, place: Path, password: str | None) -> None:
         remote = RemoteRepository(url, username="git", password=SecretStr(password) if password else None)
 
-        with pytest.raises(ConfigurationError, match="cannot be had") as raised:
+        with pytest.raises(ConfigurationError, match="cannot be fetched") as raised:
             check_out(remote, place)
 
         assert "hunter" not in str(raised.value)

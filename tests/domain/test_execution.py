@@ -96,4 +96,5 @@ def test_containers_of_the_default_image_have_an_environment() -> None:
     assert python_of(service(fleets=["lab"]), ("app",)) == ""
     assert python_of(service(fleets=["lab"], python="3.12"), ("app",)) == "3.12"
     assert python_of(service(fleets=["lab"], entrypoint="app"), ("app",)) is None
+    assert python_of(service(fleets=["lab"], docker=True), ("app",)) is None
     assert python_of(service(image="app"), ("pip install x",)) is None

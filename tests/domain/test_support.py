@@ -32,6 +32,7 @@ ACTED_ON = {
     "client_max_body_size": r"configuration\.client_max_body_size",
     "commands": r"configuration\.commands",
     "cors": r"configuration\.cors",
+    "docker": r"configuration\.docker",
     "domain": r"configuration\.host_names",
     "domains": r"configuration\.host_names",
     "entrypoint": r"configuration\.entrypoint",
@@ -79,6 +80,7 @@ ACTED_ON = {
 
 # The same for the keys that only one kind has.
 ACTED_ON_BY = {
+    "service": {"retry": r"configuration\.retry"},
     "task": {
         "groups": r"configuration\.groups",
         "max_duration": r"configuration\.max_duration",
@@ -224,8 +226,9 @@ class TestEveryKey:
         """A new key of the model belongs into `support.py`, or into the table above with what acts on it."""
         keys = set(ServiceConfiguration.model_fields)
 
-        assert keys == ACTED_ON.keys() | NEVER["service"].keys()
-        assert not ACTED_ON.keys() & NEVER["service"].keys()
+        acted_on = ACTED_ON.keys() | ACTED_ON_BY["service"].keys()
+        assert keys == acted_on | NEVER["service"].keys()
+        assert not acted_on & NEVER["service"].keys()
         assert NEEDS_CONTAINER.keys() <= ACTED_ON.keys()
 
     @pytest.mark.parametrize("kind", sorted(MODELS))
@@ -255,7 +258,7 @@ class TestEveryKey:
     @pytest.mark.parametrize(
         ("group", "key"),
         [
-            ({"replicas": 1, "docker": True}, "groups.0.docker"),
+            ({"replicas": 1, "reservation": "cr-0123"}, "groups.0.reservation"),
             ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
         ],
@@ -312,7 +315,6 @@ class TestRefuses:
             ("build", ["make"]),
             ("cache", ["~/.cache"]),
             ("creation_policy", "reuse"),
-            ("docker", True),
             ("dstack", True),
             ("home_dir", "/root"),
             ("instance_name", "one"),
@@ -320,7 +322,6 @@ class TestRefuses:
             ("pool_name", "pool"),
             ("priority", 5),
             ("reservation", "cr-0123"),
-            ("retry", True),
             ("retry_policy", {"retry": True}),
             ("router", {"type": "sglang"}),
             ("schedule", {"cron": "0 8 * * *"}),
@@ -341,6 +342,7 @@ class TestRefuses:
     @pytest.mark.parametrize("key", sorted(NEEDS_CONTAINER))
     def test_what_is_for_containers_only(self, key: str) -> None:
         value = {
+            "docker": True,
             "entrypoint": "app",
             "nvcc": True,
             "privileged": True,
@@ -369,12 +371,14 @@ class TestRefuses:
             ({"registry_auth": {"username": "me", "password": "secret"}}, "registry_auth"),
             ({"registry_auth": {"username": "a", "password": "b"}, "fleets": ["lab"]}, "registry_auth"),
             ({"fleets": ["lab"], "entrypoint": "app", "python": "3.12"}, "python"),
+            ({"fleets": ["lab"], "entrypoint": "app", "docker": True}, "docker"),
             ({"repos": [{"local_path": ".", "branch": "main"}]}, "repos.0.branch"),
             ({"repos": [{"local_path": ".", "hash": "0123abc"}]}, "repos.0.hash"),
             ({"image": "app", "repos": [".:../up"]}, "repos.0.path"),
             ({"repos": [".:../up"]}, "repos.0.path"),
             ({"repos": [".:/src"]}, "repos.0.path"),
             ({"files": ["a", "/etc/hosts"]}, "files.1.path"),
+            ({"retry": {"on_events": ["error"], "duration": "1h"}}, "retry.duration"),
             ({"files": ["~/.netrc"]}, "files.0.path"),
             ({"files": ["a"], "working_dir": "/srv"}, "working_dir"),
             ({"resources": {"shm_size": "1GB"}}, "resources.shm_size"),
@@ -437,6 +441,10 @@ class TestAccepts:
             {"python": "3.12"},
             {"files": ["app.py", "../lib:lib"], "working_dir": "app"},
             {"repos": [".."], "python": "3.12"},
+            {"retry": True},
+            {"retry": False, "gateway": False},
+            {"retry": {"on_events": ["no-capacity", "error"], "duration": "1h"}},
+            {"retry": {"on_events": ["error", "interruption"]}},
             {"image": "app", "repos": [{"local_path": ".", "path": "/src", "if_exists": "skip"}]},
             {"repos": [{"url": "https://git.example.com/a.git", "branch": "main", "hash": "0123abc"}]},
             {"python": "3.12", "nvcc": True, "backends": ["aws"]},

@@ -9,15 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 
 from prefect_dstack.domain.record import Endpoint
+from prefect_dstack.store.records import load_record
+from tests.bundles.repositories import git, repository, serving
 from tests.flows.conftest import EXAMPLES
 from tests.home import Home
 from tests.polling import wait_until
@@ -202,3 +205,49 @@ def test_the_tutorial(answer: Path, home: Home) -> None:
             written = (done.stdout + done.stderr).splitlines()
             pattern = ".*".join(re.escape(part) for part in last.split("[...]"))
             assert any(re.fullmatch(pattern, line.strip()) for line in written), f"{command}: {done}"
+
+
+def named(text: str, name: str) -> str:
+    """A service of a page under a name that no other test has."""
+    return re.sub(r"^name: .*$", f"name: {name}", text, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository as the page about Python and repositories has it."""
+    (written,) = blocks(DOCS / "how-to" / "python-and-repos.md", "python")
+    project = repository(tmp_path / "project", server__py=written, requirements__txt="")
+    (project / "deploy").mkdir()
+    return project
+
+
+@pytest.mark.timeout(300)
+def test_the_files_about_python_and_repositories(
+    project: Path, tmp_path: Path, deploy: Callable[..., Endpoint], name: str
+) -> None:
+    from prefect.blocks.system import Secret
+
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    of_python, _, local, remote, private = blocks(DOCS / "how-to" / "python-and-repos.md", "yaml")
+
+    def answer(text: str, file: Path) -> str:
+        file.write_text(named(text, name).replace("3.11", here))
+        return httpx.get(deploy(file).url).text
+
+    assert answer(of_python, project / "a.dstack.yml").startswith(f"{here} in ")
+    assert f"/{name}-1-0/venv" in httpx.get(load_record(name).endpoint.url).text
+    (project / "server.py").write_text((project / "server.py").read_text().replace(" in ", " within "))
+    assert " within " in answer(local, project / "deploy" / "a.dstack.yml")
+
+    git(tmp_path, "clone", "--quiet", "--bare", str(project), "bare.git")
+    Secret(value="hunter2").save("git-token", overwrite=True)
+    with serving(tmp_path / "bare.git", "git", "hunter2") as url:
+        address = "https://git.example.com/acme/project.git"
+        public = remote.replace(address, f"file://{tmp_path}/bare.git")
+        assert " in " in answer(public, tmp_path / "b.dstack.yml")
+        host, path = url.removeprefix("http://").split("/", 1)
+        opened = private.replace("https://", "http://").replace(
+            "git.example.com/acme/project.git", f"{host}/{path}"
+        )
+        opened = opened.replace("- http", "- url: http")
+        assert " in " in answer(opened, tmp_path / "c.dstack.yml")

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from prefect_dstack import Endpoint
+from prefect_dstack import Endpoint, deploy_service, run_task, stop_service
+from prefect_dstack.flows.fleets import apply_fleet
 from tests.flows.conftest import get
+from tests.flows.lab import Lab
 from tests.home import Home
+from tests.prefect_server import PrefectServer
 from tests.testbed.engine import LocalEngine
 from tests.testbed.images import load_image
 
@@ -76,3 +79,27 @@ def test_elsewhere_it_is_a_container_of_the_default_image(
         (container,) = client.containers.list(filters={"label": f"prefect-dstack.service={name}"})
         assert container.attrs["Config"]["Image"] == default_image
     assert not deploy(service(name, python=HERE, backends=["local", "ssh"])).changed
+
+
+def test_a_task_has_one_too(home: Home, prefect_server: PrefectServer, name: str, tmp_path: Path) -> None:
+    told = "import sys; print(sys.prefix); sys.exit(sys.prefix == sys.base_prefix)"
+    task = {"type": "task", "name": name, "python": HERE, "commands": [f"python -c '{told}' > prefix"]}
+
+    result = run_task(task, artifacts={"prefix": str(tmp_path / "prefix")})
+
+    assert result.exit_code == 0
+    assert (tmp_path / "prefix").read_text().strip() == str(home.state / "replicas" / f"{name}-1-0" / "venv")
+
+
+@pytest.mark.testbed
+def test_on_a_host_of_a_fleet(lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path) -> None:
+    host = lab.hosts[0]
+    monkeypatch.setenv("PREFECT_DSTACK_DEFAULT_IMAGE", load_image(host, "uv"))
+    apply_fleet(lab.fleet(host))
+    (tmp_path / "app.py").write_text(APP)
+    keys = {"commands": ["pip list || true", "exec python app.py"], "files": [f"{tmp_path}/app.py:app.py"]}
+
+    endpoint = deploy_service(service(name, python=HERE, fleets=["lab"], **keys))
+
+    assert get(endpoint.url)["prefix"] == f"/tmp/prefect-dstack-venv-{name}-1-0"
+    stop_service(name)

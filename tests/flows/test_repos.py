@@ -13,7 +13,7 @@ from prefect.blocks.system import Secret
 
 from prefect_dstack import Endpoint, deploy_service, rollback_service
 from prefect_dstack.errors import ConfigurationError, DeploymentError
-from tests.bundles.repositories import commit, git, repository, serving
+from tests.bundles.repositories import git, repository, serving
 from tests.flows.conftest import get
 from tests.home import Home
 from tests.testbed.engine import LocalEngine
@@ -107,7 +107,8 @@ def test_one_of_another_machine_is_the_commit_of_its_revision(
     with serving(bare, "git", "hunter2") as url:
         address = url.replace("http://", "http://${{ secrets.git-token }}@")
         assert get(apply(repos=[{"url": address, "branch": "main"}]).url) == {"committed.txt": "one"}
-        commit(project, committed__txt="two")
+        (project / "committed.txt").write_text("two")
+        git(project, "commit", "--quiet", "--all", "--message=change")
         git(project, "push", "--quiet", str(bare), "main")
         git(bare, "update-server-info")
         endpoint = apply(repos=[{"url": address, "branch": "main"}])
@@ -118,7 +119,7 @@ def test_one_of_another_machine_is_the_commit_of_its_revision(
     assert get(endpoint.url) == {"committed.txt": "one"}
     told = subprocess.run(["grep", "-rl", "hunter2", home.state], capture_output=True, text=True, check=False)
     assert told.stdout == ""
-    with pytest.raises(ConfigurationError, match="cannot be had"):
+    with pytest.raises(ConfigurationError, match="cannot be fetched"):
         apply(repos=[{"url": address, "branch": "main"}])
     assert get(endpoint.url) == {"committed.txt": "one"}
 
