@@ -27,13 +27,13 @@ OUT, ERR = 1, 2
 SHELL = "/bin/sh"
 IN_USE = "read -r _ # prefect-dstack: somebody is here"
 
-# A program's own number is told first where it has to be hung up: the engine ends nothing when we go.
+# Its number, also that of its process group, is told first: the engine ends nothing on a terminal when we go.
 START = """{tell}{environment}shell=$(command -v bash || echo /bin/sh)
 if [ -n "$1" ]; then exec "$shell" -c "$1"; fi
 exec "$shell"
 """
 TELL = 'echo "$$"\n'
-HANG_UP = 'kill -HUP "$1"'
+HANG_UP = 'kill -HUP "-$1"'
 
 WITH_PYTHON = """
 import os, socket, sys, threading

@@ -376,7 +376,7 @@ class TestInContainers:
             asked = ssh(stdin="GET / HTTP/1.0\r\n\r\n", options=("-W", "localhost:7777"))
             assert asked.out.endswith("served\n")
 
-            with ssh.start("echo here; cat", options=("-tt",)) as session:
+            with Ssh(home, name).start("echo here; cat", options=("-tt",)) as session:
                 assert session.stdout
                 assert session.stdout.readline().strip() == "here"
                 assert ssh("ps | grep '[c]at$'").code == 0
