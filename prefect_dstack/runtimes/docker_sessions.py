@@ -138,15 +138,18 @@ class ContainerSession:
 
     def close(self) -> None:
         """Hang up; see `Session.close`."""
+        # Whoever comes second waits, too: this process may end as soon as all are closed.
         with self._closing:
-            if self._closed:
-                return
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._hang_up()
+                self._stream.close()
+
+    def _hang_up(self) -> None:
         number = self._number.strip()
         with contextlib.suppress(APIError, OSError, HostError):
             if number.isdigit() and self._engine.api.exec_inspect(self._id)["Running"]:
                 self._container.exec_run([SHELL, "-c", HANG_UP, "sh", number])
-        self._stream.close()
 
     def _copy_frames(self, out: Callable[[bytes], object], err: Callable[[bytes], object]) -> None:
         while header := self._stream.exactly(8):

@@ -376,12 +376,12 @@ class TestInContainers:
             asked = ssh(stdin="GET / HTTP/1.0\r\n\r\n", options=("-W", "localhost:7777"))
             assert asked.out.endswith("served\n")
 
-            with Ssh(home, name).start("echo here; cat", options=("-tt",)) as session:
+            with Ssh(home, name).start("echo here; sleep 4321", options=("-tt",)) as session:
                 assert session.stdout
                 assert session.stdout.readline().strip() == "here"
-                assert ssh("ps | grep '[c]at$'").code == 0
+                assert ssh("ps | grep '[s]leep 4321'").code == 0
                 session.kill()
-            wait_until(lambda: ssh("ps | grep '[c]at$'").code == 1, 60, "it was hung up")
+            wait_until(lambda: ssh("ps | grep '[s]leep 4321'").code == 1, 60, "it was hung up")
 
         cli.ok("stop", name, "-y")
         wait_until(lambda: is_over(name) and not home.leftovers(), 60, "nothing is left")
