@@ -453,6 +453,8 @@ class _Run:
             self._read(node, follow=False)
         if self.stay.is_ready and not self._is_stopped():
             self.stay.begin(entrance_of_found(found, self.infrastructure))
+            if self._is_stopped():
+                return STOPPED
             self._is_running()
         return None
 
