@@ -27,13 +27,13 @@ OUT, ERR = 1, 2
 SHELL = "/bin/sh"
 IN_USE = "read -r _ # prefect-dstack: somebody is here"
 
-# A program's own number is told first where it has to be hung up: the engine ends nothing when we go.
+# Its number, also that of its process group, is told first: the engine ends nothing on a terminal when we go.
 START = """{tell}{environment}shell=$(command -v bash || echo /bin/sh)
 if [ -n "$1" ]; then exec "$shell" -c "$1"; fi
 exec "$shell"
 """
 TELL = 'echo "$$"\n'
-HANG_UP = 'kill -HUP "$1"'
+HANG_UP = 'kill -HUP "-$1"'
 
 WITH_PYTHON = """
 import os, socket, sys, threading
@@ -138,15 +138,18 @@ class ContainerSession:
 
     def close(self) -> None:
         """Hang up; see `Session.close`."""
+        # Whoever comes second waits, too: this process may end as soon as all are closed.
         with self._closing:
-            if self._closed:
-                return
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._hang_up()
+                self._stream.close()
+
+    def _hang_up(self) -> None:
         number = self._number.strip()
         with contextlib.suppress(APIError, OSError, HostError):
             if number.isdigit() and self._engine.api.exec_inspect(self._id)["Running"]:
                 self._container.exec_run([SHELL, "-c", HANG_UP, "sh", number])
-        self._stream.close()
 
     def _copy_frames(self, out: Callable[[bytes], object], err: Callable[[bytes], object]) -> None:
         while header := self._stream.exactly(8):

@@ -9,9 +9,9 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import paramiko
 from prefect.settings import get_current_settings
 
 from prefect_dstack.api import local_server_url
@@ -19,11 +19,13 @@ from prefect_dstack.domain.run_record import RunRecord
 from prefect_dstack.errors import ConflictError, NotFoundError
 from prefect_dstack.hosts.host_keys import HostKey
 from prefect_dstack.hosts.identity import MachineIdentity
-from prefect_dstack.hosts.keys import generate_key_pair, read_private_key
 from prefect_dstack.hosts.ssh_entry import SshEntry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.entering import Entrance, entrance
+
+if TYPE_CHECKING:
+    import paramiko
 
 __all__ = ["SshKeys", "check_entry", "entrance_of", "entrance_of_found", "ssh_entry", "ssh_keys"]
 
@@ -149,6 +151,9 @@ def entrance_of_found(found: FoundReplica, infrastructure: Infrastructure) -> En
 
 
 def _key(path: Path) -> paramiko.PKey:
+    # What imports paramiko is not for those who deploy services.
+    from prefect_dstack.hosts.keys import generate_key_pair, read_private_key
+
     if not path.exists():
         fresh = path.with_suffix(".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -425,8 +425,10 @@ class _Run:
             if outcome is not None:
                 return outcome
             if deadline is not None and time.monotonic() > deadline:
+                # For a development environment that is its planned end.
                 return RunOutcome(
-                    124, f"it ran for longer than max_duration, {self.configuration.max_duration} s"
+                    124 if self.stay is None else 0,
+                    f"it ran for longer than max_duration, {self.configuration.max_duration} s",
                 )
             time.sleep(POLL)
 
@@ -458,6 +460,8 @@ class _Run:
             self._read(node, follow=False)
         if self.stay.is_ready and not self._is_stopped():
             self.stay.begin(entrance_of_found(found, self.infrastructure))
+            if self._is_stopped():
+                return STOPPED
             self._is_running()
         return None
 

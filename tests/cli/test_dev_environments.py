@@ -27,6 +27,7 @@ from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 from tests.testbed.engine import LocalEngine
+from tests.testbed.host import Host
 from tests.testbed.images import load_image
 
 pytestmark = pytest.mark.integration
@@ -282,12 +283,12 @@ def test_a_failing_init_says_so_and_leaves_nothing(
 def test_it_stops_when_nobody_has_been_connected_for_long_enough(
     begin: Callable[..., None], ssh: Ssh, name: str, home: Home
 ) -> None:
-    begin(inactivity_duration=4)
+    begin(inactivity_duration=20)
 
     # Much longer than it may be left alone, but it is not.
-    assert ssh("sleep 15; echo still here").out == "still here\n"
+    assert ssh("sleep 30; echo still here").out == "still here\n"
     wait_until(lambda: is_over(name), 60, "it has stopped by itself")
-    assert load_run(name).reason == "nobody was connected for 4 s"
+    assert load_run(name).reason == "nobody was connected for 20 s"
     wait_until(lambda: not home.leftovers(), 60, "nothing is left")
     assert not entries(home)
 
@@ -309,7 +310,7 @@ def test_what_a_killed_one_has_left_is_removed(
         (shown,) = (it for it in cli.ok("ps", "--json").json if it["name"] == name)
         assert shown["state"] == "unfinished"
 
-        assert f"{name}: take down what run 1 has left" in cli.ok("reconcile").out
+        assert f"{name}: take down what run 1 has left" in cli.ok("reconcile").err
         assert session.wait(60) != 0
     wait_until(lambda: not home.leftovers(), 60, "nothing is left")
     assert not entries(home)
@@ -376,12 +377,12 @@ class TestInContainers:
             asked = ssh(stdin="GET / HTTP/1.0\r\n\r\n", options=("-W", "localhost:7777"))
             assert asked.out.endswith("served\n")
 
-            with ssh.start("echo here; cat", options=("-tt",)) as session:
+            with Ssh(home, name).start("echo here; sleep 4321", options=("-tt",)) as session:
                 assert session.stdout
                 assert session.stdout.readline().strip() == "here"
-                assert ssh("ps | grep '[c]at$'").code == 0
+                assert ssh("ps | grep '[s]leep 4321'").code == 0
                 session.kill()
-            wait_until(lambda: ssh("ps | grep '[c]at$'").code == 1, 60, "it was hung up")
+            wait_until(lambda: ssh("ps | grep '[s]leep 4321'").code == 1, 60, "it was hung up")
 
         cli.ok("stop", name, "-y")
         wait_until(lambda: is_over(name) and not home.leftovers(), 60, "nothing is left")
@@ -394,7 +395,51 @@ class TestInContainers:
     def test_they_stop_when_nobody_is_connected(
         self, begin: Callable[..., None], ssh: Ssh, name: str, home: Home, image: str
     ) -> None:
-        begin(image=image, inactivity_duration=4)
-        assert ssh("sleep 15; echo still here").out == "still here\n"
+        begin(image=image, inactivity_duration=20)
+        assert ssh("sleep 30; echo still here").out == "still here\n"
         wait_until(lambda: is_over(name), 60, "it has stopped by itself")
-        assert load_run(name).reason == "nobody was connected for 4 s"
+        assert load_run(name).reason == "nobody was connected for 20 s"
+
+
+@pytest.mark.testbed
+@pytest.mark.timeout(600)
+def test_they_are_entered_on_a_host(
+    begin: Callable[..., None],
+    cli: CommandLine,
+    write: Callable[..., Path],
+    ssh: Ssh,
+    name: str,
+    home: Home,
+    tmp_path: Path,
+    make_host: Callable[..., Host],
+) -> None:
+    host = make_host("workshop")
+    image = load_image(host, "python")
+    member = {"hostname": host.address, "user": "root", "identity_file": str(host.identity_file)}
+    fleet = {
+        "type": "fleet",
+        "name": name,
+        "ssh_config": {"hosts": [member | {"host_key": host.fingerprint}]},
+    }
+    (tmp_path / "fleet.yml").write_text(yaml.safe_dump(fleet))
+    cli.ok("apply", "-f", tmp_path / "fleet.yml", "-y")
+    begin(image=image, init=["echo served > /tmp/index.html"], fleets=[name], working_dir="/tmp")
+
+    with ssh.shared(tmp_path):
+        said = ssh("hostname; pwd; cat; echo no >&2; exit 3", stdin="typed\n")
+        assert said == Outcome(3, f"{name}-1-0\n/tmp\ntyped\n", "no\n")
+        assert ssh("head -c 3000000 /dev/zero | tr '\\0' x").out == "x" * 3_000_000
+        ssh("httpd -p 127.0.0.1:7777 -h /tmp")
+        asked = ssh(stdin="GET / HTTP/1.0\r\n\r\n", options=("-W", "localhost:7777"))
+        assert asked.out.endswith("served\n")
+        with Ssh(home, name).start("echo here; sleep 4321", options=("-tt",)) as session:
+            assert session.stdout
+            assert session.stdout.readline().strip() == "here"
+            session.kill()
+        wait_until(lambda: ssh("ps | grep '[s]leep 4321'").code == 1, 60, "it was hung up")
+
+    cli.ok("stop", name, "-y")
+    wait_until(lambda: is_over(name) and not home.leftovers(), 60, "nothing is left")
+    assert host.check(["docker", "ps", "-aq"]) == ""
+    assert not entries(home)
+    cli.ok("fleet", "delete", name, "-y")

@@ -90,7 +90,14 @@ ACTED_ON_BY = {
         "startup_order": r"configuration\.startup_order",
         "stop_criteria": r"configuration\.stop_criteria",
     },
-    "dev-environment": {},
+    "dev-environment": {
+        "ide": r"configuration\.ide",
+        "inactivity_duration": r"configuration\.inactivity_duration",
+        "init": r"configuration\.init",
+        "max_duration": r"configuration\.max_duration",
+        "ports": r"configuration\.ports",
+        "retry": r"configuration\.retry",
+    },
 }
 
 
@@ -283,7 +290,13 @@ class TestEveryKey:
 
     @pytest.mark.parametrize(
         "pattern",
-        sorted({*ACTED_ON.values(), *ACTED_ON_INSIDE.values(), *ACTED_ON_BY["task"].values()}),
+        sorted(
+            {
+                *ACTED_ON.values(),
+                *ACTED_ON_INSIDE.values(),
+                *(pattern for keys in ACTED_ON_BY.values() for pattern in keys.values()),
+            }
+        ),
     )
     def test_that_is_not_refused_is_read_somewhere(self, pattern: str) -> None:
         assert any(re.search(pattern, source) for source in acting_sources())
@@ -401,8 +414,8 @@ class TestRefuses:
             ("task", {"image": "app", "single_branch": True, "repos": ["."]}, "single_branch"),
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
             ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
-            ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
-            ("dev-environment", {"image": "app", "inactivity_duration": "1h"}, "inactivity_duration"),
+            ("dev-environment", {"image": "app", "ide": "zed", "version": "1.0"}, "version"),
+            ("dev-environment", {"fleets": ["lab"]}, "fleets"),
             ("gateway", {"replicas": 2}, "replicas"),
             ("gateway", {"load_balancer": {"type": "alb"}}, "load_balancer"),
             ("gateway", {"router": {"type": "smg"}}, "router"),
@@ -476,6 +489,11 @@ class TestAccepts:
             ("task", {"image": "app", "ports": [8000]}),
             ("task", {"commands": ["app ${{ dstack.node_rank }}"]}),
             ("dev-environment", {"image": "app", "inactivity_duration": "off"}),
+            (
+                "dev-environment",
+                {"ide": "zed", "init": ["make"], "inactivity_duration": "1h", "ports": [8000]},
+            ),
+            ("dev-environment", {"image": "app", "max_duration": "1h", "retry": True}),
             ("gateway", {"domain": "example.com", "replicas": 1}),
             ("fleet", {"ssh_config": {"hosts": ["a"]}, "blocks": "auto", "placement": "cluster"}),
         ],

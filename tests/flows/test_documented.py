@@ -154,10 +154,13 @@ def test_the_account_is_saved(tmp_path: Path, prefect_server: PrefectServer) -> 
 def commands() -> list[tuple[str, list[str]]]:
     """The commands of the tutorial from its third part on, each with what it wrote."""
     text = (DOCS / "tutorial.md").read_text()
+    return commands_in(text[text.index("## 3.") :])
+
+
+def commands_in(text: str) -> list[tuple[str, list[str]]]:
+    """The commands in a page, each with what it wrote."""
     typed = []
-    for session in re.findall(
-        r"^```console\n(.*?)^```$", text[text.index("## 3.") :], re.MULTILINE | re.DOTALL
-    ):
+    for session in re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
             command, *output = part.splitlines()
             typed.append((command, output))
@@ -251,3 +254,24 @@ def test_the_files_about_python_and_repositories(
         )
         opened = opened.replace("- http", "- url: http")
         assert " in " in answer(opened, tmp_path / "c.dstack.yml")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_page_on_dev_environments(tmp_path: Path, home: Home) -> None:
+    page = DOCS / "how-to" / "dev-environments.md"
+    directory = tmp_path / "workbench"
+    directory.mkdir()
+    (directory / "workbench.dstack.yml").write_text(blocks(page, "yaml")[0])
+    for command, documented in commands_in(page.read_text()):
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=directory,
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode, done.stdout.splitlines()) == (0, documented), f"{command}: {done}"
+    wait_until(lambda: not home.leftovers(), 60, "nothing is left")
