@@ -39,6 +39,19 @@ class Settings(PrefectBaseSettings):
         description="Whether applying a service that scales starts the controller of this machine.",
         validation_alias=_names("start_controller"),
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="The port on which a controller publishes metrics for Prometheus; None: none.",
+        validation_alias=_names("metrics_port"),
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1",
+        description="The address on which it does. Metrics need no token: any but 127.0.0.1 is for networks "
+        "whose members may read them.",
+        validation_alias=_names("metrics_address"),
+    )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,
         ge=0,
