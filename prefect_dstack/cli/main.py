@@ -26,6 +26,7 @@ from prefect_dstack.cli import (
     server,
     stop,
     tokens,
+    top,
 )
 from prefect_dstack.cli.diagnostics import doctor
 from prefect_dstack.cli.help import Commands
@@ -88,7 +89,7 @@ _add(DEPLOY, init)
 apply.register(application, DEPLOY)
 _add(DEPLOY, offers.offer)
 config.register(application, DEPLOY)
-_add(LOOK, ps.ps, logs.logs, attach, endpoint.url, endpoint.open_, endpoint.call)
+_add(LOOK, ps.ps, top.top, logs.logs, attach, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
 _add(CHANGE, change.scale, change.restart, change.rollback, change.promote)
 _add(CHANGE, stop.stop, stop.delete, change.reconcile)

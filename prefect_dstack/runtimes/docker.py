@@ -138,6 +138,7 @@ class DockerRuntime:
                 "exit_code": state.get("ExitCode"),
                 "out_of_memory": state.get("OOMKilled", False),
                 "detail": state.get("Error", ""),
+                "started_at": state.get("StartedAt"),
             }
         )
 
