@@ -170,8 +170,11 @@ def read_departed(data: bytes | None) -> Departed:
     Args:
         data: What `departed_with` has written; None: nothing yet.
     """
-    found: Departed = {} if data is None else json.loads(data)
-    return found
+    try:
+        found = json.loads(data or b"{}")
+    except ValueError:  # Counters that are lost must not stand in the way of a change.
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def departed_with(

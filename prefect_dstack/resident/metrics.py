@@ -20,6 +20,7 @@ from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.gateways.servers import SUCCESSOR
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.services.location import is_elsewhere
 
 __all__ = ["GatewayMetrics", "MetricsServer"]
 
@@ -61,36 +62,25 @@ class GatewayMetrics:
         self._idle: set[int] = set()
         self._last_seen: dict[tuple[str, str], float] = {}
 
-    def sample(self) -> bool:
-        """Look once.
-
-        Returns:
-            Whether there is such a gateway.
-        """
+    def sample(self) -> None:
+        """Look once."""
         try:
             samples, departed = self.gateway.control.samples()
         except (PrefectDstackError, OSError) as error:
             logger.debug("gateway %s: its counters cannot be read: %s", self.gateway.name, error)
             self.up, self.samples = False, ()
-            return self._exists()
+            return
         with self.lock:
             self.ledger.take(samples, departed)
             self.samples, self.up = samples, True
             self._forget(samples)
         self._hold(samples)
-        return True
 
     def close(self) -> None:
         """Let go of all processes."""
         for _, connection in self._holds.values():
             connection.close()
         self._holds.clear()
-
-    def _exists(self) -> bool:
-        try:
-            return self.gateway.state() is not None
-        except PrefectDstackError:
-            return True
 
     def _hold(self, samples: Iterable[ProcessSample]) -> None:
         """Keep the present process; let go of former ones that have had nothing to do for two looks."""
@@ -162,7 +152,13 @@ class MetricsServer(Collector):
             records: The records of the services.
             leads: Whether this controller leads.
         """
-        self._records, self._leads = records, leads
+        # What is elsewhere cannot be seen from here, and is published there.
+        self._records = [
+            record
+            for record in records
+            if record.active is not None and not is_elsewhere(record, infrastructure.here)
+        ]
+        self._leads = leads
         followed: dict[str, GatewayMetrics] = {}
         for name in infrastructure.gateway_names:
             try:
@@ -188,12 +184,12 @@ class MetricsServer(Collector):
             one.close()
 
     def _sample(self) -> None:
-        under_way: dict[str, Future[bool]] = {}
+        under_way: dict[str, Future[None]] = {}
         while not self._end.wait(INTERVAL):
             for name, one in self._gateways.items():
                 # One that does not answer in time does not hold up the others.
                 if name not in under_way or under_way[name].done():
-                    under_way[name] = self._pool.submit(one.sample)
+                    under_way[name] = self._pool.submit(_sampled, one)
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metrics as they are now."""
@@ -213,8 +209,9 @@ class MetricsServer(Collector):
         up = GaugeMetricFamily(
             "prefect_dstack_gateway_up", "Whether the gateway answers.", labels=["gateway"]
         )
+        needed = {record.gateway for record in self._records}
         for name, one in gateways.items():
-            if one.up or one.samples or one.ledger.totals:
+            if name in needed or not one.gateway.implicit:
                 up.add_metric([name], one.up)
         yield up
 
@@ -236,13 +233,19 @@ class MetricsServer(Collector):
                         ready.add_metric(_labels(service, replica), row.up)
                         numbers[service] += row.up
         for record in self._records:
-            if record.active is not None:
-                wanted.add_metric([record.name], record.wanted_replicas)
-                serving.add_metric([record.name], numbers[record.name])
+            wanted.add_metric([record.name], record.wanted_replicas)
+            serving.add_metric([record.name], numbers[record.name])
         leads = GaugeMetricFamily(
             "prefect_dstack_controller_leads", "Whether this controller leads.", value=self._leads
         )
         return [ready, wanted, serving, leads]
+
+
+def _sampled(gateway: GatewayMetrics) -> None:
+    try:
+        gateway.sample()
+    except Exception:  # a gateway that answers nonsense must not end the metrics of the others
+        logger.exception("gateway %s: its counters cannot be read", gateway.gateway.name)
 
 
 def _counted(totals: dict[tuple[str, str], Counter[str]], held: Counter[str]) -> Iterable[Metric]:

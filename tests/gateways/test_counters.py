@@ -138,7 +138,7 @@ def test_held_requests_are_added_up_over_processes() -> None:
 
 
 def test_what_is_known_of_processes_that_are_gone_is_forgotten() -> None:
-    data = departed_with(None, 1, [1], "chat/chat-1-0", {"2xx": 3})
+    data = departed_with(b"{damaged", 1, [1], "chat/chat-1-0", {"2xx": 3})
     data = departed_with(data, 1, [1, 2], "chat/chat-1-0", {"2xx": 4})
     assert read_departed(data) == {"1": {"chat/chat-1-0": {"2xx": 7}}}
 
