@@ -55,6 +55,19 @@ class Settings(PrefectBaseSettings):
         "engine in the container.",
         validation_alias=_names("default_docker_image"),
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="The port on which a controller publishes metrics for Prometheus; None: none.",
+        validation_alias=_names("metrics_port"),
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1",
+        description="The address on which it does. Metrics need no token: any but 127.0.0.1 is for networks "
+        "whose members may read them.",
+        validation_alias=_names("metrics_address"),
+    )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,
         ge=0,

@@ -28,6 +28,7 @@ from prefect_dstack.cli import (
     ssh,
     stop,
     tokens,
+    top,
 )
 from prefect_dstack.cli.diagnostics import doctor
 from prefect_dstack.cli.help import Commands
@@ -90,7 +91,7 @@ _add(DEPLOY, init)
 apply.register(application, DEPLOY)
 _add(DEPLOY, offers.offer)
 config.register(application, DEPLOY)
-_add(LOOK, ps.ps, logs.logs, attach)
+_add(LOOK, ps.ps, top.top, logs.logs, attach)
 ssh.register(application, LOOK)
 _add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)

@@ -147,10 +147,17 @@ class HostPlace:
             if container is not None:
                 container.stop(timeout=5)
 
+    def hold(self, timeout: float) -> Connection:
+        """Implement `Place.hold`."""
+        return self._connected("measured.sock", timeout)
+
     def connect(self, timeout: float) -> Connection:
         """Implement `Place.connect`."""
+        return self._connected("master.sock", timeout)
+
+    def _connected(self, socket: str, timeout: float) -> Connection:
         try:
-            channel = self.machine.open_unix_socket(f"{self.directory}/master.sock", as_root=True)
+            channel = self.machine.open_unix_socket(f"{self.directory}/{socket}", as_root=True)
         except HostError as error:
             raise ConnectionRefusedError(str(error)) from error
         channel.settimeout(timeout)

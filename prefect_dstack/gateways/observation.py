@@ -64,7 +64,7 @@ class ReplicaStatistics(BaseModel):
     response_errors: int = Field(description="Requests it took and never answered.")
     durations: tuple[int, ...] = Field(
         description="How many answers began after how long, in the buckets of `latency.BUCKETS`; all 0 "
-        "unless the route is `compared`."
+        "unless the route is `compared` or `measured`."
     )
 
     @classmethod

@@ -81,6 +81,17 @@ class Place(Protocol):
         """Stop HAProxy; connections are cut."""
         ...
 
+    def hold(self, timeout: float) -> Connection:
+        """Open a connection to the HAProxy that serves now: after a reload, it stays until that is closed.
+
+        Args:
+            timeout: Seconds that connecting may take.
+
+        Raises:
+            OSError: If it cannot be reached.
+        """
+        ...
+
     def connect(self, timeout: float) -> Connection:
         """Connect to the master socket.
 

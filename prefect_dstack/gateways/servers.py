@@ -8,7 +8,16 @@ import math
 from prefect_dstack.gateways.quoting import word
 from prefect_dstack.gateways.state import Route, RouteReplica
 
-__all__ = ["SUCCESSOR", "backend", "balance", "milliseconds", "needs_reload", "server", "server_name"]
+__all__ = [
+    "SUCCESSOR",
+    "backend",
+    "balance",
+    "milliseconds",
+    "needs_reload",
+    "server",
+    "server_name",
+    "service_of",
+]
 
 # The next process, where a service's requests wait for replicas. No replica can have this name.
 SUCCESSOR = ":successor"
@@ -26,9 +35,17 @@ CUT_OFF = "on-marked-down shutdown-sessions"
 UNACKNOWLEDGED = "tcp-ut 5s"
 
 
+_BACKEND = "service:"
+
+
 def backend(service: str) -> str:
     """Return the name of a service's backend."""
-    return f"service:{word(service)}"
+    return f"{_BACKEND}{word(service)}"
+
+
+def service_of(backend: str) -> str | None:
+    """Return the service of a backend; None if it is not that of a service."""
+    return backend.removeprefix(_BACKEND) if backend.startswith(_BACKEND) else None
 
 
 def server_name(service: str, replica: str) -> str:

@@ -27,6 +27,7 @@ from prefect_dstack.errors import (
 from prefect_dstack.gateways.attachment import Attachment, direct_address
 from prefect_dstack.gateways.choice import LOCAL
 from prefect_dstack.gateways.gateway import Gateway
+from prefect_dstack.gateways.observation import ReplicaHealth
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.transitions import EVEN_WEIGHT, configured, keeping_replicas, with_tokens
 from prefect_dstack.hosts.machine import Machine
@@ -154,6 +155,20 @@ class ManagedGateway:
         except NotFoundError:
             return False
 
+    def health(self, service: str) -> dict[str, ReplicaHealth]:
+        """Return what it thinks of the replicas of a service.
+
+        Args:
+            service: The service.
+
+        Returns:
+            Their health by replica; none if it does not answer.
+        """
+        try:
+            return self.control.replica_health(service)
+        except PrefectDstackError:
+            return {}
+
     def unusable(self, service: str) -> dict[str, str]:
         """Return the replicas of a service that it routes and cannot use.
 
@@ -163,10 +178,7 @@ class ManagedGateway:
         Returns:
             The results of its last checks, by replica; none if it does not answer.
         """
-        try:
-            health = self.control.replica_health(service)
-        except PrefectDstackError:
-            return {}
+        health = self.health(service)
         return {replica: it.check for replica, it in health.items() if it.status == "DOWN"}
 
     def port_is_free(self, port: int) -> bool:

@@ -21,9 +21,11 @@ from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
+from prefect_dstack.resident.metrics import MetricsServer
 from prefect_dstack.resident.watching import HungReplica, ScalingChange, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
+from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
 from prefect_dstack.store.sources import resolve_infrastructure
 
@@ -46,10 +48,16 @@ class Controller:
 
     Args:
         clock: Seconds, by a clock that only goes forward.
+
+    Raises:
+        ConflictError: If the port for metrics is in use.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        own = settings()
+        port = own.metrics_port
+        self._metrics = None if port is None else MetricsServer(own.metrics_address, port)
         self._watches: dict[str, ServiceWatch] = {}
         self._infrastructure: Infrastructure | None = None
         self._leadership: Leadership | None = None
@@ -101,6 +109,8 @@ class Controller:
         if self._leadership is not None and self._leads:
             self._leadership.resign()
         self._pool.shutdown(wait=True)
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _read_records(self) -> None:
         infrastructure = resolve_infrastructure()
@@ -110,6 +120,8 @@ class Controller:
         self._leads = self._leadership.lead()
         records, _ = readable_records()
         self._infrastructure = infrastructure
+        if self._metrics is not None:
+            self._metrics.follow(infrastructure, records, leads=self._leads)
         for record in records:
             if record.name in self._watches:
                 self._watches[record.name].update(record)

@@ -14,6 +14,7 @@ from prefect_dstack.domain.autoscaling import Decision, Load, Sample, ScalingTer
 from prefect_dstack.domain.record import Revision, ServiceRecord, now
 from prefect_dstack.domain.replacement import replica_to_replace
 from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.gateways.observation import ReplicaStatistics
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 
@@ -91,6 +92,7 @@ class ServiceWatch:
         self.record = record
         self._clock = clock
         self._history: deque[Sample] = deque()
+        self._statistics: dict[str, ReplicaStatistics] = {}
         self._revision: Revision | None = None
         self._configuration: ServiceConfiguration | None = None
         self._terms: ScalingTerms | None = None
@@ -169,7 +171,7 @@ class ServiceWatch:
             return
         latency = None
         if self._terms is not None and self._terms.metric == "latency_p95":
-            latency = _latency(gateway, self.record.name)
+            latency = self._latency(gateway)
         metric = None
         if self._terms is not None and self._terms.metric == "prometheus" and self._configuration is not None:
             metric = _scraped(self._configuration, self.record, infrastructure)
@@ -188,6 +190,17 @@ class ServiceWatch:
         while self._history and self._history[0].at < now - longest - window - SPARE:
             self._history.popleft()
 
+    def _latency(self, gateway: ManagedGateway) -> float | None:
+        """Return the seconds within which 95 % of the answers since the last look began."""
+        try:
+            now = gateway.control.statistics(self.record.name)
+        except PrefectDstackError:
+            return None
+        before, self._statistics = self._statistics, now
+        recent = [it.since(before[name]) if name in before else it for name, it in now.items()]
+        slowest = [it.p95 for it in recent if it.p95 is not None]
+        return max(slowest) / 1000 if slowest else None
+
     def change(self) -> ScalingChange | None:
         """Return what is to change by now; None if nothing is."""
         if self._terms is None or not self.is_scaled:
@@ -197,15 +210,6 @@ class ServiceWatch:
         if decision.replicas == before:
             return None
         return ScalingChange(self.record.name, before, decision.replicas, decision.reason)
-
-
-def _latency(gateway: ManagedGateway, service: str) -> float | None:
-    try:
-        found = gateway.control.statistics(service).values()
-    except PrefectDstackError:
-        return None
-    slowest = [one.p95 for one in found if one.p95 is not None]
-    return max(slowest) / 1000 if slowest else None
 
 
 def _scraped(

@@ -143,6 +143,7 @@ class DockerRuntime:
                 "exit_code": state.get("ExitCode"),
                 "out_of_memory": state.get("OOMKilled", False),
                 "detail": state.get("Error", ""),
+                "started_at": state.get("StartedAt"),
             }
         )
 

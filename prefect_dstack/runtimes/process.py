@@ -111,6 +111,7 @@ class ProcessRuntime:
                 "restarts": known.restarts,
                 "exit_code": known.exit_code,
                 "detail": "its supervisor was killed" if known.state == "lost" else "",
+                "started_at": known.started_at,
             }
         )
 

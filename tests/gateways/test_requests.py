@@ -343,6 +343,13 @@ def test_how_long_replicas_take_is_measured_while_they_are_compared(world: World
     assert world.gateway.statistics(name)[name].p95 is None
 
 
+def test_how_long_replicas_take_is_measured_where_the_service_scales_by_it(world: World) -> None:
+    name, _ = world.service(measured=True)
+    world.get(name, "/slow?seconds=0.3")
+
+    assert 200 < (world.gateway.statistics(name)[name].p95 or 0) < 500
+
+
 def test_a_canary_gets_its_share(world: World) -> None:
     name, _ = world.service()
     canary = Application("canary")

@@ -21,6 +21,7 @@ need debootstrap debootstrap
 need sudo sudo
 need pebble pebble
 need nginx nginx-light
+need prometheus prometheus
 
 if [ -z "$missing" ]; then
     exit 0
