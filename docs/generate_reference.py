@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -398,6 +398,10 @@ def annotation(of: Any) -> str:
     """Write an annotation the way a signature has it, without the modules of its names."""
     if of is None or of is type(None):
         return "None"
+    if get_origin(of) is Annotated:
+        return annotation(get_args(of)[0])
+    if get_origin(of) is Union:
+        return " | ".join(annotation(each) for each in get_args(of))
     text = (
         of if isinstance(of, str) else of.__name__ if isinstance(of, type) and not get_args(of) else str(of)
     )

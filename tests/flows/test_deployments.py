@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import psutil
 import pytest
@@ -22,16 +24,17 @@ from prefect.states import Crashed
 
 from prefect_dstack import Endpoint, approve_service, reconcile_services, reject_service
 from prefect_dstack.store.records import load_record
-from tests.flows.conftest import EXAMPLES, get, hello, stop
+from tests.flows.conftest import EXAMPLES, deploy, get, hello, stop
 from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 
-__all__ = ["stop"]
+__all__ = ["deploy", "stop"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = EXAMPLES.parent
+AUTOMATIONS = ROOT / "docs" / "how-to" / "automations.md"
 PREFECT = Path(sys.executable).with_name("prefect")
 
 
@@ -67,7 +70,7 @@ def worker(home: Home) -> Iterator[None]:
             for each in [*worker.children(recursive=True), worker]:
                 # Replicas, gateways and their supervisors are in sessions of their own, and stay.
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if each.pid == process.pid or "prefect.flow_engine" in " ".join(each.cmdline()):
+                    if each.pid == process.pid or "prefect.engine" in " ".join(each.cmdline()):
                         each.kill()
             process.wait()
 
@@ -190,40 +193,112 @@ def form_of(flow_run: FlowRun, part: str) -> str:
         return client.read_flow_run_input(flow_run.id, key)
 
 
-def test_triggers_fire(
-    stop: Callable[[], None],
-    name: str,
-    home: Home,
-    prefect_server: PrefectServer,
-    tmp_path: Path,
+def documented(language: str, part: str) -> str:
+    """The one block of the page on automations that has this in it."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", AUTOMATIONS.read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if part in block]
+    return str(found)
+
+
+def pulled_from(directory: Path, **project: Any) -> dict[str, Any]:
+    """A project whose flows are in a directory."""
+    step = {"prefect.deployments.steps.set_working_directory": {"directory": str(directory)}}
+    return {"name": "test", "pull": [step], **project}
+
+
+def shipped() -> dict[str, Any]:
+    project: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    return project
+
+
+def test_the_triggers_fire(
+    stop: Callable[[], None], name: str, home: Home, prefect_server: PrefectServer, tmp_path: Path
 ) -> None:
-    project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    for deployment in project["deployments"]:
-        for trigger in deployment.get("triggers", ()):
-            trigger["enabled"] = True
-    deploy_all(project, tmp_path)
+    deployments = shipped()["deployments"]
+    triggers = [it["triggers"] for it in deployments if "triggers" in it]
+    for part in ("prefect.flow-run.Crashed", "prefect-dstack.service.degraded"):
+        assert yaml.safe_load(documented("yaml", part))["triggers"] in triggers, (
+            "the page shows what is shipped"
+        )
+    for trigger in itertools.chain(*triggers):
+        trigger["enabled"] = True
+    deploy_all(pulled_from(ROOT, deployments=deployments), tmp_path)
     with worker(home):
         run("deploy-service/default", configuration=hello(name, env={"GREETING": "one"}))
         run("deploy-service/default", configuration=hello(name, env={"GREETING": "two"}))
         lock = home.state / "replicas" / f"{name}-2-0" / "supervisor.lock"
         psutil.Process(int(lock.read_text())).kill()
         assert reconcile_services() != []
-        wait_until(lambda: load_record(name).active == 1, 120, "the service is rolled back", interval=0.5)
+        wait_until(lambda: load_record(name).active == 1, 180, "the service is rolled back", interval=0.5)
 
         before = {it["id"] for it in runs_of_deployment("reconcile-services")}
         crashed: Any = run_deployment(
             "deploy-service/default", parameters={"configuration": hello(name)}, timeout=0, as_subflow=False
         )
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(
-                UUID(str(crashed.id)), Crashed(message="its worker was lost"), force=True
-            )
+            client.set_flow_run_state(crashed.id, Crashed(message="its worker was lost"), force=True)
 
         def repaired() -> bool:
             found = [it for it in runs_of_deployment("reconcile-services") if it["id"] not in before]
             return any(it["state_type"] == "COMPLETED" for it in found)
 
-        wait_until(repaired, 120, "the crash has started a repair", interval=0.5)
+        wait_until(repaired, 180, "the crash has started a repair", interval=0.5)
+    # Nothing of this test shall be started by what others do.
+    deploy_all()
+    delete_automations()
+
+
+def test_people_are_told_that_a_revision_waits(
+    deploy: Callable[..., Endpoint], name: str, home: Home, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    (tmp_path / "notify.py").write_text(documented("python", "def ask_people"))
+    project = yaml.safe_load(documented("yaml", "approval-requested"))
+    deploy_all(pulled_from(tmp_path, **project), tmp_path)
+    with worker(home):
+        waiting = deploy(approval=True).waiting
+        assert waiting is not None
+        wait_until(
+            lambda: [it["state_type"] for it in runs_of_deployment("ask-people")] == ["COMPLETED"],
+            180,
+            "people were told",
+            interval=0.5,
+        )
+    (told,) = runs_of_deployment("ask-people")
+    assert told["parameters"] == {
+        "service": name,
+        "question": waiting.question,
+        "url": waiting.private_url,
+    }
+    delete_automations()
+
+
+def test_the_flows_come_from_git(
+    stop: Callable[[], None], name: str, home: Home, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(ROOT / "flows", repository / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(EXAMPLES, repository / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Add the flows"]):
+        author = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+        subprocess.run(["git", *author, *command], cwd=repository, check=True)
+    pull = documented("yaml", "git_clone").replace(
+        "https://github.com/acme/deployments.git", repository.as_uri()
+    )
+    deploy_all({**shipped(), **yaml.safe_load(pull)}, repository)
+    with worker(home):
+        run("deploy-service/default", name=name)
+        run("scale-service/default", name=name, replicas=2)
+    record = load_record(name)
+    assert record.endpoint is not None
+    assert len(record.endpoint.replicas) == 2
+    assert not Path(record.revision(1).directory).is_relative_to(ROOT)
+    assert get(record.endpoint.url)["revision"] == "1"
+
+
+def delete_automations() -> None:
+    with get_client(sync_client=True) as client:
+        for automation in client.request("POST", "/automations/filter", json={}).json():
+            client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
 
 
 def runs_of_deployment(flow: str) -> list[dict[str, Any]]:

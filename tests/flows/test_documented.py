@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -139,6 +140,49 @@ def test_the_caller_of_the_shipped_deployment_prints_the_url(tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_pipeline_waits_for_a_person(answer: Path) -> None:
+    """What the page on approvals shows, with the application of the tutorial."""
+    from prefect_dstack import stop_service
+
+    page = DOCS / "how-to" / "approve.md"
+    (answer / "answer.dstack.yml").unlink()
+    (answer / "serve.dstack.yml").unlink()
+    file = answer / "shop.dstack.yml"
+    file.write_text(blocks(page, "yaml")[0].replace("  approval: true\n", ""))
+    (answer / "pipeline.py").write_text(snippet(page, "def release_model"))
+
+    def typed(*command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=answer,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done
+        return done.stdout
+
+    program_name = str(BIN / "prefect-dstack")
+    typed(program_name, "apply", "-y")
+    typed(sys.executable, "pipeline.py")
+    assert "shop@2" in typed(program_name, "ps", "shop")
+    _, approval = blocks(page, "console")
+    for command in re.findall(r"^\$ prefect-dstack (.*)$", approval, re.MULTILINE):
+        shown = typed(program_name, *shlex.split(command), *(["-y"] if command.startswith("approve") else []))
+    assert "accuracy is up" in shown
+    (answer / "app.py").write_text((answer / "app.py").read_text() + "\n")
+    file.write_text(blocks(page, "yaml")[0])
+    said = typed(program_name, "apply", "-y")
+    for line in blocks(page, "console")[0].splitlines()[1:]:
+        assert re.search(re.sub(r"\d+", r"\\d+", re.escape(line)), said), (line, said)
+    typed(program_name, "reject", "shop", "-y")
+    stop_service("shop")
 
 
 def test_the_account_is_saved(tmp_path: Path, prefect_server: PrefectServer) -> None:
