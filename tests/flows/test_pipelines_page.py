@@ -77,6 +77,7 @@ def test_two_services_are_deployed_at_once(shop: Path) -> None:
     assert all(get_service(f"shop-{town}").url in printed for town in ("berlin", "paris"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_new_model_is_deployed_when_it_is_materialised(shop: Path) -> None:
     model = shop.parent / "models" / "shop.bin"
