@@ -9,6 +9,7 @@ from typing import Any
 
 from docker import DockerClient
 from docker.errors import APIError, ImageNotFound
+from docker.models.images import Image
 from docker.utils import parse_repository_tag
 
 from prefect_dstack.configurations import RegistryCredentials
@@ -40,14 +41,15 @@ def ensure_image(
         registry: Credentials for a private registry.
         where: What to call the engine's machine in messages.
         report: Told of the progress, at most every few seconds.
-        pull: Whether it is pulled in any case.
+        pull: Whether it is pulled whatever its tag, if it is from a registry.
 
     Raises:
         ImageError: If it is not there and cannot be pulled.
     """
     repository, tag = parse_repository_tag(image)
     present = _present(engine, image)
-    if present and not pull and tag not in (None, "latest"):
+    pull = tag in (None, "latest") or (pull and present and bool(_registry_digests(engine.images.get(image))))
+    if present and not pull:
         return
     report(f"pulling {image} on {where}")
     try:
@@ -72,7 +74,8 @@ def image_digests(
 ) -> tuple[str, str]:
     """Return which image a container runs, and which one its reference stands for now.
 
-    The registry says what it stands for. Of an image that no registry knows, the engine does.
+    The registry says what it stands for. Of an image that was built or loaded here, the engine does: a
+    registry may know another one by that name.
 
     Args:
         engine: The engine of the container.
@@ -84,19 +87,24 @@ def image_digests(
         Two digests, equal if the container runs the present image.
     """
     running = engine.containers.get(container).image
-    known = [] if running is None else running.attrs.get("RepoDigests") or []
-    digests = [reference.rpartition("@")[2] for reference in known]
-    with contextlib.suppress(APIError):
-        found = engine.api.inspect_distribution(  # type: ignore[no-untyped-call]
-            image, auth_config=_credentials(registry)
-        )
-        newest = str(found["Descriptor"]["digest"])
-        return newest if newest in digests else next(iter(digests), ""), newest
+    if digests := _registry_digests(running):
+        with contextlib.suppress(APIError):
+            found = engine.api.inspect_distribution(  # type: ignore[no-untyped-call]
+                image, auth_config=_credentials(registry)
+            )
+            newest = str(found["Descriptor"]["digest"])
+            return newest if newest in digests else digests[0], newest
     was = "" if running is None else str(running.id)
     try:
         return was, str(engine.images.get(image).id)
     except ImageNotFound:
         return was, was
+
+
+def _registry_digests(image: Image | None) -> list[str]:
+    """Return the digests by which registries know an image; none of one that was built or loaded here."""
+    known = [] if image is None else image.attrs.get("RepoDigests") or []
+    return [str(reference).rpartition("@")[2] for reference in known]
 
 
 def _credentials(registry: RegistryCredentials | None) -> dict[str, str] | None:

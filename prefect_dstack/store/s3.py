@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from http import HTTPStatus
 from typing import Any
@@ -38,10 +39,10 @@ def object_version(uri: str) -> str:
 
     bucket, key = urlsplit(uri).netloc, uri.removeprefix(SCHEME).partition("/")[2]
     try:
-        client = _client()
-        if key and not key.endswith("/"):
-            return str(client.head_object(Bucket=bucket, Key=key)["ETag"]).strip('"')
-        return _version_of_all(client, bucket, key, uri)
+        with contextlib.closing(_client()) as client:
+            if key and not key.endswith("/"):
+                return str(client.head_object(Bucket=bucket, Key=key)["ETag"]).strip('"')
+            return _version_of_all(client, bucket, key, uri)
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if status == HTTPStatus.NOT_FOUND:

@@ -87,9 +87,11 @@ class TestFiles:
 
     def test_are_these(self) -> None:
         assert {path.name for path in FILES} == {
+            "ab.dstack.yml",
             "container.dstack.yml",
             "hello.dstack.yml",
             "llm.dstack.yml",
+            "moons.dstack.yml",
             "task.dstack.yml",
         }
 

@@ -161,6 +161,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.docker
+@pytest.mark.slow
 def test_a_tag_that_stands_for_another_image_takes_new_replicas(
     docker_engine: LocalEngine,
     registry: str,
