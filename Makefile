@@ -3,8 +3,9 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
+DIST ?= dist
 
-.PHONY: check clean coverage demo docs help install llm test test-hosts test-slow
+.PHONY: check clean coverage demo dist docs help install llm test test-hosts test-slow
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +48,10 @@ coverage: $(INSTALLED) ## measure the coverage of the packages that decide
 
 docs: $(INSTALLED) ## generate the reference
 	$(BIN)/python docs/generate_reference.py
+
+dist: $(INSTALLED) ## build the wheel and the sdist
+	rm -rf $(DIST)
+	$(BIN)/uv build --quiet --out-dir $(DIST)
 
 llm: $(INSTALLED) ## install what the tests of the language model need
 	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python --group llm
