@@ -82,15 +82,21 @@ class TestFiles:
 
         configuration = load_configuration(path)
 
-        assert configuration.type in ("service", "task")
+        assert configuration.type in ("service", "task", "gateway")
         assert configuration.name == yaml.safe_load(path.read_text())["name"]
 
     def test_are_these(self) -> None:
         assert {path.name for path in FILES} == {
             "container.dstack.yml",
+            "embeddings.dstack.yml",
+            "front.dstack.yml",
             "hello.dstack.yml",
+            "large.dstack.yml",
             "llm.dstack.yml",
+            "ollama.dstack.yml",
+            "small.dstack.yml",
             "task.dstack.yml",
+            "vllm.dstack.yml",
         }
 
 
