@@ -3,8 +3,9 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
+DIST ?= dist
 
-.PHONY: check clean coverage demo docs help install llm test test-hosts test-slow
+.PHONY: check clean coverage demo dist docs help install llm site test test-hosts test-slow
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,11 +33,12 @@ test-hosts: $(INSTALLED) ## run the tests on real hosts: root on Debian only
 	sh tests/testbed/install.sh
 	$(BIN)/python -m pytest -m testbed $(PYTEST)
 
-check: $(INSTALLED) ## check format, lint, types and import contracts
+check: $(INSTALLED) ## check format, lint, types, import contracts and the site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The rooms that decide without I/O; their tests are fast.
 coverage: $(INSTALLED) ## measure the coverage of the packages that decide
@@ -45,8 +47,16 @@ coverage: $(INSTALLED) ## measure the coverage of the packages that decide
 		--cov=prefect_dstack.domain --cov=prefect_dstack.controller --cov=prefect_dstack.configurations \
 		--cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
 
+# The variable silences an advertisement of the theme.
+site: $(INSTALLED) ## build the documentation as a site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 docs: $(INSTALLED) ## generate the reference
 	$(BIN)/python docs/generate_reference.py
+
+dist: $(INSTALLED) ## build the wheel and the sdist
+	rm -rf $(DIST)
+	$(BIN)/uv build --quiet --out-dir $(DIST)
 
 llm: $(INSTALLED) ## install what the tests of the language model need
 	VIRTUAL_ENV= $(BIN)/uv sync --quiet --frozen --python $(BIN)/python --group llm

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import typer
 
+from prefect_dstack import errors
 from prefect_dstack.cli.main import application
 from prefect_dstack.configurations import FleetConfiguration, ServiceConfiguration, load_configuration
 from prefect_dstack.domain.fleet_support import check_fleet_support
@@ -151,6 +152,32 @@ def test_commands_in_the_pages_are_understood(words: tuple[str, ...]) -> None:
         command = command.commands[rest.pop(0)]
 
     command.make_context(command.name, rest)
+
+
+def mentioned() -> list[Any]:
+    """The commands within sentences and tables, with NAME and the like in the place of values."""
+    found = {}
+    for page in PAGES:
+        for text in re.findall(r"`(prefect-dstack [^`]+)`", CODE.sub("", page.read_text())):
+            found[text] = f"{name_of(page)}: {text}"
+    return [pytest.param(text, id=place) for text, place in found.items()]
+
+
+@pytest.mark.parametrize("text", mentioned())
+def test_commands_in_sentences_have_these_names_and_options(text: str) -> None:
+    command: Any = typer.main.get_command(application)
+    words = shlex.split(text)[1:]
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"there is no command {words[0]}"
+        command = command.commands[words.pop(0)]
+
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help", "--debug"}
+    assert {word.partition("=")[0] for word in words if word.startswith("-") and len(word) > 1} <= known
+
+
+def test_every_error_is_explained() -> None:
+    explained = re.findall(r"^##+ (\w+Error)$", (DOCS / "errors.md").read_text(), re.MULTILINE)
+    assert sorted([*explained, "PrefectDstackError"]) == sorted(errors.__all__)
 
 
 @pytest.mark.parametrize("words", [it for it in commands() if it.values[0][:1] == ("make",)])

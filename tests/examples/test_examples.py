@@ -82,17 +82,23 @@ class TestFiles:
 
         configuration = load_configuration(path)
 
-        assert configuration.type in ("service", "task")
+        assert configuration.type in ("service", "task", "gateway")
         assert configuration.name == yaml.safe_load(path.read_text())["name"]
 
     def test_are_these(self) -> None:
         assert {path.name for path in FILES} == {
             "ab.dstack.yml",
             "container.dstack.yml",
+            "embeddings.dstack.yml",
+            "front.dstack.yml",
             "hello.dstack.yml",
+            "large.dstack.yml",
             "llm.dstack.yml",
             "moons.dstack.yml",
+            "ollama.dstack.yml",
+            "small.dstack.yml",
             "task.dstack.yml",
+            "vllm.dstack.yml",
         }
 
 
