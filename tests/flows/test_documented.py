@@ -282,7 +282,7 @@ def test_the_files_about_python_and_repositories(
         return httpx.get(deploy(file).url).text
 
     assert answer(of_python, project / "a.dstack.yml").startswith(f"{here} in ")
-    assert f"/{name}-1-0/venv" in httpx.get(load_record(name).endpoint.url).text
+    assert f"/{name}-1-0/venv" in httpx.get(str(load_record(name).endpoint)).text
     (project / "server.py").write_text((project / "server.py").read_text().replace(" in ", " within "))
     assert " within " in answer(local, project / "deploy" / "a.dstack.yml")
 
