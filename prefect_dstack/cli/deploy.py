@@ -70,7 +70,7 @@ def show_endpoint(endpoint: Endpoint) -> None:
     Args:
         endpoint: Where.
     """
-    from prefect_dstack.services.approval import how_to_approve
+    from prefect_dstack.services.promotion import how_to_approve
 
     waiting = endpoint.waiting
     if waiting is not None:

@@ -16,7 +16,7 @@ from prefect_dstack.api import connect, join_local_server
 from prefect_dstack.asynchronous import refuse_await
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.hosts.pool import shared_connections
-from prefect_dstack.services.approval import how_to_approve
+from prefect_dstack.services.promotion import how_to_approve
 
 __all__ = ["ServedFlow", "is_of_deployment", "served_flow"]
 

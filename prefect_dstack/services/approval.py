@@ -14,16 +14,7 @@ from prefect_dstack.services.candidates import start_candidates
 from prefect_dstack.services.preparation import PreparedService
 from prefect_dstack.services.run import ServiceRun
 
-__all__ = ["how_to_approve", "prepare_approval"]
-
-
-def how_to_approve(name: str) -> str:
-    """Return the commands with which a person decides.
-
-    Args:
-        name: The service.
-    """
-    return f"prefect-dstack approve {name}, or prefect-dstack reject {name}"
+__all__ = ["prepare_approval"]
 
 
 def prepare_approval(

@@ -32,7 +32,7 @@ from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.certificates import check_files
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
-from prefect_dstack.services.approval import how_to_approve, prepare_approval
+from prefect_dstack.services.approval import prepare_approval
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
@@ -49,6 +49,7 @@ from prefect_dstack.services.preparation import (
     recorded,
     this_user,
 )
+from prefect_dstack.services.promotion import how_to_approve
 from prefect_dstack.services.proof import begin_proof
 from prefect_dstack.services.publication import (
     EventName,

@@ -17,9 +17,8 @@ from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
-from prefect_dstack.services.approval import how_to_approve
 from prefect_dstack.services.location import is_elsewhere
-from prefect_dstack.services.promotion import how_to_decide
+from prefect_dstack.services.promotion import how_to_approve, how_to_decide
 from prefect_dstack.store.controllers import known_controllers
 from prefect_dstack.store.records import readable_records
 from prefect_dstack.store.runs import has_died, is_paused

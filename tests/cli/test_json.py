@@ -19,7 +19,7 @@ from tests.prefect_server import PrefectServer
 
 # What they print has a form of its own, or is for people only.
 WITHOUT = {
-    *("init", "logs", "attach", "open", "call", "version", "schema", "controller run", "gateway ca"),
+    *("init", "logs", "attach", "ssh", "open", "call", "version", "schema", "controller run", "gateway ca"),
 }
 SECRET = "do-not-show-me"
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
