@@ -415,7 +415,6 @@ class TestRefuses:
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
             ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
             ("dev-environment", {"image": "app", "ide": "zed", "version": "1.0"}, "version"),
-            ("dev-environment", {"fleets": ["lab"]}, "fleets"),
             ("gateway", {"replicas": 2}, "replicas"),
             ("gateway", {"load_balancer": {"type": "alb"}}, "load_balancer"),
             ("gateway", {"router": {"type": "smg"}}, "router"),
