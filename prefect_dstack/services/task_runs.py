@@ -40,7 +40,14 @@ from prefect_dstack.domain.task_nodes import (
     start_waves,
 )
 from prefect_dstack.domain.workload import Requirements, WorkloadSpec, requirements_of, workload_spec
-from prefect_dstack.errors import CapacityError, ConflictError, HostError, NotFoundError, RunFailedError
+from prefect_dstack.errors import (
+    CapacityError,
+    ConflictError,
+    HostError,
+    HostUnreachableError,
+    NotFoundError,
+    RunFailedError,
+)
 from prefect_dstack.hosts.ssh_entry import remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
@@ -194,7 +201,6 @@ def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
         record: The record of the run.
         infrastructure: Where its nodes are.
     """
-    remove_entry(record.name, infrastructure.home)
     found = infrastructure.observe(record.name, [record.runtime])
     for item in found.found:
         remove_replica(infrastructure, item, DEFAULT_GRACE)
@@ -202,6 +208,7 @@ def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
     for instance in instances:
         if infrastructure.is_owned(instance):
             terminate_instance(infrastructure, instance)
+    remove_entry(record.name, infrastructure.home)
 
 
 def run_nodes(
@@ -452,7 +459,10 @@ class _Run:
             # Its log was cut off with the connection to its machine.
             self._read(node, follow=False)
         if self.stay.is_ready and not self._is_stopped():
-            self.stay.begin(entrance_of_found(found, self.infrastructure))
+            try:
+                self.stay.begin(entrance_of_found(found, self.infrastructure))
+            except HostUnreachableError:
+                return None  # it may be back in a moment
             if self._is_stopped():
                 return STOPPED
             self._is_running()
@@ -525,8 +535,6 @@ class _Run:
         return copied
 
     def remove(self) -> None:
-        if self.stay is not None:
-            remove_entry(self.record.name, self.infrastructure.home)
         for node in self.nodes:
             if node.instance is None:
                 continue
@@ -535,6 +543,8 @@ class _Run:
                 remove_replica(self.infrastructure, found, DEFAULT_GRACE)
             if self.infrastructure.is_owned(node.instance):
                 terminate_instance(self.infrastructure, node.instance)
+        if self.stay is not None:
+            self.stay.end()
 
     def conclude(self, outcome: RunOutcome, seconds: float) -> None:
         """Write down how the run has ended; raises what is a failure."""
