@@ -23,7 +23,7 @@ def stop(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Stop services and tasks; the history of services is kept."""
+    """Stop services, tasks and dev environments; the history of services is kept."""
     if bool(names) == stop_all:
         raise UserError("stop: name what to stop, or say --all")
     connected()

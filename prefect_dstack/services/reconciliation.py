@@ -321,7 +321,8 @@ def _remove_entries(infrastructure: Infrastructure, runs: dict[str, RunRecord], 
     """Remove what leads into development environments that are gone; they may have ended from elsewhere."""
     lines = []
     for name in entry_names(infrastructure.home):
-        if name not in runs or runs[name].is_over:
+        # What is not known here may be another Prefect API's.
+        if name in runs and runs[name].is_over:
             lines.append(f"{name}: remove its SSH entry")
             if not dry_run:
                 remove_entry(name, infrastructure.home)
