@@ -199,6 +199,8 @@ def test_a_candidate_that_died_is_started_again(deploy: Deploy, name: str, home:
     wait_for_approval(deploy)
     lock = home.state / "replicas" / f"{name}-2-0" / "supervisor.lock"
     os.kill(int(lock.read_text()), signal.SIGKILL)
+    gone = f"no replica of {name}@2 runs; approve starts them again"
+    wait_until(lambda: gone in overview([name])[0].problems, 30, "it is seen that it died")
     assert get(approve_service(name).url)["revision"] == "2"
 
 
