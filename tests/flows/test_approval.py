@@ -114,7 +114,7 @@ def test_what_is_rejected_goes(deploy: Deploy, name: str, prefect_server: Prefec
     wait_until(lambda: events_of(prefect_server, "prefect-dstack.service.rejected", name), 30, "the event")
 
 
-def test_what_nobody_approves_in_time_goes(deploy: Deploy, name: str) -> None:
+def test_what_nobody_approves_in_time_goes(deploy: Deploy, name: str, prefect_server: PrefectServer) -> None:
     rollout = {"approval": True, "approval_timeout": 1}
     deploy(env={"GREETING": "one"})
     deploy(env={"GREETING": "two"}, rollout=rollout)
@@ -124,6 +124,8 @@ def test_what_nobody_approves_in_time_goes(deploy: Deploy, name: str) -> None:
         f"{name}: give up {name}@2, as nobody approved it",
     ]
     assert running(name) == [f"{name}-1-0"]
+    wait_until(lambda: events_of(prefect_server, "prefect-dstack.service.rejected", name), 30, "the event")
+    assert not events_of(prefect_server, "prefect-dstack.service.degraded", name), "clients lacked nothing"
 
     deploy(env={"GREETING": "three"}, rollout=rollout)
     wait_until(lambda: load_record(name).pending() is None, 30, "it has expired")
