@@ -140,7 +140,9 @@ def _repair(
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
-            _restore(fresh, run, lines if steps or not runs else [])
+            # What only has to go makes nothing worse for clients.
+            lacking = not runs or any(step.action in ("launch", "route") for step in steps)
+            _restore(fresh, run, lines if lacking else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
