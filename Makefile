@@ -45,7 +45,7 @@ coverage: $(INSTALLED) ## measure the coverage of the packages that decide
 	$(BIN)/python -m pytest -q -m "not integration and not docker and not testbed and not slow and not llm" \
 		tests/domain tests/controller tests/configurations tests/gateways tests/certificates tests/backends \
 		--cov=prefect_dstack.domain --cov=prefect_dstack.controller --cov=prefect_dstack.configurations \
-		--cov-report=term-missing:skip-covered $(PYTEST)
+		--cov-report=term-missing:skip-covered --cov-fail-under=90 $(PYTEST)
 
 # The variable silences an advertisement of the theme.
 site: $(INSTALLED) ## build the documentation as a site, into site/

@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     installations = {"now": str(PROGRAM)} | ({"before": options.before} if options.before else {})
-    jobs = {("", YARDSTICK): ([sys.executable, "-c", YARDSTICK], {})}
+    jobs: dict[tuple[str, str], tuple[list[str], dict[str, str]]] = {
+        ("", YARDSTICK): ([sys.executable, "-c", YARDSTICK], {})
+    }
     for label, program in installations.items():
         jobs |= {(label, name): job for name, job in commands(program, options.service).items()}
     times: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -102,7 +102,7 @@ def openssh(host: Host, directory: Path) -> Iterator[dict[int, int]]:
     forwards = [
         part for there, here in ports.items() for part in ("-L", f"127.0.0.1:{here}:127.0.0.1:{there}")
     ]
-    command = ["ssh", "-N", "-F", "none", "-i", host.identity_file, "-o", f"UserKnownHostsFile={known}"]
+    command = ["ssh", "-N", "-F", "none", "-i", str(host.identity_file), "-o", f"UserKnownHostsFile={known}"]
     process = subprocess.Popen([*command, *forwards, f"root@{host.address}"])
     try:
         wait_until(lambda: not any(map(port_is_free, ports.values())), 10, "ssh listens")
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=500, help="how much is carried each time")
     arguments = parser.parse_args()
     size = arguments.megabytes << 20
-    measures = {
+    measures: dict[str, Callable[[dict[int, int]], float]] = {
         f"{arguments.megabytes} MB from the host, s": lambda ports: client(CLIENT, ports[8000], ">", size),
         f"{arguments.megabytes} MB to the host, s": lambda ports: client(CLIENT, ports[8000], "<", size),
         "a connection, ms": lambda ports: client(PING, ports[8001], CONNECTIONS) * 1000,

@@ -28,7 +28,7 @@ import psutil
 
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace, haproxy_binary
-from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica, Token
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
 from prefect_dstack.hosts.ports import free_port, port_is_free
 
 HOST = "service-0.test"
@@ -192,7 +192,7 @@ def ours(
             hosts=(f"service-{number}.test",),
             port=port,
             auth=auth,
-            tokens={"t": Token(sha256=DIGEST)},
+            tokens={"t": AcceptedToken(sha256=DIGEST)},
             replicas={"r1": replica.model_copy(update={"checked": number == 0})},
         )
         for number in range(services)

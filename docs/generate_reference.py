@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -59,12 +59,19 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("`max_duration: 2h`", {"max_duration": "2h"}),
     ("`idle_duration: 10m`", {"idle_duration": "10m"}),
     ("`model:` with `format: tgi`", {"model": {"name": "m", "format": "tgi"}}),
-    ("`resources.shm_size` without `image`", {"image": None, "resources": {"shm_size": "1GB"}}),
-    ("`fleets: [hosts]` without `image`", {"image": None, "fleets": ["hosts"]}),
-    ("`working_dir: app` with `image`", {"working_dir": "app"}),
+    ("`resources.shm_size` of a process", {"image": None, "resources": {"shm_size": "1GB"}}),
+    ("`repos: ['.:/src']` of a process", {"image": None, "repos": [".:/src"]}),
+    ("`repos:` with `local_path` and `branch`", {"repos": [{"local_path": ".", "branch": "main"}]}),
+    ("`files: ['~/.netrc']` of a process", {"image": None, "files": ["~/.netrc"]}),
+    ("`working_dir: app` in a container", {"working_dir": "app"}),
+    (
+        "`python` beside `entrypoint`",
+        {"image": None, "fleets": ["lab"], "entrypoint": "/run", "python": "3.12"},
+    ),
+    ("`retry.duration` without `no-capacity`", {"retry": {"on_events": ["error"], "duration": "1h"}}),
     ("`shell` beside `entrypoint`", {"entrypoint": "/run", "shell": "bash"}),
-    ("`env: {discovery.type: one}` without `image`", {"image": None, "env": {"discovery.type": "one"}}),
-    ("`env: {discovery.type: one}` with `commands`", {"env": {"discovery.type": "one"}}),
+    ("`env: {discovery.type: one}` of a process", {"image": None, "env": {"discovery.type": "one"}}),
+    ("`env: {discovery.type: one}` in a container with `commands`", {"env": {"discovery.type": "one"}}),
     ("`resources.gpu: amd:MI300X`", {"resources": {"gpu": "amd:MI300X"}}),
     ("`volumes: [weights:/models]`", {"volumes": ["weights:/models"]}),
     ("`volumes: [/var/run/docker.sock:/s]`", {"volumes": ["/var/run/docker.sock:/s"]}),
@@ -97,8 +104,8 @@ def files() -> str:
     definitions = configuration_schema()["$defs"]
     partly = {key: f"[not every value](#{anchor(REFUSED)})" for _, change in REFUSED_VALUES for key in change}
     support_of = partly | refused_of("service")
-    for key, reason in support.NEEDS_IMAGE.items():
-        support_of[key] = "with `image` only" + reason.removeprefix("needs an 'image'")
+    for key, reason in support.NEEDS_CONTAINER.items():
+        support_of[key] = "in containers only" + reason.removeprefix(support.ON_THIS_MACHINE)
     shared = list(RunConfiguration.model_fields)
 
     def keys(
@@ -353,14 +360,22 @@ def usage(name: str, command: Any) -> str:
 def python() -> str:
     """Describe what `import prefect_dstack` offers."""
     text = [NOTE, "# Python\n", PYTHON_INTRODUCTION]
+    others = set(prefect_dstack.__all__)
     for name in prefect_dstack.__all__:
         member = getattr(prefect_dstack, name)
         if isinstance(member, type):
             text += [f"## {name}\n", docstring(member), fields_of(member)]
             continue
+        if inspect.unwrap(member).__name__ == name[1:]:
+            # A twin has the docstring of the other one, which stands in its place once.
+            continue
         function = getattr(member, "fn", member)
         flow = f"Flow `{member.name}`. " if hasattr(member, "fn") else ""
+        twin = f"`await a{name}(...)` does the same in async code.\n" if f"a{name}" in others else ""
+        if inspect.isasyncgenfunction(getattr(prefect_dstack, f"a{name}", None)):
+            twin = f"`async for line in a{name}(...)` does the same in async code.\n"
         text += [f"## {name}\n", f"```python\n{signature(name, function)}\n```\n", flow + docstring(function)]
+        text += [twin] if twin else []
     return "\n".join(text)
 
 
@@ -383,6 +398,10 @@ def annotation(of: Any) -> str:
     """Write an annotation the way a signature has it, without the modules of its names."""
     if of is None or of is type(None):
         return "None"
+    if get_origin(of) is Annotated:
+        return annotation(get_args(of)[0])
+    if get_origin(of) is Union:
+        return " | ".join(annotation(each) for each in get_args(of))
     text = (
         of if isinstance(of, str) else of.__name__ if isinstance(of, type) and not get_args(of) else str(of)
     )
@@ -496,7 +515,7 @@ def runs() -> str:
                 continue
             said = (ast.get_docstring(function) or "").partition("\n\n")[0]
             for call in function.decorator_list:
-                kinds = {"served_flow": flows, "task": tasks}
+                kinds = {"served_flow": flows, "task": tasks, "materialize": tasks}
                 if isinstance(call, ast.Call) and (kind := getattr(call.func, "id", "")) in kinds:
                     kinds[kind].append([f"`{constant(call, 'name')}`", said])
     return "\n".join(
@@ -535,7 +554,7 @@ REFERENCES = (
     (
         "`${{ secrets.NAME }}`",
         "a Prefect `Secret` block, read when something is launched",
-        "`env`, `registry_auth`, `probes`, `gateway`, `ssh_key`",
+        "`env`, `registry_auth`, `probes`, `repos`, `gateway`, `ssh_key`",
     ),
     (
         "`${{ env.NAME }}`",
@@ -558,10 +577,11 @@ REFERENCES = (
 )
 
 REFERENCES_NOTES = """\
-Under `env`, in `registry_auth` and in `probes`, the environment of who deploys is read at launch and kept
-secret. `HF_TOKEN:` without a value, `- HF_TOKEN` in a list and `HF_TOKEN: ${{ env.HF_TOKEN }}` say the same.
-Elsewhere it is read with the file. `$${{` is a literal `${{`. Prefect fills in `prefect.yaml` in a way of its
-own: see [schedules](../how-to/schedules.md#a-configuration-within-prefectyaml).
+Under `env`, in `registry_auth`, in `probes` and in the URL of a repository, the environment of who deploys is
+read at launch and kept secret. `HF_TOKEN:` without a value, `- HF_TOKEN` in a list and
+`HF_TOKEN: ${{ env.HF_TOKEN }}` say the same. Elsewhere it is read with the file. `$${{` is a literal `${{`.
+Prefect fills in `prefect.yaml` in a way of its own: see
+[schedules](../how-to/schedules.md#a-configuration-within-prefectyaml).
 
 The name of a variable may have dots, as `discovery.type` has, for an image that reads it: a shell would not
 hand it on.
@@ -590,7 +610,7 @@ COMMANDS_INTRODUCTION = """\
 | --- | --- |
 | 0 | all went well |
 | 1 | something failed; for `call`, the service answered 5xx |
-| 2 | the user can mend it by changing what was asked (see [errors](errors.md)); for `call`, 4xx |
+| 2 | the request must be changed (see [errors](errors.md)); for `call`, 4xx |
 | 130, 143 | interrupted by Ctrl-C, or by SIGTERM |
 | any | `apply` and `attach` of a task exit as the task does |
 
@@ -644,8 +664,9 @@ The least policy for one region, `eu-west-1`, with all else left to its default.
 """
 
 RUNS_INTRODUCTION = """\
-What the Prefect UI shows. A deployment's result is also there as two artifacts, `NAME-endpoint` (a link) and
-`NAME-replicas` (a table). Events start automations, for example a message when a service was deployed.
+What the Prefect UI shows. Flow runs have the tag `service:NAME`. The artifact `NAME-service` is a page on the
+service: its state, how it is called, its replicas and its revisions. Events start automations, for example a
+message when a service was deployed.
 """
 
 SERVICE = "`prefect-dstack.service.NAME`"
@@ -656,6 +677,18 @@ EVENTS = {
     "unchanged": ("a deployment found nothing to do", "`replicas`"),
     "failed": ("a deployment failed; what served before serves on", OUTCOME),
     "rolled-back": ("an earlier revision serves again", ENDPOINT),
+    "approval-requested": (
+        "a revision waits for approval",
+        "`revision`, `question`, `private_url`, `machine`, `expires_at`, `flow_run`, and `serves`",
+    ),
+    "approved": ("a revision was approved, and is about to serve", "`by`, `at`, `reason`"),
+    "rejected": (
+        "a revision that waited for approval was rejected or replaced, or its time was over",
+        "`by`, `at`, `reason`",
+    ),
+    "canary-started": ("a canary gets a share of the requests", "`weight`: the share in percent"),
+    "canary-promoted": ("a canary takes over", "none"),
+    "canary-rejected": ("a canary did worse, or was not promoted", "`reason`"),
     "scaled": ("a service has another number of replicas", ENDPOINT),
     "stopped": ("a service was stopped", OUTCOME),
     "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),

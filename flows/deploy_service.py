@@ -1,4 +1,4 @@
-"""Put a service on the air; used by the deployment `deploy-service/default` in `prefect.yaml`."""
+"""Deploy a service; used by the deployment `deploy-service/default` in `prefect.yaml`."""
 
 from prefect_dstack.flows.deploy import deploy_service
 

@@ -1,4 +1,4 @@
-"""Repair what differs from the records; the deployment `reconcile-services/default` of `prefect.yaml`."""
+"""Repair what differs from the records; used by `reconcile-services/default` in `prefect.yaml`."""
 
 from prefect_dstack.flows.reconcile import reconcile_services
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 
+from prefect_dstack.asynchronous import refuse_await
 from prefect_dstack.errors import OrchestratorError, PrefectDstackError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.output import read_output
@@ -28,6 +31,7 @@ __all__ = [
     "answers",
     "check",
     "connect",
+    "connected",
     "explained",
     "join_local_server",
     "local_server_url",
@@ -35,6 +39,9 @@ __all__ = [
     "start_local_server",
     "stop_local_server",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 START_TIMEOUT = 180.0
 HEALTH_TIMEOUT = 5.0
@@ -47,7 +54,7 @@ def _print(line: str) -> None:
 
 
 def connect(report: Callable[[str], None] | None = None) -> str:
-    """Make sure that there is a Prefect API to talk to, for this whole process.
+    """Ensure that there is a Prefect API to talk to, for this whole process.
 
     It is the configured one, else the local server, which is started if it does not run. Scripts whose own
     flow calls those of this package call it before, unless the local server runs already.
@@ -87,6 +94,26 @@ def connect(report: Callable[[str], None] | None = None) -> str:
     check(url)
     _use(url)
     return url
+
+
+def connected(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function that is no flow `connect` when it is called outside of a flow run.
+
+    Args:
+        function: What asks the Prefect API something.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        from prefect.context import FlowRunContext
+
+        caller = inspect.currentframe()
+        refuse_await(None if caller is None else caller.f_back, function.__name__)
+        if FlowRunContext.get() is None:
+            connect()
+        return function(*args, **kwargs)
+
+    return call
 
 
 def join_local_server() -> None:
@@ -189,7 +216,7 @@ def _port(url: str) -> int:
 
 
 def _is_ours(url: str) -> bool:
-    """Tell whether it is our server that listens there, and not one that came first."""
+    """Return whether it is our server that listens there, and not one that came first."""
     pid = _process().pid
     if pid is None:
         return False
@@ -257,7 +284,7 @@ def answers(url: str) -> bool:
 
 
 def check(url: str) -> None:
-    """Ask a Prefect API something, with the credentials and certificates that are configured for Prefect.
+    """Send a request to a Prefect API, with the credentials and certificates that are configured for Prefect.
 
     Args:
         url: Its URL.
@@ -332,7 +359,7 @@ def _silence(error: httpx.HTTPError) -> str:
 
 @contextlib.contextmanager
 def _client(url: str) -> Iterator[SyncPrefectClient]:
-    """Make Prefect's own client, as its settings for certificates, headers and credentials are many."""
+    """Create Prefect's own client, as its settings for certificates, headers and credentials are many."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

@@ -47,7 +47,7 @@ class DstackAwsBackend(Block):
     )
 
     def backend(self, home: Path) -> AwsBackend:
-        """Make the backend.
+        """Create the backend.
 
         Args:
             home: The home directory of prefect-dstack, for the key and the cache.

@@ -40,7 +40,7 @@ class Diagnosis:
 
 
 def diagnose() -> list[Diagnosis]:
-    """Look at everything that a deployment on this machine may need.
+    """Check everything that a deployment on this machine may need.
 
     Returns:
         The findings.
@@ -110,7 +110,7 @@ def _prefect() -> Diagnosis:
 
 
 def _of_api() -> Iterator[Diagnosis]:
-    """Look at what only a Prefect API that runs can show; none is started for it."""
+    """Check what only a running Prefect API can show; none is started for it."""
     from prefect.settings import get_current_settings
 
     from prefect_dstack.api import connect, local_server_url
@@ -119,6 +119,7 @@ def _of_api() -> Iterator[Diagnosis]:
         return
     connect(lambda _: None)
     yield _scheduler()
+    yield _controller()
     yield from _backends()
 
 
@@ -174,8 +175,20 @@ def _scheduler_remedy(version: str) -> str:
     )
 
 
+def _controller() -> Diagnosis:
+    from prefect_dstack.store.controllers import HOW_TO_START, known_controllers
+    from prefect_dstack.store.records import readable_records
+
+    summary = "a controller, which scales, wakes and repairs services"
+    if leaders := known_controllers():
+        return Diagnosis("ok", summary, ", ".join(f"watches on {leader['where']}" for leader in leaders))
+    waiting = [record.name for record in readable_records()[0] if record.needs_controller]
+    whose = f"; {', '.join(waiting)} {'needs' if len(waiting) == 1 else 'need'} one" if waiting else ""
+    return Diagnosis("missing", summary, f"no controller is watching{whose}", f"start it: {HOW_TO_START}")
+
+
 def _backends() -> Iterator[Diagnosis]:
-    """Let every configured backend check its own access; nothing is done there."""
+    """Have every configured backend check its own access, without changing anything."""
     from prefect_dstack.backends.base import ChecksItself
     from prefect_dstack.store.sources import resolve_infrastructure
 

@@ -134,7 +134,7 @@ def _rebuild(kind: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -
 
 
 class UserError(PrefectDstackError):
-    """The caller can mend it by changing what they asked for."""
+    """The caller can fix it by changing the request."""
 
     exit_code = 2
 

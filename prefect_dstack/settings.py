@@ -13,7 +13,7 @@ __all__ = ["Settings", "settings"]
 
 
 def _names(field: str) -> AliasChoices:
-    """List what a setting is called: in TOML, in the environment and profiles, and the shorter one there."""
+    """Return the names of a setting: in TOML, in the environment and profiles, and a short one there."""
     return AliasChoices(AliasPath(field), f"prefect_integrations_dstack_{field}", f"prefect_dstack_{field}")
 
 
@@ -38,6 +38,35 @@ class Settings(PrefectBaseSettings):
         default=True,
         description="Whether applying a service that scales starts the controller of this machine.",
         validation_alias=_names("start_controller"),
+    )
+    default_image: str = Field(
+        default="dstackai/base:0.15-base-ubuntu24.04",
+        description="The image of containers for which the configuration names none; it has uv and Bash.",
+        validation_alias=_names("default_image"),
+    )
+    default_nvcc_image: str = Field(
+        default="dstackai/base:0.15-devel-ubuntu24.04",
+        description="The same where the configuration asks for `nvcc`, the compiler of CUDA.",
+        validation_alias=_names("default_nvcc_image"),
+    )
+    default_docker_image: str = Field(
+        default="dstackai/dind",
+        description="The same where the configuration asks for `docker`; its `start-dockerd` starts an "
+        "engine in the container.",
+        validation_alias=_names("default_docker_image"),
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="The port on which a controller publishes metrics for Prometheus; None: none.",
+        validation_alias=_names("metrics_port"),
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1",
+        description="The address on which it does. Metrics need no token: any but 127.0.0.1 is for networks "
+        "whose members may read them.",
+        validation_alias=_names("metrics_address"),
     )
     bundle_size_limit: int = Field(
         default=500 * 1024**2,

@@ -29,7 +29,7 @@ def _free_block() -> int:
 
 
 class Home:
-    """Where everything goes that a test puts on the air.
+    """Where everything goes that a test deploys.
 
     Args:
         path: An empty directory, used as home directory.

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
 
 def wait_until(
-    condition: Callable[[], T], timeout: float = 10.0, what: str = "", *, interval: float = 0.05
+    condition: Callable[[], T | Literal[False] | None],
+    timeout: float = 10.0,
+    what: str = "",
+    *,
+    interval: float = 0.05,
 ) -> T:
     """Call `condition` until its result is true, and return that result.
 

@@ -41,11 +41,14 @@ class PrefectServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_with: dict[str, str] = {}
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        # Started again within a test, it still belongs to no test's home.
+        self._started_with = self._started_with or dict(os.environ)
+        environment = {name: value for name, value in self._started_with.items() if name != "PREFECT_API_URL"}
         environment |= {
             "PREFECT_HOME": str(self.directory),
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow
@@ -33,7 +34,8 @@ def without_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.mark.integration
 @pytest.mark.usefixtures("without_scheduler")
 def test_a_scheduler_that_plans_nothing_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing.to_deployment("hourly", cron="0 * * * *").apply()
+    deployment: Any = nothing.to_deployment("hourly", cron="0 * * * *")
+    deployment.apply()
 
     assert "for long enough to tell" in diagnostics._scheduler().detail
     monkeypatch.setattr(diagnostics, "SCHEDULER_DELAY", timedelta(0))

@@ -191,7 +191,7 @@ def test_targets_in_the_pages_exist(words: tuple[str, ...]) -> None:
 def test_python_in_the_pages_finds_what_it_imports(text: str) -> None:
     tree = ast.parse(text)
 
-    imports = [it for it in ast.walk(tree) if isinstance(it, ast.Import | ast.ImportFrom)]
+    imports: list[ast.stmt] = [it for it in ast.walk(tree) if isinstance(it, ast.Import | ast.ImportFrom)]
     exec(compile(ast.Module(imports, []), "<documented>", "exec"), {})
 
 

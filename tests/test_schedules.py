@@ -58,7 +58,8 @@ def worker(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         )
         yield log
         # Runs that it has just begun are in sessions of their own.
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        its = psutil.Process(process.pid)
+        for each in [*its.children(recursive=True), its]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         process.wait()

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 class Server(ThreadingHTTPServer):
@@ -34,7 +35,7 @@ class Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RD)
         super().server_close()
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that has gone is nobody's mistake
             super().handle_error(request, client_address)
 

@@ -132,7 +132,7 @@ class Backend(Protocol):
         ...
 
     def offers(self, requirements: Requirements) -> Sequence[Offer]:
-        """List what could be had for one replica.
+        """Return the offers for one replica.
 
         Args:
             requirements: Say which resources, prices, regions and kinds are acceptable;
@@ -188,7 +188,7 @@ class Backend(Protocol):
         ...
 
     def terminate(self, instance: Instance) -> None:
-        """Give a machine back, and see that it is gone; where machines are shared, do nothing.
+        """Release a machine, and verify that it is gone; where machines are shared, do nothing.
 
         Args:
             instance: The machine.
@@ -353,7 +353,7 @@ class GatewayMachines(Protocol):
         ...
 
     def open_ports(self, name: str, ports: Iterable[int] = ()) -> None:
-        """Let clients reach these ports of a gateway, and no others beside 80 and 443."""
+        """Open these ports of a gateway to clients, and no others beside 80 and 443."""
         ...
 
 

@@ -54,7 +54,7 @@ _held: dict[tuple[str, str], tuple[float, Claim]] = {}
 
 
 def claims_on(engine: DockerClient, host: str) -> list[Claim]:
-    """List what is promised on a host: to containers, and by this process to containers still to come.
+    """Return what is reserved on a host: for containers, and by this process for containers to come.
 
     Args:
         engine: The host's.
@@ -83,7 +83,7 @@ def claims_on(engine: DockerClient, host: str) -> list[Claim]:
 
 
 def held_claims(host: str) -> Sequence[Claim]:
-    """List what this process has promised on a host to replicas that it has not yet seen there.
+    """Return what this process has reserved on a host for replicas that it has not yet seen there.
 
     Args:
         host: The host's name.

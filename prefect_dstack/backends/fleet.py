@@ -70,7 +70,7 @@ class Fleet(BaseModel):
 
 
 def fleet_of(configuration: FleetConfiguration, lookup: SecretLookup) -> Fleet:
-    """Make a fleet of its configuration.
+    """Create a fleet from its configuration.
 
     Args:
         configuration: With `ssh_config`; paths of keys are relative to its directory.
@@ -118,7 +118,7 @@ def host_of(
     common: SshConfig | None = None,
     blocks: int | Literal["auto"] | None = None,
 ) -> FleetHost:
-    """Make a host of its configuration.
+    """Create a host from its configuration.
 
     Args:
         host: As a fleet or a gateway names it.

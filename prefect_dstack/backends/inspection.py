@@ -173,7 +173,7 @@ def read_inventory(survey: str) -> HostInventory:
 
 
 def inspect(machine: SshMachine) -> HostInventory:
-    """Look at a host: one command, one question to its engine.
+    """Inspect a host: one command, one question to its engine.
 
     Args:
         machine: The host.
@@ -210,7 +210,7 @@ def _info(engine: DockerClient, name: str) -> dict[str, Any]:
 
 
 def check_fleet(fleet: Fleet) -> list[HostReport]:
-    """Look at all hosts of a fleet at once.
+    """Inspect all hosts of a fleet at once.
 
     Args:
         fleet: The fleet.
@@ -222,7 +222,7 @@ def check_fleet(fleet: Fleet) -> list[HostReport]:
 
 
 def with_internal_addresses(fleet: Fleet, reports: Sequence[HostReport]) -> Fleet:
-    """Write down the addresses that were found on the fleet's network.
+    """Record the addresses that were found on the fleet's network.
 
     Args:
         fleet: The fleet.
@@ -240,7 +240,7 @@ def with_internal_addresses(fleet: Fleet, reports: Sequence[HostReport]) -> Flee
 
 
 def check_hosts(hosts: Sequence[FleetHost]) -> list[HostReport]:
-    """Look at hosts at once; see `check_fleet`."""
+    """Inspect hosts at once; see `check_fleet`."""
     if not hosts:
         return []
     with ThreadPoolExecutor(min(len(hosts), MOST_AT_ONCE), thread_name_prefix="check-host") as pool:

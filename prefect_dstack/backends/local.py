@@ -64,7 +64,7 @@ class LocalBackend:
     def provision(
         self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
     ) -> Instance:
-        """Hand out this machine, and to a container those GPUs that the fewest others use.
+        """Return this machine, and for a container those GPUs that the fewest others use.
 
         See `Backend.provision`. A process sees all GPUs.
         """

@@ -22,7 +22,13 @@ COUNTED = 10
 
 
 def collect(
-    directory: Path, *, limit: Limit | None = None, exclude: Iterable[Path] = (), cache: Path | None = None
+    directory: Path,
+    *,
+    limit: Limit | None = None,
+    exclude: Iterable[Path] = (),
+    cache: Path | None = None,
+    whole: bool = False,
+    key: str | None = None,
 ) -> Bundle:
     """Read the files that the processes of a revision start among.
 
@@ -34,6 +40,8 @@ def collect(
         limit: The most that they may come to.
         exclude: Paths to leave out too: the configuration itself, our own home.
         cache: The directory in which digests are remembered, `BundleStore.cache`.
+        whole: Whether ignore files do not count, as in what Git has checked out.
+        key: Which key of the configuration named the directory, for messages.
 
     Returns:
         The files, to be compared and stored.
@@ -45,12 +53,13 @@ def collect(
         >>> bundle = collect(Path("app"))  # doctest: +SKIP
         >>> BundleStore(Path("bundles")).put(bundle)  # doctest: +SKIP
     """
-    root = _resolved(directory)
+    root = _resolved(directory, key)
     if not root.is_dir():
-        raise ConfigurationError(f"{directory}: is not a directory")
+        raise ConfigurationError(f"{directory}: is not a directory", key=key)
     ignored: list[str] = []
-    found = walk(root, exclude={exact_path(path) for path in exclude}, ignored=ignored)
-    entries = _limited(found, limit or Limit(), str(root))
+    excluded = {exact_path(path) for path in exclude}
+    found = walk(root, exclude=excluded, ignored=ignored, key=key, whole=whole)
+    entries = _limited(found, limit or Limit(), str(root), key)
     known = {entry.path for entry in entries}
     entries = [
         dataclasses.replace(entry, target=_target(entry, str(root), known)) if entry.kind == "link" else entry
@@ -154,7 +163,7 @@ def _read(entry: Entry, digests: RememberedDigests) -> Entry | None:
 
 
 def _target(link: Entry, root: str, known: Collection[str]) -> str:
-    """Find out where a link must lead in a copy; only its own step counts, not those of links behind it."""
+    """Return where a link must lead in a copy; only its own step counts, not those of links behind it."""
     directory = Path(link.source).parent
     first = directory / link.target
     where = exact_path(first) if first.name not in ("", "..") else os.path.realpath(first)

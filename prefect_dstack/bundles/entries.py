@@ -104,7 +104,7 @@ def kept_mode(mode: int) -> int:
 
 
 def bundle_digest(entries: Iterable[Entry]) -> str:
-    """Sum up paths, permissions and contents.
+    """Return a digest of paths, permissions and contents.
 
     Args:
         entries: In order, files with their digests.

@@ -22,10 +22,14 @@ class IgnoreRules:
 
     Args:
         levels: From the outermost: a directory with a slash at its end, and its patterns from the last one.
+        reads_files: Whether ignore files count.
     """
 
-    def __init__(self, levels: tuple[tuple[str, tuple[Pattern, ...]], ...] = ()) -> None:
+    def __init__(
+        self, levels: tuple[tuple[str, tuple[Pattern, ...]], ...] = (), *, reads_files: bool = True
+    ) -> None:
         self._levels = levels
+        self._reads_files = reads_files
 
     @classmethod
     def above(cls, root: str) -> IgnoreRules:
@@ -60,7 +64,7 @@ class IgnoreRules:
             OSError: If an ignore file cannot be read.
         """
         lines: list[str] = []
-        for name in IGNORE_FILES:
+        for name in IGNORE_FILES if self._reads_files else ():
             path = Path(directory, name)
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")

@@ -110,7 +110,7 @@ class BundleStore:
         return place
 
     def checkout(self, digest: str, target: Path) -> Path:
-        """Make a replica's own copy of a bundle, in which it may write.
+        """Create a replica's own, writable copy of a bundle.
 
         Args:
             digest: The bundle's.
@@ -244,7 +244,7 @@ def _lock(path: Path, kind: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _becoming(target: Path) -> Iterator[Path]:
-    """Make a directory that takes its name only when it is complete; whoever comes second has the first's."""
+    """Create a directory that gets its name only when it is complete; the second of two gets the first's."""
     fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
     try:
         yield fresh

@@ -15,7 +15,12 @@ __all__ = ["cannot_read", "exact_path", "walk"]
 
 
 def walk(
-    root: Path, *, exclude: Collection[str] = (), ignored: list[str] | None = None, key: str | None = None
+    root: Path,
+    *,
+    exclude: Collection[str] = (),
+    ignored: list[str] | None = None,
+    key: str | None = None,
+    whole: bool = False,
 ) -> Iterator[Entry]:
     """Find what is to be copied of a directory.
 
@@ -28,6 +33,7 @@ def walk(
         exclude: Paths from `exact_path` to leave out too.
         ignored: Gets the names in the directory itself that are left out.
         key: Which key of the configuration named it.
+        whole: Whether ignore files do not count, as in what Git has checked out.
 
     Yields:
         Entries, a directory before what is in it; files without digests. Symbolic links are not followed.
@@ -37,7 +43,8 @@ def walk(
     """
     waiting: list[tuple[Entry | None, str, IgnoreRules]] = []
     try:
-        waiting.append((None, str(root), IgnoreRules.above(str(root))))
+        first = IgnoreRules(reads_files=False) if whole else IgnoreRules.above(str(root))
+        waiting.append((None, str(root), first))
         while waiting:
             own, directory, above = waiting.pop()
             try:
@@ -94,7 +101,7 @@ def exact_path(path: Path) -> str:
 
 
 def cannot_read(error: OSError, path: str, key: str | None = None) -> ConfigurationError:
-    """Say that something which is to be copied cannot be read, and what to do."""
+    """Return the error for something to be copied that cannot be read."""
     return ConfigurationError(
         f"{error.filename or path}: cannot be read: {error.strerror or error}: make it readable, or name "
         "it in .dstackignore",

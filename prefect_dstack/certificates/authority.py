@@ -74,7 +74,7 @@ class Authority(BaseModel):
 
 
 def new_authority(now: datetime) -> Authority:
-    """Make a certificate authority that can sign certificates of servers, and no further authorities.
+    """Create a certificate authority that can sign certificates of servers, and no further authorities.
 
     Args:
         now: The time.

@@ -36,11 +36,11 @@ class Solver(Protocol):
         ...
 
     def present(self, proofs: Sequence[Proof]) -> None:
-        """Put proofs in place; the ACME server finds them when this returns."""
+        """Publish proofs; the ACME server finds them when this returns."""
         ...
 
     def withdraw(self, proofs: Sequence[Proof]) -> None:
-        """Take them away again."""
+        """Withdraw the proofs."""
         ...
 
 
@@ -57,7 +57,7 @@ class HttpSolver:
         self._gateway = gateway
 
     def present(self, proofs: Sequence[Proof]) -> None:
-        """See `Solver.present`."""
+        """Implement `Solver.present`."""
 
         def presented(state: GatewayState) -> GatewayState:
             for proof in proofs:
@@ -67,7 +67,7 @@ class HttpSolver:
         self._gateway.change(presented)
 
     def withdraw(self, proofs: Sequence[Proof]) -> None:
-        """See `Solver.withdraw`."""
+        """Implement `Solver.withdraw`."""
 
         def withdrawn(state: GatewayState) -> GatewayState:
             for proof in proofs:
@@ -102,13 +102,13 @@ class DnsSolver:
         self._records = records
 
     def present(self, proofs: Sequence[Proof]) -> None:
-        """See `Solver.present`."""
+        """Implement `Solver.present`."""
         # `example.com` and `*.example.com` are proven at one name.
         for name in dict.fromkeys(_name(proof) for proof in proofs):
             self._records.add_txt(name, [proof.validation for proof in proofs if _name(proof) == name])
 
     def withdraw(self, proofs: Sequence[Proof]) -> None:
-        """See `Solver.withdraw`."""
+        """Implement `Solver.withdraw`."""
         for name in dict.fromkeys(_name(proof) for proof in proofs):
             self._records.remove_txt(name)
 

@@ -27,7 +27,7 @@ class Validity(BaseModel):
     not_after: datetime = Field(description="When it ends.")
 
     def covers(self, host: str) -> bool:
-        """Tell whether it is for a host name or an address; a wildcard is for one label.
+        """Return whether it is for a host name or an address; a wildcard is for one label.
 
         Args:
             host: For example `hello.example.com`.
@@ -40,7 +40,7 @@ class Validity(BaseModel):
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """Make a private key.
+    """Create a private key.
 
     Returns:
         One on the curve P-256, which every client knows.
@@ -49,7 +49,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Write a private key.
+    """Serialize a private key.
 
     Args:
         key: The key.
@@ -63,7 +63,7 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def signing_request(key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]) -> bytes:
-    """Ask for a certificate.
+    """Create a certificate signing request.
 
     Args:
         key: Its private key.
@@ -82,7 +82,7 @@ def signing_request(key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]) -> by
 
 
 def alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
-    """Write the hosts of a certificate.
+    """Return the hosts of a certificate.
 
     Args:
         hosts: Host names and addresses.

@@ -65,7 +65,7 @@ def _wanted(host: str, domain: str | None, address: str) -> RequiredCertificate:
 
 
 def due_at(validity: Validity) -> datetime:
-    """Say when a certificate is to be renewed.
+    """Return when a certificate is to be renewed.
 
     Args:
         validity: Of the certificate.
@@ -77,7 +77,7 @@ def due_at(validity: Validity) -> datetime:
 
 
 def is_due(validity: Validity, now: datetime) -> bool:
-    """Tell whether a certificate is to be renewed.
+    """Return whether a certificate is to be renewed.
 
     Args:
         validity: Of the certificate.

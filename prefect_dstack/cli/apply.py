@@ -25,7 +25,7 @@ class ApplyOptions:
         json: Whether to print JSON.
         force: Whether replicas are replaced even if nothing has changed.
         move: Whether a service of another machine is moved to this one.
-        detach: Whether not to wait for a task to end.
+        detach: Whether not to wait for a task or a development environment to end.
         artifacts: What is copied back from a task: local paths by those in the task.
     """
 
@@ -70,7 +70,9 @@ def apply(
     ] = False,
     profile: Profile = None,
     move: Annotated[bool, typer.Option("--move", help="Take over a service of another machine.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for a task to end.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait for a task or dev environment to end.")
+    ] = False,
     artifact: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,7 +81,7 @@ def apply(
         ),
     ] = None,
 ) -> None:
-    """Make what a file says: deploy a service, run a task, set up a gateway or a fleet."""
+    """Apply a file: a service, a task, a dev environment, a gateway or a fleet."""
     options = ApplyOptions(
         yes=yes, json=json, force=force, move=move, detach=detach, artifacts=_parsed(artifact or [])
     )
@@ -141,6 +143,13 @@ def _task(configuration: Any, options: ApplyOptions) -> None:
     apply_task(configuration, options)
 
 
+def _dev_environment(configuration: Any, options: ApplyOptions) -> None:
+    from prefect_dstack.cli.runs import apply_dev_environment
+
+    _check(configuration)
+    apply_dev_environment(configuration, options)
+
+
 def _gateway(configuration: Any, options: ApplyOptions) -> None:
     from prefect_dstack.cli.gateways import apply_gateway
 
@@ -169,6 +178,7 @@ def _check(configuration: Any) -> None:
 HANDLERS: Mapping[str, Callable[[Any, ApplyOptions], None]] = {
     "service": _service,
     "task": _task,
+    "dev-environment": _dev_environment,
     "gateway": _gateway,
     "fleet": _fleet,
 }

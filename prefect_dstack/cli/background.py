@@ -1,4 +1,4 @@
-"""A task in a process of its own, which goes on when the terminal that began it is gone.
+"""A task or a development environment in a process of its own, which outlives the terminal that began it.
 
 Run as `python -m prefect_dstack.cli.background`; the configuration comes as JSON from standard input.
 """
@@ -17,10 +17,10 @@ __all__ = ["main", "start"]
 
 
 def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a task in the background.
+    """Start a task or a development environment in the background.
 
     Args:
-        configuration: The task; it has a name.
+        configuration: What to run; it has a name.
         artifacts: What is copied back: local paths by those in the task.
         log: Where its progress and its output go.
 
@@ -29,7 +29,8 @@ def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subproces
     """
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     payload = {
-        "configuration": configuration.model_dump(mode="json", exclude_unset=True) | {"type": "task"},
+        "configuration": configuration.model_dump(mode="json", exclude_unset=True)
+        | {"type": configuration.type},
         "name": configuration.name,
         "directory": str(configuration.directory),
         "source": configuration.source_name,
@@ -51,27 +52,36 @@ def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subproces
 
 
 def main() -> None:
-    """Run the task that standard input describes, and exit as it does."""
+    """Run what standard input describes, and exit as it does."""
     # What was started is taken down: within a flow Prefect gets the signal, and raises it there.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     payload = json.load(sys.stdin)
     os.chdir(payload["directory"])
     from prefect_dstack.cli.output import connected, console_error, plain_progress
-    from prefect_dstack.configurations import TaskConfiguration, load_configuration
+    from prefect_dstack.configurations import (
+        DevEnvironmentConfiguration,
+        TaskConfiguration,
+        load_configuration,
+    )
     from prefect_dstack.errors import PrefectDstackError
 
     try:
         connected()
-        from prefect_dstack.flows.run_task import run_task
-
         loaded = load_configuration(
             payload["configuration"], name=payload["name"], directory=payload["directory"]
         )
-        if not isinstance(loaded, TaskConfiguration):
+        if not isinstance(loaded, (TaskConfiguration, DevEnvironmentConfiguration)):
             raise AssertionError  # pragma: no cover - `start` takes nothing else
         placed = loaded.placed(directory=Path(payload["directory"]), source_name=payload["source"], lines={})
         with plain_progress():
-            run_task(placed, artifacts=payload["artifacts"])
+            if isinstance(placed, TaskConfiguration):
+                from prefect_dstack.flows.run_task import run_task
+
+                run_task(placed, artifacts=payload["artifacts"])
+            else:
+                from prefect_dstack.flows.run_dev_environment import run_dev_environment
+
+                run_dev_environment(placed)
     except PrefectDstackError as error:
         console_error(str(error))
         sys.exit(error.exit_code)

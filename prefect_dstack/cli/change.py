@@ -80,11 +80,12 @@ def rollback(
 
 
 def promote(name: Name, json: Json = False) -> None:
-    """Let a canary that waits for a person take over."""
+    """Promote a canary that waits for a person."""
     connected()
-    from prefect_dstack.services.promotion import promote_service
+    from prefect_dstack.flows.promote import promote_service
 
-    revision = promote_service(name)
+    with progress():
+        revision = promote_service(name)
     if json:
         print_json({"service": name, "revision": revision})
     else:
@@ -101,7 +102,7 @@ def reconcile(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Make what truly runs what is wanted: replace what is gone, remove what nobody owns."""
+    """Repair services: replace replicas that are gone, and remove what nobody owns."""
     connected()
     from prefect_dstack.flows.reconcile import reconcile_services
 

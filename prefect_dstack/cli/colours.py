@@ -30,7 +30,14 @@ STATES = {
     "stopped": "dim",
 }
 # How the deployment of a revision ended.
-OUTCOMES = {"active": "green", "deploying": "cyan", "failed": "red", "stopped": "dim", "superseded": "dim"}
+OUTCOMES = {
+    "active": "green",
+    "deploying": "cyan",
+    "waiting": "cyan",
+    "failed": "red",
+    "stopped": "dim",
+    "superseded": "dim",
+}
 
 
 def are_wanted(stream: IO[Any] | None = None) -> bool:

@@ -54,7 +54,7 @@ def status(json: Json = False) -> None:
     """Show whether somebody watches the services, here or elsewhere."""
     connected()
     from prefect_dstack.resident.background import controller_status
-    from prefect_dstack.resident.leadership import known_controllers
+    from prefect_dstack.store.controllers import known_controllers
 
     own = controller_status()
     leaders = [leader["where"] for leader in known_controllers()]

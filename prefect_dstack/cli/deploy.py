@@ -40,7 +40,7 @@ def apply_service(configuration: ServiceConfiguration, options: ApplyOptions) ->
 
     with progress():
         endpoint = deploy_service(configuration, force=options.force, move=options.move)
-    if configuration.scaling is not None:
+    if configuration.scaling is not None or configuration.restart_after is not None:
         _watch(endpoint.service)
     if options.json:
         print_json(_fields(endpoint))
@@ -60,7 +60,7 @@ def _watch(service: str) -> None:
     api = get_current_settings().api.url
     if settings().start_controller and api is not None and start_controller(api):
         err.print(
-            f"{service}: started a controller to scale it; it writes to {controller_log()}", style="dim"
+            f"{service}: started a controller to watch it; it writes to {controller_log()}", style="dim"
         )
 
 
@@ -70,7 +70,19 @@ def show_endpoint(endpoint: Endpoint) -> None:
     Args:
         endpoint: Where.
     """
-    unchanged = not endpoint.changed and not endpoint.superseded
+    from prefect_dstack.services.promotion import how_to_approve
+
+    waiting = endpoint.waiting
+    if waiting is not None:
+        name = endpoint.service
+        out.print(f"[bold]{name}@{waiting.revision}[/bold] waits for approval until {waiting.until}")
+        out.print(
+            f"It answers at [bold]{waiting.private_url}[/bold] on {waiting.machine}, and gets no requests"
+        )
+        out.print(f"Decide with: {how_to_approve(name)}")
+        if endpoint.revision == waiting.revision:
+            return
+    unchanged = waiting is None and not endpoint.changed and not endpoint.superseded
     verb = "is unchanged (--force replaces it), and serves" if unchanged else "serves"
     out.print(f"[bold]{endpoint.service}@{endpoint.revision}[/bold] {verb} at [bold]{endpoint.url}[/bold]")
     if endpoint.openai_base_url:
@@ -89,18 +101,20 @@ def _fields(endpoint: Endpoint) -> dict[str, Any]:
         "replicas": endpoint.replicas,
         "changed": endpoint.changed,
         "superseded": endpoint.superseded,
+        "waiting": None if endpoint.waiting is None else endpoint.waiting.model_dump(mode="json"),
     }
 
 
 def _show_plan(configuration: ServiceConfiguration, options: ApplyOptions) -> str:
     """Show what a deployment would change, and return what to ask."""
     from prefect_dstack.domain.workload import requirements_of
+    from prefect_dstack.services.images import default_image
     from prefect_dstack.services.planned_changes import planned_changes
     from prefect_dstack.store.sources import resolve_infrastructure
 
     infrastructure = resolve_infrastructure()
     plan = planned_changes(configuration, infrastructure, force=options.force, move=options.move)
-    what = configuration.image or "a process"
+    what = configuration.image or default_image(configuration) or "a process"
     out.print(f"[bold]{configuration.name}[/bold]: ", end="")
     out.print(f"{plan.replicas} x {what}, port {configuration.port}", markup=False)
     for line in [*plan.difference, *plan.files[:FILE_LINES]]:

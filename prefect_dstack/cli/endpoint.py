@@ -68,7 +68,7 @@ def call(
         float | None, typer.Option(min=0.001, help="Seconds to wait for an answer; default: any time.")
     ] = None,
 ) -> None:
-    """Ask a service something and print the answer; exit code 2 for 4xx, 1 for 5xx."""
+    """Send a request to a service and print the answer; exit code 2 for 4xx, 1 for 5xx."""
     headers = _headers(header or [])
     body = _body(data)
     if body is not None and "content-type" not in headers:
@@ -175,7 +175,7 @@ def _exchange(
     authority: str,
     timeout: float | None,
 ) -> _Status:
-    """Ask the gateway at its address, as the host name may not be known here, and print what it sends."""
+    """Send the request to the gateway's address, as its name may not resolve here, and print the answer."""
     import ssl
 
     import httpx

@@ -22,6 +22,11 @@ STYLES = {
     "failed": "red",
     "degraded": "yellow",
     "renewal-failed": "red",
+    "approval-requested": "cyan",
+    "approved": "green",
+    "rejected": "red",
+    "canary-promoted": "green",
+    "canary-rejected": "red",
     "unchanged": "dim",
 }
 
@@ -35,7 +40,7 @@ def events(
     tail: Annotated[int | None, typer.Option("--tail", "-t", min=1, help="Only so many, the latest.")] = None,
     json: Json = False,
 ) -> None:
-    """List what has happened to services, the latest last."""
+    """List the events of services, the latest last."""
     from prefect_dstack.cli.moments import parse_moment
 
     moment = parse_moment(since, "--since")

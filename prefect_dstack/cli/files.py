@@ -23,7 +23,7 @@ def configuration_files(directory: Path) -> list[Path]:
 
 
 def choose_source(file: Path | None, positional: Path | None = None) -> Path | str:
-    """Find out what to load.
+    """Determine what to load.
 
     Args:
         file: What `--file` names: a file, a directory, or `-` for standard input; None: it was not given.

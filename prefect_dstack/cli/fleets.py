@@ -63,7 +63,7 @@ def list_(json: Json = False) -> None:
 
 @application.command()
 def show(name: Name, json: Json = False) -> None:
-    """Look at the hosts of a fleet."""
+    """Inspect the hosts of a fleet."""
     connected()
     from prefect_dstack.backends.inspection import check_fleet
     from prefect_dstack.errors import NotFoundError

@@ -46,7 +46,7 @@ def apply_gateway(configuration: GatewayConfiguration, *, yes: bool, json: bool 
 
 
 def _question(configuration: GatewayConfiguration) -> str:
-    """Ask for a gateway, and where it costs money, say how much."""
+    """Ask for confirmation of a gateway, with its price where it has one."""
     what = f"Create gateway {configuration.name}, or bring it up to date"
     from prefect_dstack.store.sources import resolve_infrastructure
 

@@ -17,7 +17,7 @@ class Commands(TyperGroup):
     """The commands, in the sections that `rich_help_panel` names."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands, section by section."""
+        """Return the commands, section by section."""
         sections: dict[str, list[tuple[str, Any]]] = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)

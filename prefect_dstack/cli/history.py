@@ -39,11 +39,22 @@ def history(name: Name, json: Json = False) -> None:
 
 def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None:
     title = paint(f"{record.name}@{revision.number}", "bold")
-    outcome = paint(revision.outcome, OUTCOMES.get(revision.outcome))
+    pending = record.approval if record.approval and record.approval.revision == revision.number else None
+    ended = revision.outcome if pending is None else "waiting"
+    outcome = paint(ended, OUTCOMES.get(ended))
     print(f"{title}  {revision.created_at:%Y-%m-%d %H:%M:%S} UTC  {revision.created_by}  {outcome}")  # noqa: T201
     lines = [(revision.reason, "red")] if revision.reason else []
+    if pending is not None:
+        lines.append((f"waits for approval; answers at {pending.private_url} on {pending.machine}", "yellow"))
+    if revision.evaluation is not None:
+        lines.append((f"evaluated: {revision.evaluation.summary}", ""))
+    decision = revision.decision
+    if decision is not None and decision.approved:
+        why = f": {decision.reason}" if decision.reason else ""
+        lines.append((f"approved {decision.at:%Y-%m-%d %H:%M:%S} UTC by {decision.by}{why}", ""))
     for rollback in revision.rollbacks:
         lines.append((f"rolled back to {rollback.at:%Y-%m-%d %H:%M:%S} UTC by {rollback.by}", ""))
+    lines += [(f"{key}: {value}", "") for key, value in revision.annotations.items()]
     lines += [(line, CHANGES.get(line[:1], "dim")) for line in changes]
     for line, style in lines:
         print(f"    {paint(line, style)}")  # noqa: T201

@@ -12,6 +12,7 @@ import typer
 
 from prefect_dstack.cli import (
     apply,
+    approval,
     change,
     config,
     controller,
@@ -24,8 +25,10 @@ from prefect_dstack.cli import (
     offers,
     ps,
     server,
+    ssh,
     stop,
     tokens,
+    top,
 )
 from prefect_dstack.cli.diagnostics import doctor
 from prefect_dstack.cli.help import Commands
@@ -38,7 +41,7 @@ __all__ = ["main"]
 
 EXIT_CODES = (
     "Exit codes: 0 all went well; 1 something failed; 2 what you asked for must be changed; "
-    "130 interrupted; those of a task are its own."
+    "130 interrupted; those of a task, or of a command after ssh NAME --, are its own."
 )
 
 application = typer.Typer(
@@ -88,9 +91,12 @@ _add(DEPLOY, init)
 apply.register(application, DEPLOY)
 _add(DEPLOY, offers.offer)
 config.register(application, DEPLOY)
-_add(LOOK, ps.ps, logs.logs, attach, endpoint.url, endpoint.open_, endpoint.call)
+_add(LOOK, ps.ps, top.top, logs.logs, attach)
+ssh.register(application, LOOK)
+_add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
 _add(CHANGE, change.scale, change.restart, change.rollback, change.promote)
+_add(CHANGE, approval.approve, approval.reject)
 _add(CHANGE, stop.stop, stop.delete, change.reconcile)
 for group, title in (
     (gateways.application, "gateway"),
@@ -141,7 +147,7 @@ def _hang_up(*_: object) -> None:
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """Take `--debug` out, wherever it stands: after an error it is added at the end of the line."""
+    """Remove `--debug` from wherever it stands: people add it at the end of a line that failed."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     own = [argument for argument in arguments[:end] if argument != "--debug"]
     return [*own, *arguments[end:]], len(own) != end

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 from prefect_dstack.errors import UserError
 
-__all__ = ["parse_moment"]
+__all__ = ["age", "duration", "parse_moment"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGO = re.compile(r"(?:\d{1,9}[smhdw])+")
@@ -36,3 +36,27 @@ def parse_moment(text: str, option: str) -> datetime:
             f"{option} {text}: write how long ago, such as 10m, 2h or 1d, or a time such as "
             f"{now:%Y-%m-%dT%H:%M}"
         ) from None
+
+
+def age(since: datetime) -> str:
+    """Return how long ago a time is, in its two greatest units: `3d4h`, `12m5s`.
+
+    Args:
+        since: The time.
+    """
+    seconds = max(0, int((datetime.now(timezone.utc) - since).total_seconds()))
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, seconds = divmod(seconds, length)
+        if number or (unit == "s" and not parts):
+            parts.append(f"{number}{unit}")
+    return "".join(parts[:2])
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that fits it: `4 ms`, `1.2 s`.
+
+    Args:
+        seconds: The duration.
+    """
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

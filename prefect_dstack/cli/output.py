@@ -94,7 +94,7 @@ def can_ask() -> bool:
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Ask before something is done.
+    """Ask for confirmation.
 
     Args:
         question: What to ask.

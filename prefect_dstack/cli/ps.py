@@ -11,12 +11,13 @@ import typer
 
 from prefect_dstack.cli.colours import STATES, paint
 from prefect_dstack.cli.completion import remember
+from prefect_dstack.cli.moments import age, duration
 from prefect_dstack.cli.options import Json, Names
 from prefect_dstack.cli.output import out, print_json, reading, show_table
 from prefect_dstack.cli.tables import fold
 
 if TYPE_CHECKING:
-    from prefect_dstack.services.overview import ServiceOverview
+    from prefect_dstack.services.overview import ReplicaFigures, ServiceOverview
     from prefect_dstack.services.run_overview import RunOverview
 
 __all__ = ["ps"]
@@ -39,24 +40,26 @@ def ps(
         if watch:
             _watch(names or [], json=json, show_all=show_all)
         else:
-            _show(*_found(names or [], show_all=show_all), names or [], json=json)
+            _show(*_found(names or [], show_all=show_all, closely=bool(names)), names or [], json=json)
 
 
-def _found(names: list[str], *, show_all: bool) -> tuple[list[ServiceOverview], list[RunOverview]]:
+def _found(
+    names: list[str], *, show_all: bool, closely: bool = False
+) -> tuple[list[ServiceOverview], list[RunOverview]]:
     from prefect_dstack.services.run_overview import run_overview
     from prefect_dstack.store.sources import seen_at_once
 
     with seen_at_once():
         runs = [run for run in run_overview() if run.name in names or not names]
         others = [name for name in names if all(run.name != name for run in runs)]
-        services = [] if names and not others else _services(others, show_all=show_all)
+        services = [] if names and not others else _services(others, show_all=show_all, closely=closely)
     return services, [run for run in runs if names or show_all or run.state not in OVER]
 
 
-def _services(names: list[str], *, show_all: bool) -> list[ServiceOverview]:
+def _services(names: list[str], *, show_all: bool, closely: bool) -> list[ServiceOverview]:
     from prefect_dstack.services.overview import overview
 
-    found = overview(names)
+    found = overview(names, closely=closely)
     if not names:
         remember({service.name: service.revisions for service in found})
     return [service for service in found if names or show_all or service.state not in HIDDEN]
@@ -66,7 +69,7 @@ def _watch(names: list[str], *, json: bool, show_all: bool) -> None:
     shown: tuple[list[ServiceOverview], list[RunOverview]] | None = None
     redraws = sys.stdout.isatty() and not json
     while True:
-        found = _found(names, show_all=show_all)
+        found = _found(names, show_all=show_all, closely=redraws and bool(names))
         if found != shown:
             if redraws:
                 print(CLEAR, end="")  # noqa: T201
@@ -95,6 +98,7 @@ def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[
             if number:
                 print()  # noqa: T201
             _show_one(service)
+        _say_if_unwatched(services)
         return
     show_table(
         ["SERVICE", "REVISION", "STATE", "REPLICAS", "ENDPOINT", "PROBLEMS"],
@@ -110,6 +114,18 @@ def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[
             for service in services
         ],
     )
+    _say_if_unwatched(services)
+
+
+def _say_if_unwatched(services: list[ServiceOverview]) -> None:
+    """Print a line where services need a controller, and none watches."""
+    waiting = [service.name for service in services if service.needs_controller and not service.watched]
+    if waiting:
+        from prefect_dstack.store.controllers import HOW_TO_START
+
+        verb = "needs" if len(waiting) == 1 else "need"
+        line = f"no controller is watching, and {', '.join(waiting)} {verb} one: {HOW_TO_START}"
+        print(paint(line, "yellow"))  # noqa: T201
 
 
 def _show_one(service: ServiceOverview) -> None:
@@ -119,25 +135,59 @@ def _show_one(service: ServiceOverview) -> None:
     for label, value in (("endpoint", service.url), ("gateway", service.gateway), ("on", service.location)):
         if value:
             print(f"  {label:<9} {value}")  # noqa: T201
+    if service.approval is not None:
+        approval = service.approval
+        print(f"  {'waiting':<9} {service.name}@{approval.revision}, until {approval.until}")  # noqa: T201
+        print(f"  {'private':<9} {approval.private_url} on {approval.machine}")  # noqa: T201
     for problem in service.problems:
-        first, *more = (
-            fold(problem, shutil.get_terminal_size().columns - 12) if sys.stdout.isatty() else [problem]
-        )
-        for label, line in [("problem", first), *(("", line) for line in more)]:
-            print(paint(f"  {label:<9} {line}", "red"))  # noqa: T201
+        _show_folded("problem", problem, "red")
+    for resolution in service.resolutions:
+        _show_folded("try", resolution, "cyan")
     if service.replicas:
         print()  # noqa: T201
         show_table(
-            ["REPLICA", "STATE", "ROUTED", "RESTARTS", "RUNTIME", "MACHINE"],
+            [
+                "REPLICA",
+                "STATE",
+                "ROUTED",
+                "AGE",
+                "RESTARTS",
+                "REPLACED",
+                "REQUESTS",
+                "FAILED",
+                "MEAN",
+                "P95",
+                "RUNTIME",
+                "MACHINE",
+                "LAST CHECK",
+            ],
             [
                 [
                     replica.name,
                     replica.state,
                     "yes" if replica.routed else "no",
+                    "" if replica.started_at is None else age(replica.started_at),
                     str(replica.restarts),
+                    str(replica.replaced or ""),
+                    *_figures(replica.figures),
                     replica.runtime,
                     replica.instance,
+                    replica.check,
                 ]
                 for replica in service.replicas
             ],
         )
+
+
+def _figures(figures: ReplicaFigures | None) -> list[str]:
+    if figures is None:
+        return ["", "", "", ""]
+    p95 = "" if figures.p95 is None else duration(figures.p95)
+    return [str(figures.requests), str(figures.failed), duration(figures.first_byte), p95]
+
+
+def _show_folded(label: str, text: str, colour: str) -> None:
+    width = shutil.get_terminal_size().columns - 12
+    for line in fold(text, width) if sys.stdout.isatty() else [text]:
+        print(paint(f"  {label:<9} {line}", colour))  # noqa: T201
+        label = ""

@@ -1,4 +1,4 @@
-"""Tasks on the command line: run, attach, stop."""
+"""Tasks and development environments on the command line: run, attach, stop."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from prefect_dstack.errors import ConflictError, UserError
 
 if TYPE_CHECKING:
     from prefect_dstack.cli.apply import ApplyOptions
-    from prefect_dstack.configurations import PortMapping, TaskConfiguration
+    from prefect_dstack.configurations import (
+        DevEnvironmentConfiguration,
+        PortMapping,
+        TaskConfiguration,
+    )
     from prefect_dstack.domain.run_record import RunRecord
     from prefect_dstack.hosts.forwarding import Forwarder
     from prefect_dstack.infrastructure.infrastructure import Infrastructure
     from prefect_dstack.infrastructure.observation import FoundReplica
+    from prefect_dstack.runtimes.entering import Entrance
     from prefect_dstack.services.run_overview import RunOverview
+    from prefect_dstack.services.task_runs import Runnable
 
-__all__ = ["apply_task", "attach", "is_run", "parse_artifacts", "show_runs"]
+__all__ = ["apply_dev_environment", "apply_task", "attach", "is_run", "parse_artifacts", "show_runs"]
 
 POLL = 0.2
 # Seconds within which a background process begins its run.
@@ -42,12 +48,28 @@ def apply_task(configuration: TaskConfiguration, options: ApplyOptions) -> None:
         configuration: The task; it has a name.
         options: How.
     """
+    if not confirm(f"Run {configuration.name}?", options.yes):
+        raise typer.Exit(2)
+    _apply(configuration, options)
+
+
+def apply_dev_environment(configuration: DevEnvironmentConfiguration, options: ApplyOptions) -> None:
+    """Start a development environment, stream its log, say how it is entered, and forward its ports.
+
+    Args:
+        configuration: The development environment; it has a name.
+        options: How.
+    """
+    if not confirm(f"Start {configuration.name}?", options.yes):
+        raise typer.Exit(2)
+    _apply(configuration, options)
+
+
+def _apply(configuration: Runnable, options: ApplyOptions) -> None:
     from prefect_dstack.cli.background import start
     from prefect_dstack.settings import settings
 
     name = configuration.name or ""
-    if not confirm(f"Run {name}?", options.yes):
-        raise typer.Exit(2)
     connected()
     from prefect_dstack.services.task_runs import refuse_running
     from prefect_dstack.store.run_records import find_run
@@ -110,13 +132,13 @@ def parse_artifacts(pairs: Sequence[str]) -> dict[str, str]:
     return parsed
 
 
-def _accompany(configuration: TaskConfiguration, before: int, process: subprocess.Popen[bytes]) -> int:
-    """Forward ports while a task runs; on Ctrl-C, detach from it or stop it."""
+def _accompany(configuration: Runnable, before: int, process: subprocess.Popen[bytes]) -> int:
+    """Forward ports while something runs; on Ctrl-C, detach from it or stop it."""
     name = configuration.name or ""
     forwarders: contextlib.ExitStack | None = None
     try:
         while process.poll() is None:
-            if forwarders is None and _all_ports(configuration):
+            if forwarders is None and (_all_ports(configuration) or configuration.type != "task"):
                 forwarders = _forwarded(name, before)
             time.sleep(POLL)
     except KeyboardInterrupt:
@@ -143,9 +165,11 @@ def _wants_to_detach(name: str) -> bool:
     return False
 
 
-def _all_ports(configuration: TaskConfiguration) -> list[PortMapping]:
+def _all_ports(configuration: Runnable) -> list[PortMapping]:
     """Return the ports of all nodes."""
-    return [*configuration.ports, *(port for group in configuration.groups or () for port in group.ports)]
+    from prefect_dstack.domain.task_nodes import plan_nodes
+
+    return [port for node in plan_nodes(configuration) for port in node.ports]
 
 
 def _stop(name: str, before: int, process: subprocess.Popen[bytes]) -> None:
@@ -164,7 +188,7 @@ def _stop(name: str, before: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _patiently() -> Iterator[None]:
-    """Let an impatient Ctrl-C not keep what runs from being taken down."""
+    """Ignore further Ctrl-C while what runs is being removed."""
     earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -188,32 +212,36 @@ def _begun(name: str, before: int, process: subprocess.Popen[bytes]) -> RunRecor
 
 def _forwarded(name: str, before: int) -> contextlib.ExitStack | None:
     """Return what forwards a run's ports to 127.0.0.1; None while it does not run yet."""
-    from prefect_dstack.configurations import TaskConfiguration, load_configuration
     from prefect_dstack.store.run_records import find_run
 
     record = find_run(name)
     if record is None or record.number <= before or record.state != "running":
         return None
-    loaded = load_configuration(record.configuration, name=name, directory=record.directory)
-    if not isinstance(loaded, TaskConfiguration):
-        return None
     from prefect_dstack.domain.task_nodes import plan_nodes
+    from prefect_dstack.services.entering import entrance_of_found
     from prefect_dstack.store.sources import resolve_infrastructure
 
+    loaded = _configuration(record)
     infrastructure = resolve_infrastructure()
     observation = infrastructure.observe(name, [record.runtime])
     forwarders = contextlib.ExitStack()
     with forwarders:
         for node in plan_nodes(loaded):
             found = observation.of(f"{name}-{record.number}-{node.rank}")
+            if found is None:
+                continue
+            entrance = None
+            if record.kind == "dev-environment":
+                entrance = entrance_of_found(found, infrastructure)
+                forwarders.enter_context(entrance.staying())
             # A process listens on the port itself: nothing has to lead to what is there already.
             ports = [
                 port
                 for port in node.ports
                 if record.runtime == "docker" or port.local_port != port.container_port
             ]
-            if found is not None and ports:
-                forwarder = forwarders.enter_context(_forward(infrastructure, found, ports))
+            if ports:
+                forwarder = forwarders.enter_context(_forward(infrastructure, found, ports, entrance))
                 for forwarded in forwarder.ports:
                     err.print(
                         f"127.0.0.1:{forwarded.local_port} leads to port {forwarded.container_port} of "
@@ -222,10 +250,35 @@ def _forwarded(name: str, before: int) -> contextlib.ExitStack | None:
         return forwarders.pop_all()
 
 
-def _forward(infrastructure: Infrastructure, found: FoundReplica, ports: list[PortMapping]) -> Forwarder:
+def _configuration(record: RunRecord) -> Runnable:
+    from prefect_dstack.configurations import (
+        DevEnvironmentConfiguration,
+        TaskConfiguration,
+        load_configuration,
+    )
+
+    loaded = load_configuration(record.configuration, name=record.name, directory=record.directory)
+    if not isinstance(loaded, (TaskConfiguration, DevEnvironmentConfiguration)):
+        raise AssertionError  # pragma: no cover - nothing else has such a record
+    return loaded
+
+
+def _forward(
+    infrastructure: Infrastructure,
+    found: FoundReplica,
+    ports: list[PortMapping],
+    entrance: Entrance | None,
+) -> Forwarder:
+    """Forward ports; into a development environment as its own programs reach them, as over SSH."""
     from prefect_dstack.hosts.forwarding import Forwarder
 
     replica = found.replica
+    if entrance is not None:
+        return Forwarder(
+            infrastructure.machine(found.instance),
+            ports,
+            connect=lambda port: entrance.open_connection("localhost", port),
+        )
     return Forwarder(
         infrastructure.machine(found.instance),
         ports,
@@ -261,8 +314,8 @@ def show_runs(runs: Sequence[RunOverview]) -> None:
         )
 
 
-def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -> None:
-    """Follow a task that runs: its log, and its ports on 127.0.0.1."""
+def attach(name: Annotated[str, typer.Argument(help="The task or dev environment.")]) -> None:
+    """Follow a task or dev environment that runs: its log, and its ports on 127.0.0.1."""
     connected()
     from prefect_dstack.store.run_records import load_run
     from prefect_dstack.store.sources import resolve_infrastructure
@@ -280,6 +333,8 @@ def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -
             thread = threading.Thread(target=_print_log, args=(infrastructure, item, prefix), daemon=True)
             thread.start()
             lines.append(thread)
+        if record.kind == "dev-environment" and record.state == "running":
+            _say_how_to_enter(record, infrastructure)
         while any(thread.is_alive() for thread in lines):
             time.sleep(POLL)
     except KeyboardInterrupt:
@@ -289,6 +344,18 @@ def attach(name: Annotated[str, typer.Argument(help="The name of the task.")]) -
         if forwarders is not None:
             forwarders.close()
     raise typer.Exit(_exit_code(name))
+
+
+def _say_how_to_enter(record: RunRecord, infrastructure: Infrastructure) -> None:
+    from prefect_dstack.configurations import DevEnvironmentConfiguration
+    from prefect_dstack.domain.dev_environments import how_to_enter
+    from prefect_dstack.services.entering import entrance_of
+
+    configuration = _configuration(record)
+    if isinstance(configuration, DevEnvironmentConfiguration):
+        directory = entrance_of(record, infrastructure).working_directory()
+        for line in how_to_enter(configuration, directory):
+            err.print(line, markup=False)
 
 
 def _exit_code(name: str) -> int:

@@ -32,7 +32,7 @@ def create(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a token and print it, this once."""
+    """Create a token and print it once."""
     connected()
     from prefect_dstack.services.tokens import create_token
 
@@ -76,7 +76,7 @@ def list_(service: Service = None, gateway: Gateway = None, json: Json = False) 
 
 @application.command()
 def revoke(token: Annotated[str, typer.Argument(help="The id of the token.")], json: Json = False) -> None:
-    """Take a token away, within a second."""
+    """Revoke a token, within a second."""
     connected()
     from prefect_dstack.services.tokens import revoke_token
 

@@ -23,6 +23,7 @@ from prefect_dstack.configurations.profile_files import load_profiles
 from prefect_dstack.configurations.records import secret_names, written_keys
 from prefect_dstack.configurations.resolving import (
     NodeFacts,
+    RemoteRepository,
     awaited_addresses,
     deployer_variables,
     node_references,
@@ -33,6 +34,7 @@ from prefect_dstack.configurations.resolving import (
     resolve_mounts,
     resolve_probes,
     resolve_registry_auth,
+    resolve_repository,
 )
 from prefect_dstack.configurations.resources import Cpu, Disk, Gpu, Resources
 from prefect_dstack.configurations.rollout import Canary, Rollout, Scaling
@@ -82,6 +84,7 @@ __all__ = [
     "RateLimitKey",
     "RegistryAuth",
     "RegistryCredentials",
+    "RemoteRepository",
     "ReplicaGroup",
     "Repository",
     "Resources",
@@ -120,6 +123,7 @@ __all__ = [
     "resolve_mounts",
     "resolve_probes",
     "resolve_registry_auth",
+    "resolve_repository",
     "resolve_text",
     "secret_names",
     "written_keys",

@@ -70,7 +70,7 @@ class Environment(Model):
         return {**self.plain, **{name: value.get_secret_value() for name, value in self.secret.items()}}
 
     def hide(self, text: str) -> str:
-        """Take the secrets out of what a program has written, before others read it.
+        """Redact secrets from what a program has written, before others read it.
 
         Args:
             text: Any text.

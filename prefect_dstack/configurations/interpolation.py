@@ -143,7 +143,7 @@ def _parse_address(inside: str) -> Reference:
 
 
 def render(parts: Iterable[Part]) -> str:
-    """Write parts as text that `parse` splits into the same parts."""
+    """Join parts into text that `parse` splits into the same parts."""
     text = ""
     for part in parts:
         if isinstance(part, Reference) and text.endswith("$"):
@@ -155,7 +155,7 @@ def render(parts: Iterable[Part]) -> str:
 
 
 def escape(text: str) -> str:
-    """Write a literal text so that nothing in it is taken for a reference."""
+    """Escape literal text so that nothing in it is taken for a reference."""
     return text.replace(OPENING, ESCAPED_OPENING)
 
 
@@ -206,7 +206,7 @@ def keep_references(value: str, namespaces: Iterable[str]) -> str:
 
 
 def check_with(parse_literal: Callable[[str], str], stand_in: str) -> Callable[[str], str]:
-    """Make a validator for text that may hold references, each of which counts as `stand_in` does."""
+    """Create a validator for text that may hold references, each of which counts as `stand_in` does."""
 
     def check(value: str) -> str:
         if OPENING not in value:
@@ -222,7 +222,7 @@ def check_with(parse_literal: Callable[[str], str], stand_in: str) -> Callable[[
 
 
 def is_place(path: Path, places: Iterable[tuple[str, ...]]) -> bool:
-    """Tell whether a path is one of the places, `*` standing for any one part."""
+    """Return whether a path is one of the places, `*` standing for any one part."""
     return any(
         len(place) == len(path) and all(p in ("*", str(q)) for p, q in zip(place, path, strict=True))
         for place in places

@@ -9,11 +9,12 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from typing_extensions import Self
 
 from prefect_dstack.configurations.base import Model, refuse
-from prefect_dstack.configurations.interpolation import OPENING
+from prefect_dstack.configurations.interpolation import OPENING, fill_references, references
 from prefect_dstack.configurations.messages import show
 from prefect_dstack.configurations.names import ContainerPath, InstancePath, Line, LocalPath, VolumeName
 
 _GIT_URL = re.compile(r"(?:[a-z+]{2,10}://|[A-Za-z0-9_.-]{1,64}@)[A-Za-z0-9_.@:/~%+-]{1,1024}")
+_WITH_USER = re.compile(r"(https?://)([^@/]*)@(.*)", re.DOTALL)
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@#+-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -116,7 +117,11 @@ class Repository(Model):
     local_path: LocalPath | None = Field(
         default=None, description="The path of the repository on the deployer's machine."
     )
-    url: Line | None = Field(default=None, description="The URL of the repository.")
+    url: Line | None = Field(
+        default=None,
+        description="The URL of the repository; a secret may stand before its host, as in "
+        "https://${{ secrets.TOKEN }}@git.example.com/a.git.",
+    )
     branch: Line | None = Field(
         default=None, description="The branch; the active or default one if not given."
     )
@@ -139,17 +144,47 @@ class Repository(Model):
             refuse(f"must be a path or a URL, perhaps with ':path', not {show(value)}")
         return {"url" if is_url else "local_path": parts[0], **({"path": parts[1]} if parts[1:] else {})}
 
+    @property
+    def address(self) -> tuple[str, str]:
+        """The URL without the credentials in it, and those: `user:password`, or one of them; perhaps empty.
+
+        A user's name alone stays in the URL, as Git asks its own helpers for that user's password.
+        """
+        match = _WITH_USER.fullmatch(self.url or "")
+        if match is None or (":" not in match[2] and OPENING not in match[2]):
+            return self.url or "", ""
+        return match[1] + match[3], match[2]
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.local_path is None) == (self.url is None):
             refuse("must have either local_path or url")
-        if self.url is not None and not _GIT_URL.fullmatch(self.url):
-            refuse("must be the URL of a Git repository", key="url")
+        for key in ("local_path", "path"):
+            if OPENING in (getattr(self, key) or ""):
+                refuse("a reference can only stand in 'url', before the host", key=key)
+        if self.url is not None:
+            _check_url(self)
         if self.branch is not None and not _BRANCH.fullmatch(self.branch):
             refuse(f"must be the name of a branch, not {show(self.branch)}", key="branch")
         if self.hash is not None and not _COMMIT.fullmatch(self.hash):
             refuse(f"must be a commit of 7 to 64 hexadecimal digits, not {show(self.hash)}", key="hash")
         return self
+
+
+def _check_url(repository: Repository) -> None:
+    url, user = repository.address
+    try:
+        known = _GIT_URL.fullmatch(url) and (not user or fill_references(user, lambda _: "x"))
+    except ValueError as problem:
+        refuse(str(problem), key="url")
+    if not known or OPENING in url:
+        refuse("must be the URL of a Git repository; a secret may stand before its host only", key="url")
+    _, colon, password = user.partition(":")
+    if colon and not references(password):
+        refuse(
+            "has a password in it, which belongs in a secret: https://${{ secrets.NAME }}@git.example.com",
+            key="url",
+        )
 
 
 class Artifact(Model):

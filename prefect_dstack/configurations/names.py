@@ -35,6 +35,7 @@ _BACKEND = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _REFERENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99}/)?[a-z0-9][a-z0-9-]{0,62}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
 _LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}")
+_ASSET = re.compile(r"([a-z][a-z0-9]{0,30}://)?[A-Za-z0-9._/:@+,=~-]{1,480}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}")
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?")
@@ -97,7 +98,7 @@ def parse_address(value: str) -> str:
 
 
 def is_address(value: str) -> bool:
-    """Tell whether `parse_address` would accept the value."""
+    """Return whether `parse_address` would accept the value."""
     try:
         parse_address(value)
     except ValueError:
@@ -333,6 +334,16 @@ def parse_reference(value: Any) -> Any:
     return to_text(value)
 
 
+def parse_model_asset(value: str) -> str:
+    """Accept where a model is: a URI, or the path of a file or directory."""
+    if not _ASSET.fullmatch(value) or value.endswith("://"):
+        refuse(
+            "must be a URI such as s3://bucket/model.onnx, or a path without blanks and other special "
+            f"characters, not {show(value)}"
+        )
+    return value
+
+
 def check_reference(value: str) -> str:
     """Accept `name` or `project/name`."""
     if not _REFERENCE.fullmatch(value):
@@ -372,6 +383,7 @@ Login = Annotated[Text, AfterValidator(parse_login)]
 Identifier = Annotated[Text, AfterValidator(parse_identifier)]
 EditorVersion = Annotated[Text, AfterValidator(parse_editor_version)]
 BackendName = Annotated[str, AfterValidator(parse_backend_name)]
+ModelAsset = Annotated[str, AfterValidator(check_with(parse_model_asset, "x"))]
 ModelName = Annotated[str, AfterValidator(parse_model_name)]
 Email = Annotated[str, AfterValidator(parse_email)]
 WebAddress = Annotated[str, AfterValidator(parse_web_address)]

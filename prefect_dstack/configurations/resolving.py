@@ -6,7 +6,7 @@ All functions here are pure: what they need is passed to them. Their results hol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import SecretStr
@@ -79,7 +79,7 @@ def resolve_environment(
     environ: Mapping[str, str],
     node: NodeFacts | None = None,
 ) -> Environment:
-    """Give every variable of a configuration's `env` its value.
+    """Resolve every variable of a configuration's `env` its value.
 
     Args:
         configuration: A service, task, development environment or fleet.
@@ -129,6 +129,55 @@ def resolve_registry_auth(
         username=launch.text("registry_auth.username", auth.username or ""),
         password=SecretStr(launch.text("registry_auth.password", auth.password)),
     )
+
+
+@dataclass(frozen=True)
+class RemoteRepository:
+    """A Git repository on another machine, with the credentials for it.
+
+    Attributes:
+        url: Where it is, without credentials.
+        branch: The branch; None: the default one.
+        commit: The commit, perhaps abbreviated; None: the newest of the branch.
+        username: The user to log in as.
+        password: The password or token; None: Git finds its own.
+    """
+
+    url: str
+    branch: str | None = None
+    commit: str | None = None
+    username: str = ""
+    password: SecretStr | None = None
+
+
+def resolve_repository(
+    configuration: RunConfiguration, lookup: Callable[[str], str], environ: Mapping[str, str]
+) -> RemoteRepository | None:
+    """Return the remote repository of a run with its credentials, or None if it has none.
+
+    Args:
+        configuration: A service, task or development environment.
+        lookup: Gives the value of a secret by its name, or raises.
+        environ: The deployer's environment, for `${{ env.NAME }}`.
+
+    Raises:
+        ConfigurationError: A secret that does not exist, or a name that is not in the environment.
+    """
+    repository = configuration.repos[0] if configuration.repos else None
+    if repository is None or repository.url is None:
+        return None
+    url, user = repository.address
+    remote = RemoteRepository(url, repository.branch, repository.hash)
+    if not user:
+        return remote
+    launch = _Launch(configuration, lookup, environ)
+    name, colon, password = user.partition(":")
+    # Of a token alone, Git hosts ignore whose it is said to be.
+    name, password = (name, password) if colon else ("git", name)
+    username, secret = (launch.text("repos.0.url", part) for part in (name, password))
+    if "\n" in username + secret:
+        raise launch.error("repos.0.url", "its secret has a line break, which Git does not take")
+    return replace(remote, username=username, password=SecretStr(secret))
 
 
 def resolve_probes(
@@ -364,7 +413,7 @@ class _Launch:
         return self._known[name]
 
     def error(self, key: str, problem: str) -> ConfigurationError:
-        """Make the error about a key."""
+        """Create the error about a key."""
         return ConfigurationError(
             problem,
             source=self._configuration.source_name,

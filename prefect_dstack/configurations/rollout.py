@@ -50,6 +50,12 @@ class Rollout(Model):
         default=600, description="How long new replicas may take to pass their probes, such as 10m."
     )
     canary: Canary | None = Field(default=None, description="The terms of the canary strategy.")
+    approval: bool = Field(
+        default=False, description="Whether a person must approve new replicas before they get requests."
+    )
+    approval_timeout: Annotated[Duration, Field(ge=1)] = Field(
+        default=86400, description="How long they wait for that before they are removed, such as 24h."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

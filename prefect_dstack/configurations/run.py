@@ -57,7 +57,13 @@ def _keep_node_references(commands: tuple[str, ...]) -> tuple[str, ...]:
 NodeCommands = Annotated[Commands, AfterValidator(_keep_node_references)]
 """Commands in which `dstack` and `groups` references stay until a node starts; see `resolve_commands`."""
 
-PRIVATE_PLACES = (("env", "*"), ("registry_auth", "username"), ("registry_auth", "password"))
+PRIVATE_PLACES = (
+    ("env", "*"),
+    ("registry_auth", "username"),
+    ("registry_auth", "password"),
+    ("repos", "*"),
+    ("repos", "*", "url"),
+)
 MOUNT_PLACES = (
     ("volumes", "*"),
     ("volumes", "*", "name"),

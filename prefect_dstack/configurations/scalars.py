@@ -90,7 +90,7 @@ def parse_offable_duration(value: Any) -> int | str | None:
 
 
 def format_duration(seconds: int) -> str:
-    """Write seconds in the largest units that lose nothing, such as `1h30m`."""
+    """Format seconds in the largest units that lose nothing, such as `1h30m`."""
     parts: list[str] = []
     for unit in ("d", "h", "m", "s"):
         count, seconds = divmod(seconds, _SECONDS[unit])
@@ -126,7 +126,7 @@ def parse_memory(value: Any) -> float:
 
 
 def format_memory(gigabytes: float) -> str:
-    """Write gigabytes so that `parse_memory` gives them back exactly."""
+    """Format gigabytes so that `parse_memory` gives them back exactly."""
     if gigabytes == int(gigabytes):
         return f"{int(gigabytes)}GB"
     megabytes = gigabytes * 1024
@@ -157,7 +157,7 @@ def parse_percent(value: Any) -> float:
 
 
 def format_percent(percent: float) -> str:
-    """Write a percentage so that `parse_percent` gives it back exactly."""
+    """Format a percentage so that `parse_percent` gives it back exactly."""
     return f"{percent:.6f}".rstrip("0").removesuffix(".") + "%"
 
 
@@ -246,7 +246,7 @@ class Range(Model, Generic[Bound]):
         return self.min is not None and self.min == self.max
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value lies in the range."""
+        """Return whether a value lies in the range."""
         low: Any = self.min
         high: Any = self.max
         return (low is None or low <= value) and (high is None or value <= high)

@@ -60,7 +60,7 @@ def _models_below(model: type[Model]) -> Iterator[type[Model]]:
 
 
 def _tidy(schema: Any) -> None:
-    """Give pydantic's bounds their JSON Schema names, and let a shorthand be that of any of several."""
+    """Rename pydantic's bounds to those of JSON Schema, and accept the shorthands of all branches."""
     if isinstance(schema, dict):
         for name, keyword in _BOUNDS.items():
             bound = schema.pop(name, None)

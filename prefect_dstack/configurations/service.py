@@ -25,6 +25,7 @@ from prefect_dstack.configurations.names import (
     GroupName,
     Identifier,
     Image,
+    ModelAsset,
     ModelName,
     PathPrefix,
     Text,
@@ -251,6 +252,11 @@ class ServiceConfiguration(RunConfiguration):
         max_length=16,
         description="The checks that a replica must pass; that its port answers if not given.",
     )
+    restart_after: Annotated[Duration, Field(ge=1)] | None = Field(
+        default=None,
+        description="How long a replica may fail its http probe before it is replaced; if not given, it only "
+        "gets no requests.",
+    )
     auth: Auth | None = Field(
         default=None, description="Whether requests need a token; the gateway decides if it is not given."
     )
@@ -260,6 +266,11 @@ class ServiceConfiguration(RunConfiguration):
     )
     model: ServedModel | None = Field(
         default=None, description="The model behind an OpenAI-compatible API, its name or a mapping."
+    )
+    model_asset: ModelAsset | None = Field(
+        default=None,
+        description="The model that the replicas load: a path, `s3://bucket/key`, or another URI. New "
+        "content takes new replicas, and the service is an asset that depends on it.",
     )
     domain: Domain | None = Field(
         default=None, description="The host name of the service, instead of the gateway's choice."
@@ -315,7 +326,20 @@ class ServiceConfiguration(RunConfiguration):
         else:
             check_something_to_run(self)
             _check_scaling(self.replica_range, self.scaling, "replicas")
+        if self.restart_after is not None and self.repeated_probe is None:
+            refuse(
+                "needs a probe that goes on once a replica is ready; add 'probes: [{url: /health}]'",
+                key="restart_after",
+            )
         return self
+
+    @property
+    def repeated_probe(self) -> Probe | None:
+        """The probe that the gateway asks for as long as a replica serves; None: only the port is checked."""
+        for probe in self.probes or ():
+            if probe.type == "http" and not probe.until_ready:
+                return probe
+        return None
 
     def _check_groups(self, groups: tuple[ReplicaGroup, ...], key_of_groups: str) -> None:
         for key in ("scaling", "commands"):

@@ -111,7 +111,7 @@ def read_text(path: str | Path) -> str:
 
 
 def name_from_file(path: Path) -> str | None:
-    """Make a name from a file's: `hello.dstack.yml` gives `hello`, `.dstack.yml` its directory's name."""
+    """Derive a name from a file's: `hello.dstack.yml` gives `hello`, `.dstack.yml` its directory's name."""
     for suffix in FILE_SUFFIXES:
         if path.name.lower().endswith(suffix):
             stem = path.name[: -len(suffix)]
@@ -120,7 +120,7 @@ def name_from_file(path: Path) -> str | None:
 
 
 def slug(text: str) -> str | None:
-    """Make a valid name of any text, or return None if nothing of it can be used."""
+    """Derive a valid name from any text, or return None if no part of it can be used."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789")
     return words[:40].rstrip("-") or None
 

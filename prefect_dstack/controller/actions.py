@@ -35,15 +35,15 @@ class Actions(Protocol):
         ...
 
     def register(self, found: FoundReplica, route: Route, weight: int) -> None:
-        """Give a replica requests."""
+        """Route requests to a replica."""
         ...
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:
-        """Give a replica no new requests, and wait for those that are open."""
+        """Drain a replica: send it no new requests, and wait for the open ones to end."""
         ...
 
     def unregister(self, stamp: Stamp, instance: Instance | None) -> None:
-        """Take a replica out of its route, and end the tunnel to it."""
+        """Remove a replica from its route, and close the tunnel to it."""
         ...
 
     def remove(self, found: FoundReplica, grace: float) -> None:
@@ -51,5 +51,5 @@ class Actions(Protocol):
         ...
 
     def terminate(self, instance: Instance) -> None:
-        """Give an instance back."""
+        """Release an instance."""
         ...

@@ -63,7 +63,7 @@ class Comparison:
         return self._sums[self.old].figures(), self._sums[self.new].figures()
 
     def judge(self, terms: Canary, *, over: bool) -> Verdict:
-        """Look again, and decide.
+        """Read the counters again, and decide.
 
         Args:
             terms: How much worse the canary may be.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
@@ -20,7 +21,7 @@ from prefect_dstack.controller.world import World
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.rollout import Step, Wanted, next_steps
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.errors import DeploymentError, PrefectDstackError
+from prefect_dstack.errors import CapacityError, DeploymentError, NoOfferError, PrefectDstackError
 from prefect_dstack.infrastructure.observation import Observation, running_replicas
 from prefect_dstack.runtimes.base import Launch
 
@@ -31,6 +32,7 @@ Log = logging.Logger | logging.LoggerAdapter[Any]
 # Rounds a rollout may take for each replica it touches before it is given up as going in circles.
 ROUNDS_PER_REPLICA = 8
 PARALLEL_STEPS = 64
+CAPACITY_PAUSE = 10.0
 # A signal or a cancellation is noticed within so many seconds while steps are under way.
 POLL = 0.5
 
@@ -45,7 +47,7 @@ def converge(
     machine: str = "",
     offers: Sequence[Offer] | None = None,
 ) -> Observation:
-    """Take a service to its goal, round by round, each from a fresh look at what is there.
+    """Bring a service to its goal in rounds, each from a fresh observation.
 
     Args:
         goal: What is wanted.
@@ -60,8 +62,10 @@ def converge(
         What was found last, when nothing was left to do.
 
     Raises:
-        PrefectDstackError: The first failure, once everything else that was under way has ended.
+        PrefectDstackError: The first failure, once everything else that was under way has ended. A lack of
+            capacity counts only after the goal's `capacity_timeout`.
     """
+    began = time.monotonic()
     run = _Convergence(goal, world, actions, log, flow_run, machine)
     budget: int | None = None
     while True:
@@ -73,7 +77,15 @@ def converge(
         budget -= 1
         if budget < 0:
             raise DeploymentError(f"{goal.service}: replicas end as fast as they are started")
-        run.take(steps, observation, offers)
+        try:
+            run.take(steps, observation, offers)
+        except (CapacityError, NoOfferError) as error:
+            if time.monotonic() - began >= goal.capacity_timeout:
+                raise
+            log.warning("%s: %s; trying again in %.0f s", goal.service, error, CAPACITY_PAUSE)
+            time.sleep(CAPACITY_PAUSE)
+            # What was given up with the failed step is taken up again.
+            run, budget = _Convergence(goal, world, actions, log, flow_run, machine), None
         offers = None
 
 
@@ -85,7 +97,11 @@ def is_reached(goal: Goal, world: World) -> bool:
         world: Where its replicas are.
     """
     observation, state = world.observe()
-    running = running_replicas(observation, goal.service, state)
+    running = [
+        replica
+        for replica in running_replicas(observation, goal.service, state)
+        if replica.revision != goal.untouched
+    ]
     return not next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits)
 
 

@@ -48,6 +48,7 @@ class Goal:
         stop_duration: Seconds that the open requests of a replica get to finish; None: as long as they take.
         weight: The share of the requests that each new replica gets, relative to others.
         untouched: A revision whose replicas stay as they are.
+        capacity_timeout: Seconds to go on trying for machines where there are none.
     """
 
     service: str
@@ -58,3 +59,4 @@ class Goal:
     stop_duration: float | None = DEFAULT_STOP_DURATION
     weight: int = EVEN_WEIGHT
     untouched: int | None = None
+    capacity_timeout: float = 0.0

@@ -190,7 +190,7 @@ def register_replica(
     weight: int,
     log: Log,
 ) -> None:
-    """Give a replica requests.
+    """Route requests to a replica.
 
     Args:
         infrastructure: Where the replica runs.
@@ -210,7 +210,7 @@ def register_replica(
 def drain_replica(
     gateway: ManagedGateway, service: str, replica_name: str, timeout: float | None, log: Log
 ) -> None:
-    """Give a replica no new requests, and wait for those that are open.
+    """Drain a replica: send it no new requests, and wait for the open ones to end.
 
     Args:
         gateway: The gateway.
@@ -243,7 +243,7 @@ def drain_replica(
 def unregister_replica(
     infrastructure: Infrastructure, gateway: ManagedGateway, stamp: Stamp, instance: Instance | None
 ) -> None:
-    """Take a replica out of a route, and end the tunnel to it.
+    """Remove a replica from a route, and close the tunnel to it.
 
     Args:
         infrastructure: Where the replica runs.
@@ -277,7 +277,7 @@ def remove_replica(infrastructure: Infrastructure, found: FoundReplica, grace: f
 
 
 def terminate_instance(infrastructure: Infrastructure, instance: Instance, log: Log) -> None:
-    """Give an instance back, and make sure that it is gone.
+    """Release an instance, and verify that it is gone.
 
     Args:
         infrastructure: Where it belongs.
@@ -289,7 +289,7 @@ def terminate_instance(infrastructure: Infrastructure, instance: Instance, log: 
 
 
 def verify_endpoint(url: str, address: str, path: str, timeout: float, log: Log) -> int:
-    """Ask the endpoint for an answer, the way a client does.
+    """Request the endpoint until it answers, the way a client does.
 
     Args:
         url: The endpoint.
@@ -324,7 +324,7 @@ def verify_endpoint(url: str, address: str, path: str, timeout: float, log: Log)
 
 
 def ask_endpoint(url: str, address: str, path: str, timeout: float = 10.0) -> tuple[int, str]:
-    """Ask an endpoint once, the way a client does.
+    """Request an endpoint once, the way a client does.
 
     Args:
         url: The endpoint.

@@ -55,7 +55,7 @@ class PlainActions:
         )
 
     def register(self, found: FoundReplica, route: Route, weight: int) -> None:
-        """Give a replica requests; see `Actions.register`."""
+        """Route requests to a replica; see `Actions.register`."""
         operations.register_replica(self.infrastructure, self.gateway, route, found, weight, self.log)
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:
@@ -63,7 +63,7 @@ class PlainActions:
         operations.drain_replica(self.gateway, service, replica, timeout, self.log)
 
     def unregister(self, stamp: Stamp, instance: Instance | None) -> None:
-        """Take a replica out of its route; see `Actions.unregister`."""
+        """Remove a replica from its route; see `Actions.unregister`."""
         operations.unregister_replica(self.infrastructure, self.gateway, stamp, instance)
 
     def remove(self, found: FoundReplica, grace: float) -> None:
@@ -71,5 +71,5 @@ class PlainActions:
         operations.remove_replica(self.infrastructure, found, grace, self.log)
 
     def terminate(self, instance: Instance) -> None:
-        """Give an instance back; see `Actions.terminate`."""
+        """Release an instance; see `Actions.terminate`."""
         operations.terminate_instance(self.infrastructure, instance, self.log)

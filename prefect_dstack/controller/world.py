@@ -54,13 +54,13 @@ class ServiceWorld:
         self.runtimes = frozenset(runtimes)
 
     def observe(self) -> tuple[Observation, GatewayState | None]:
-        """Ask its machines and its gateway; see `World.observe`."""
+        """Query its machines and its gateway; see `World.observe`."""
         return self.infrastructure.observe(self.service, self.runtimes), self.gateway.state()
 
     def offers(self, requirements: Requirements) -> Sequence[Offer]:
-        """Ask the backends; see `World.offers`."""
+        """Query the backends; see `World.offers`."""
         return self.infrastructure.offers(requirements)
 
     def is_owned(self, instance: Instance) -> bool:
-        """Ask the instance's backend; see `World.is_owned`."""
+        """Query the instance's backend; see `World.is_owned`."""
         return self.infrastructure.is_owned(instance)

@@ -140,7 +140,7 @@ def weights_for(weight: float, old: int, new: int) -> tuple[int, int]:
 
 
 def _at_least(figures: Figures) -> float:
-    """Give the lower end of the Wilson interval of an error rate, in percent."""
+    """Return the lower end of the Wilson interval of an error rate, in percent."""
     share, count = figures.failed / figures.requests, figures.requests
     square = SIGMAS**2 / count
     middle = share + square / 2

@@ -41,3 +41,10 @@ class Evaluation(BaseModel):
     table: list[dict[str, Any]] = Field(
         default_factory=list, description="Rows of figures, shown as an artifact of the flow run."
     )
+
+    @property
+    def summary(self) -> str:
+        """The verdict, the score and the reason, in one line."""
+        score = "" if self.score is None else f", score {self.score:g}"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{'passed' if self.passed else 'rejected'}{score}{reason}"

@@ -36,7 +36,7 @@ def read_record(data: Mapping[str, Any]) -> ServiceRecord:
 
 
 def _to_version_2(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Take the wanted number of replicas out of the revision, and note when each revision last served."""
+    """Move the wanted number of replicas out of the revision, and note when each revision last served."""
     revisions = [_with_served_at(revision) for revision in data.get("revisions", [])]
     active = next((known for known in revisions if known["number"] == data.get("active")), None)
     desired = None

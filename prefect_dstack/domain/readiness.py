@@ -32,7 +32,7 @@ class Readiness:
         return all(it.passed >= it.probe.ready_after for it in self._probes)
 
     def due(self, now: float) -> list[Probe]:
-        """Tell which probes to ask now; one that has passed often enough is asked no more.
+        """Return which probes to ask now; one that has passed often enough is asked no more.
 
         Args:
             now: Seconds, by any clock that only goes forward.
@@ -60,7 +60,7 @@ class Readiness:
             progress.pause = min(progress.pause * GROWTH, LONGEST_PAUSE)
 
     def wait(self, now: float) -> float:
-        """Tell how long nothing is due.
+        """Return how long nothing is due.
 
         Args:
             now: As in `due`.

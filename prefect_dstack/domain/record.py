@@ -12,17 +12,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.hosts.identity import MachineIdentity
 
 __all__ = [
     "LOST",
     "RECORD_VERSION",
+    "Decision",
     "Deploying",
     "DesiredReplicas",
     "Endpoint",
     "Outcome",
     "PendingApproval",
+    "Replacement",
     "Revision",
     "Rollback",
     "ServiceRecord",
@@ -37,6 +40,52 @@ SCALINGS_KEPT = 20
 LOST = "its flow run ended before it was done"
 
 Outcome = Literal["deploying", "active", "superseded", "failed", "stopped"]
+
+
+class _Part(BaseModel):
+    """A part of a record; what a newer version has written into it is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class PendingApproval(_Part):
+    """A revision that waits for a person, and for no process."""
+
+    revision: int = Field(description="The revision that waits.")
+    flow_run: str = Field(description="The id of the flow run that asked.")
+    requested_at: datetime = Field(description="Since when it waits.")
+    expires_at: datetime | None = Field(
+        default=None, description="When it is rejected by itself; None: never."
+    )
+    question: str = Field(default="", description="What is to be decided, in one line.")
+    gateway: str = Field(default="", description="The gateway that is to route it.")
+    private_url: str = Field(
+        default="",
+        description="Where one of its replicas answers on its machine, past the gateway and without a token.",
+    )
+    machine: str = Field(default="", description="The machine on which the private URL can be reached.")
+
+    @property
+    def until(self) -> str:
+        """When its time is over, to be read by people."""
+        return "further notice" if self.expires_at is None else f"{self.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+
+    def is_expired(self, at: datetime) -> bool:
+        """Return whether the time to decide is over.
+
+        Args:
+            at: The time to compare with.
+        """
+        return self.expires_at is not None and self.expires_at <= at
+
+
+class Decision(_Part):
+    """What became of a revision that waited for approval."""
+
+    approved: bool = Field(description="Whether it was approved.")
+    by: str = Field(default="", description="Who decided: user and machine, or a name; empty: nobody did.")
+    at: datetime = Field(description="When.")
+    reason: str = Field(default="", description="Why, in one line.")
 
 
 class Endpoint(BaseModel):
@@ -58,6 +107,7 @@ class Endpoint(BaseModel):
     model: str | None = Field(
         default=None, description="The name of the model, as an OpenAI client asks for it."
     )
+    auth: bool = Field(default=False, description="Whether requests need a token.")
     service: str = Field(description="The name of the service.")
     revision: int = Field(description="The revision that serves.")
     replicas: list[str] = Field(description="The names of the replicas that serve.")
@@ -66,15 +116,13 @@ class Endpoint(BaseModel):
         default=False,
         description="Whether nothing was done, as a later request was served while this one waited.",
     )
+    waiting: PendingApproval | None = Field(
+        default=None,
+        description="The revision that waits for approval, while the one before serves on; None: none does.",
+    )
 
     def __str__(self) -> str:
         return self.url
-
-
-class _Part(BaseModel):
-    """A part of a record; what a newer version has written into it is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Rollback(_Part):
@@ -99,16 +147,12 @@ class DesiredReplicas(_Part):
     )
 
 
-class PendingApproval(_Part):
-    """A deployment that waits for a person, and for no process."""
+class Replacement(_Part):
+    """That a replica was replaced because it had stopped answering."""
 
-    revision: int = Field(description="The revision that waits.")
-    flow_run: str = Field(description="The id of the suspended flow run.")
-    requested_at: datetime = Field(description="Since when it waits.")
-    expires_at: datetime | None = Field(
-        default=None, description="When it is rejected by itself; None: never."
-    )
-    question: str = Field(default="", description="What is to be decided, in one line.")
+    at: datetime = Field(description="When.")
+    times: int = Field(default=1, ge=1, description="How often it was, with no long time in between.")
+    reason: str = Field(default="", description="Why, in one line.")
 
 
 class Revision(_Part):
@@ -126,6 +170,12 @@ class Revision(_Part):
         description="The revision whose replicas it uses: its own, or one that differs in settings only."
     )
     bundle: str = Field(default="", description="The digest of its own copy of its files; empty: no files.")
+    model_version: str = Field(
+        default="", description="What tells the content of its model from any other; empty: not known."
+    )
+    annotations: dict[str, Any] = Field(
+        default_factory=dict, description="What its deployer has written on it, such as a commit."
+    )
     values: dict[str, str] = Field(
         default_factory=dict,
         description="Digests of values that are not in the configuration, by what holds them: `env.TOKEN`.",
@@ -135,6 +185,12 @@ class Revision(_Part):
     )
     outcome: Outcome = Field(default="deploying", description="How its deployment ended.")
     reason: str = Field(default="", description="Why it failed, in one line.")
+    evaluation: Evaluation | None = Field(
+        default=None, description="What its evaluation found; None: it was not evaluated."
+    )
+    decision: Decision | None = Field(
+        default=None, description="What became of its approval; None: nobody was asked, or it waits still."
+    )
     rollbacks: list[Rollback] = Field(
         default_factory=list, description="The returns to it from later revisions, the oldest first."
     )
@@ -143,6 +199,14 @@ class Revision(_Part):
     def runtime(self) -> str:
         """What its replicas run in: `docker` where the configuration names an image, else `process`."""
         return "docker" if self.configuration.get("image") else "process"
+
+    def decided(self, decision: Decision) -> Revision:
+        """Return the revision with what became of its approval.
+
+        Args:
+            decision: What was decided, by whom and when.
+        """
+        return self.model_copy(update={"decision": decision})
 
     def returned_to(self, rollback: Rollback) -> Revision:
         """Return the revision with a rollback to it noted.
@@ -192,6 +256,10 @@ class ServiceRecord(_Part):
     scalings: list[DesiredReplicas] = Field(
         default_factory=list, description="The last changes of that number, the oldest first."
     )
+    replacements: dict[str, Replacement] = Field(
+        default_factory=dict,
+        description="By replica, of the revision that serves: when it was last replaced for not answering.",
+    )
     location: MachineIdentity | None = Field(
         default=None,
         description="The one machine on which it can be changed, as its replicas or its gateway are there; "
@@ -201,7 +269,9 @@ class ServiceRecord(_Part):
         default_factory=list,
         description="Machines that it was moved away from, on which something of it may still run.",
     )
-    approval: PendingApproval | None = Field(default=None, description="The deployment that waits.")
+    approval: PendingApproval | None = Field(
+        default=None, description="The revision that waits for approval beside the one that serves."
+    )
     asked_at: datetime | None = Field(
         default=None, description="When what serves now, or that nothing does, was asked for."
     )
@@ -239,11 +309,30 @@ class ServiceRecord(_Part):
         """The revision that shall serve."""
         return None if self.active is None else self.revision(self.active)
 
+    @property
+    def wanted_names(self) -> frozenset[str]:
+        """The names of the replicas that are to serve."""
+        active = self.active_revision
+        if active is None:
+            return frozenset()
+        return frozenset(
+            f"{self.name}-{active.replicas_of}-{number}" for number in range(self.wanted_replicas)
+        )
+
+    @property
+    def needs_controller(self) -> bool:
+        """Whether it does what it is to do only while a controller watches: it scales, or has to be woken."""
+        active = self.active_revision
+        if active is None:
+            return False
+        keys = ("scaling", "restart_after")
+        return self.wanted_replicas == 0 or any(active.configuration.get(key) is not None for key in keys)
+
     def begun(self, revision: Revision, deploying: Deploying, retain: int) -> ServiceRecord:
         """Return the record with a deployment begun.
 
         Args:
-            revision: The revision that is put on the air.
+            revision: The revision that is deployed.
             deploying: Who does it.
             retain: How many revisions are kept beside this one that have served, and as many that failed; the
                 active one always is.
@@ -294,6 +383,49 @@ class ServiceRecord(_Part):
             update={"active": number, "endpoint": endpoint, "deploying": None, "revisions": revisions}
         )
 
+    def pending(self) -> PendingApproval | None:
+        """Return the approval that can still be given; None if there is none, or its time is over."""
+        if self.approval is None or self.approval.is_expired(now()):
+            return None
+        return self.approval
+
+    def waiting(self, approval: PendingApproval) -> ServiceRecord:
+        """Return the record with a revision that waits for approval, and for no process.
+
+        Args:
+            approval: Which revision, and until when.
+        """
+        return self.model_copy(update={"approval": approval, "deploying": None})
+
+    def withdrawn(self, decision: Decision) -> ServiceRecord:
+        """Return the record without the revision that waits for approval.
+
+        Args:
+            decision: Why it is not to serve.
+        """
+        if self.approval is None:
+            return self
+        number = self.approval.revision
+        record = self._with_outcome(number, "failed", decision.reason)
+        revisions = [
+            revision.decided(decision) if revision.number == number else revision
+            for revision in record.revisions
+        ]
+        return record.model_copy(update={"approval": None, "revisions": revisions})
+
+    def evaluated(self, number: int, evaluation: Evaluation) -> ServiceRecord:
+        """Return the record with what the evaluation of a revision found.
+
+        Args:
+            number: The revision.
+            evaluation: What was found.
+        """
+        revisions = [
+            revision.model_copy(update={"evaluation": evaluation}) if revision.number == number else revision
+            for revision in self.revisions
+        ]
+        return self.model_copy(update={"revisions": revisions})
+
     @property
     def previous_revision(self) -> Revision:
         """The revision that served last, apart from the active one: what a rollback returns to.
@@ -341,7 +473,8 @@ class ServiceRecord(_Part):
             The new record; what served before serves on.
         """
         record = self if number == self.active else self._with_outcome(number, "failed", reason)
-        return record.model_copy(update={"deploying": None})
+        waits = self.approval is not None and self.approval.revision != number
+        return record.model_copy(update={"deploying": None, "approval": self.approval if waits else None})
 
     def stopped(self) -> ServiceRecord:
         """Return the record of the service as stopped.
@@ -349,7 +482,9 @@ class ServiceRecord(_Part):
         Returns:
             The new record.
         """
-        record = self if self.active is None else self._with_outcome(self.active, "stopped")
+        stopped = Decision(approved=False, at=now(), reason="the service was stopped")
+        record = self.withdrawn(stopped)
+        record = record if self.active is None else record._with_outcome(self.active, "stopped")  # noqa: SLF001 - of its own kind
         return record.model_copy(
             update={"active": None, "endpoint": None, "deploying": None, "taken_off": True}
         )
@@ -377,7 +512,7 @@ def now() -> datetime:
 
 
 def readable(configuration: Mapping[str, Any]) -> str:
-    """Write a recorded configuration as the YAML a user would write.
+    """Return a recorded configuration as the YAML a user would write.
 
     Args:
         configuration: From a revision.

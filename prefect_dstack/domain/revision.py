@@ -10,9 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_dstack.configurations import Environment, RegistryCredentials, ServiceConfiguration
+from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.record import Revision, ServiceRecord, readable
 
-__all__ = ["changes_of", "difference", "settings_digest", "value_digests", "workload_digest", "written"]
+__all__ = [
+    "changes_of",
+    "compared",
+    "difference",
+    "settings_digest",
+    "value_digests",
+    "workload_digest",
+    "written",
+]
 
 # How many replicas are wanted is no part of a revision: the record keeps it.
 DESIRED = frozenset({"replicas", "scaling"})
@@ -34,7 +43,9 @@ SETTINGS = frozenset(
         "probes",
         "queue_timeout",
         "rate_limits",
+        "restart_after",
         "retain",
+        "retry",
         "rollout",
         "stop_duration",
         "strip_prefix",
@@ -44,7 +55,7 @@ SETTINGS = frozenset(
 
 
 def written(configuration: ServiceConfiguration) -> dict[str, Any]:
-    """Give a configuration as it was written, so that it can be recorded and loaded again.
+    """Return a configuration as it was written, so that it can be recorded and loaded again.
 
     Args:
         configuration: The service.
@@ -62,8 +73,10 @@ def workload_digest(
     directory: str,
     salt: str,
     bundle: str = "",
+    default_image: str = "",
+    model_version: str = "",
 ) -> str:
-    """Sum up all that takes new replicas when it changes, the values of secrets among it.
+    """Return a digest of all that needs new replicas when it changes, values of secrets included.
 
     Args:
         configuration: The service.
@@ -72,6 +85,8 @@ def workload_digest(
         directory: Where a process starts.
         salt: The service's own, so that the digest tells nothing of the values.
         bundle: The digest of the files that it brings along; empty if there are none.
+        default_image: The image of its containers if it names none; empty if it needs none.
+        model_version: What tells the content of its model from any other; empty if that is not known.
 
     Returns:
         A hexadecimal digest.
@@ -87,9 +102,11 @@ def workload_digest(
         "environment": environment.reveal(),
         "registry": None if registry is None else registry.password.get_secret_value(),
     }
-    place = directory if configuration.image is None and not bundle else ""
+    place = directory if runtime_of(configuration) == "process" and not bundle else ""
     content = {"keys": {**keys, "port": port}, "secrets": secrets, "directory": place}
-    return _digest({**content, "bundle": bundle} if bundle else content, salt)
+    # What is not there is left out: the digests of what has been recorded must stay the same.
+    also = {"bundle": bundle, "default_image": default_image, "model_version": model_version}
+    return _digest({**content, **{key: value for key, value in also.items() if value}}, salt)
 
 
 def value_digests(
@@ -112,7 +129,7 @@ def value_digests(
 
 
 def settings_digest(configuration: ServiceConfiguration, salt: str) -> str:
-    """Sum up all that changes without new replicas.
+    """Return a digest of all that changes without new replicas.
 
     Args:
         configuration: The service.
@@ -147,6 +164,45 @@ def changes_of(record: ServiceRecord, revision: Revision) -> str:
     return difference(record.name, before[-1], revision) if before else ""
 
 
+def compared(before: Revision, after: Revision) -> list[str]:
+    """Return which parts of one revision of a service differ from those of another.
+
+    Args:
+        before: The one.
+        after: The other.
+
+    Returns:
+        Each part that one of them has, whether it changed, and the digests of what has one.
+    """
+    old, new = (readable(it.configuration) for it in (before, after))
+    lines = [f"configuration {'unchanged' if old == new else 'changed'}"]
+    if before.values or after.values:
+        lines.append(f"secret values {'unchanged' if before.values == after.values else 'changed'}")
+    for part, was, now in (
+        ("files", before.bundle, after.bundle),
+        ("model", before.model_version, after.model_version),
+    ):
+        if was or now:
+            lines.append(f"{part} {moved(was, now)}")
+    return lines
+
+
+def moved(was: str, now: str) -> str:
+    """Return whether a digest changed, in words, with as much of it as people compare.
+
+    Args:
+        was: The one before; empty: none was known.
+        now: The present one.
+    """
+    if was == now:
+        return f"unchanged ({_short(now)})"
+    return f"changed ({_short(was)} → {_short(now)})"
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12] or "not known"
+
+
 def difference(name: str, before: Revision, after: Revision) -> str:
     """Return how one revision of a service differs from another.
 
@@ -172,4 +228,6 @@ def difference(name: str, before: Revision, after: Revision) -> str:
     lines += [f"~{key}: its value changed" for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
     if before.bundle != after.bundle:
         lines.append("~files: their content changed")
+    if before.model_version != after.model_version:
+        lines.append("~model_asset: its content changed")
     return "\n".join(lines)

@@ -119,7 +119,7 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
 
 
 def after(running: Sequence[Running], step: Step) -> list[Running]:
-    """Say what a step makes of the replicas, if it succeeds.
+    """Return what a step makes of the replicas, if it succeeds.
 
     Args:
         running: Every replica that exists before it.

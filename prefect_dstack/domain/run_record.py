@@ -45,14 +45,9 @@ class RunRecord(BaseModel):
         """Whether nothing of it is to run any more."""
         return self.state in ("done", "failed", "stopped")
 
-    @property
-    def goes_on_alone(self) -> bool:
-        """Whether it is a development environment that runs, which outlives the flow run that created it."""
-        return self.kind == "dev-environment" and self.state == "running"
-
 
 class RunResult(BaseModel):
-    """How a task has ended."""
+    """How a task or a development environment has ended."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -36,7 +36,7 @@ class Stamp(BaseModel):
         return f"{self.service}-{self.revision}-{self.replica}"
 
     def labels(self, separator: str = ".") -> dict[str, str]:
-        """Write the stamp as labels or tags.
+        """Return the stamp as labels or tags.
 
         Args:
             separator: What stands between `prefect-dstack` and the rest: `.` for Docker, `:` for AWS.

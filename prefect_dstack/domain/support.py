@@ -24,6 +24,8 @@ from prefect_dstack.configurations import (
     private_references,
 )
 from prefect_dstack.domain import fleet_support
+from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.errors import UnsupportedKeyError
 
 __all__ = ["check_support", "unsupported_keys"]
@@ -31,7 +33,6 @@ __all__ = ["check_support", "unsupported_keys"]
 Run = ServiceConfiguration | TaskConfiguration | DevEnvironmentConfiguration
 
 LATER = "is not acted on yet; remove it"
-TRIED_AGAIN = "is not acted on: tasks are tried again and replicas restarted in any case; remove it"
 OLDER = "is a part of older versions of dstack"
 
 # Keys that load, so that dstack's files can be read, and on which nothing acts.
@@ -41,21 +42,18 @@ OF_RUNS = {
     "build": f"{OLDER}; build an image yourself and name it in 'image'",
     "cache": f"{OLDER}; mount a directory with 'volumes' instead",
     "creation_policy": LATER,
-    "docker": "would need the Docker socket in the container, which is never given away; remove it",
     "dstack": "needs a dstack server, and there is none; remove it",
     "home_dir": f"{OLDER}; set HOME under 'env' instead",
     "idle_duration": LATER,
     "instance_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "instances": "is not acted on yet; name a fleet in 'fleets' instead",
-    "nvcc": "needs dstack's own images; name an image with CUDA in 'image' instead",
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
-    "python": "needs dstack's own images; name an image such as python:3.12 in 'image' instead",
-    "repos": "is not acted on yet; use 'files', or clone in 'commands'",
     "reservation": LATER,
-    "schedule": "belongs to the Prefect deployment; give that a schedule instead",
+    "schedule": "belongs to the Prefect deployment that runs this file; remove it, and give that one a cron: "
+    "prefect deployment schedule create NAME/default --cron '0 8 * * *'",
     "setup": f"{OLDER}; put its commands first in 'commands'",
-    "single_branch": "is for 'repos', which are not acted on yet; remove it",
+    "single_branch": "has no effect: a repository is brought along without its history; remove it",
     "termination_idle_time": f"{OLDER}; remove it",
     "termination_policy": f"{OLDER}; remove it",
     "utilization_policy": LATER,
@@ -63,8 +61,7 @@ OF_RUNS = {
 OF_SERVICES = {
     "max_duration": LATER,
     "groups": "groups of replicas are not acted on yet; give 'replicas' one number",
-    "retry": TRIED_AGAIN,
-    "retry_policy": TRIED_AGAIN,
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "router": LATER,
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
@@ -73,16 +70,10 @@ OF_TASKS = {
     "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
 }
 OF_DEV_ENVIRONMENTS = {
-    "max_duration": LATER,
-    "ide": LATER,
-    "inactivity_duration": LATER,
-    "init": LATER,
-    "ports": LATER,
-    "retry": LATER,
-    "retry_policy": f"{OLDER}, and is not acted on yet; remove it",
+    "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
-    "version": LATER,
+    "version": "is not acted on: an editor brings its own version when it connects; remove it",
 }
 OF_GATEWAYS = {
     "load_balancer": "is not acted on: a gateway answers at its own address; remove it",
@@ -109,14 +100,15 @@ CERTIFICATES = {
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
-NEEDS_IMAGE = {
-    "entrypoint": "needs an 'image'; without one, put the program into 'commands'",
-    "files": "needs an 'image'; without one, the commands run in the configuration's directory",
-    "privileged": "needs an 'image'; without one, the commands run as you",
-    "registry_auth": "needs an 'image'",
-    "tags": "needs an 'image': processes carry no tags",
-    "user": "needs an 'image'; without one, the commands run as you",
-    "volumes": "needs an 'image'; without one, the commands see this machine's own directories",
+ON_THIS_MACHINE = "needs a container: name an 'image', a fleet, or a backend other than local"
+NEEDS_CONTAINER = {
+    "docker": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own engine",
+    "entrypoint": f"{ON_THIS_MACHINE}; or put the program into 'commands'",
+    "nvcc": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own compilers",
+    "privileged": f"{ON_THIS_MACHINE}; without one, the commands run as you",
+    "tags": f"{ON_THIS_MACHINE}; processes carry no tags",
+    "user": f"{ON_THIS_MACHINE}; without one, the commands run as you",
+    "volumes": f"{ON_THIS_MACHINE}; without one, the commands see this machine's own directories",
 }
 
 
@@ -154,12 +146,22 @@ def unsupported_keys(configuration: Configuration) -> Iterator[tuple[str, str]]:
             yield "certificate.type", CERTIFICATES[certificate.type]
     if isinstance(configuration, (FleetConfiguration, GatewayConfiguration, VolumeConfiguration)):
         return
+    yield from _of_runs(configuration)
+
+
+def _of_runs(configuration: Run) -> Iterator[tuple[str, str]]:
     yield from _of_values(configuration)
     if isinstance(configuration, ServiceConfiguration):
         yield from _of_services(configuration)
     if isinstance(configuration, TaskConfiguration):
         yield from _of_groups(configuration, "groups", configuration.groups or ())
-    yield from _of_processes(configuration) if configuration.image is None else _of_containers(configuration)
+    if configuration.image is None and _says_something(configuration, "registry_auth"):
+        yield "registry_auth", "is for a private 'image', and none is named"
+    yield from _of_repositories(configuration)
+    if runtime_of(configuration) == "process":
+        yield from _of_processes(configuration)
+    else:
+        yield from _of_containers(configuration)
 
 
 def _of_values(configuration: Run) -> Iterator[tuple[str, str]]:
@@ -196,27 +198,52 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
             yield "replicas", never["groups"]
         yield from _of_groups(configuration, "replicas", configuration.replicas)
     yield from _of_groups(configuration, "groups", configuration.groups or ())
+    retry = configuration.retry
+    if retry is not None and retry.duration is not None and not capacity_timeout(retry):
+        yield "retry.duration", "is for no-capacity only: what ends is started again for as long as it takes"
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
 
 
+def _of_repositories(configuration: Run) -> Iterator[tuple[str, str]]:
+    for number, repository in enumerate(configuration.repos):
+        for key in ("branch", "hash"):
+            if repository.local_path is not None and getattr(repository, key):
+                yield f"repos.{number}.{key}", "is for a repository with a 'url'; remove it"
+        if runtime_of(configuration) == "docker" and ".." in PurePosixPath(repository.path).parts:
+            yield f"repos.{number}.path", "must not have '..' in it"
+
+
 def _of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
-    for key in sorted(NEEDS_IMAGE):
+    for key in sorted(NEEDS_CONTAINER):
         if _says_something(configuration, key):
-            yield key, NEEDS_IMAGE[key]
+            yield key, NEEDS_CONTAINER[key]
     if configuration.resources.shm_size is not None:
-        yield "resources.shm_size", "needs an 'image'"
-    if configuration.fleets:
-        yield "fleets", "needs an 'image': hosts of fleets run containers"
+        yield "resources.shm_size", ON_THIS_MACHINE
     for name in _dotted_names(configuration):
-        yield f"env.{name}", "a name with a dot needs an 'image': a shell does not hand it on"
+        yield f"env.{name}", "a shell does not hand on a name with a dot"
+    yield from _of_files_of_processes(configuration)
+
+
+def _of_files_of_processes(configuration: Run) -> Iterator[tuple[str, str]]:
+    brought = {f"repos.{number}": it.path for number, it in enumerate(configuration.repos)}
+    brought |= {f"files.{number}": it.path for number, it in enumerate(configuration.files)}
+    for key, path in brought.items():
+        if path.startswith(("/", "~")) or ".." in PurePosixPath(path).parts:
+            reason = "must be relative and below the working directory where no container is used"
+            yield f"{key}.path", f"{reason}; write 'local:path' to say where it goes"
+    working_dir = configuration.working_dir or ""
+    if brought and (working_dir.startswith(("/", "~")) or ".." in PurePosixPath(working_dir).parts):
+        yield "working_dir", "must be below the files that are brought along; remove it, or use a container"
 
 
 def _of_containers(configuration: Run) -> Iterator[tuple[str, str]]:
     if configuration.working_dir is not None and not configuration.working_dir.startswith("/"):
         yield "working_dir", "must be an absolute path in the container"
-    if configuration.entrypoint and configuration.shell:
-        yield "shell", "has no effect beside 'entrypoint'; remove one of them"
+    if configuration.entrypoint:
+        for key in ("docker", "python", "shell"):
+            if getattr(configuration, key):
+                yield key, "has no effect beside 'entrypoint'; remove one of them"
     yield from _of_dotted_names(configuration)
     for number, volume in enumerate(configuration.volumes):
         if not hasattr(volume, "instance_path"):

@@ -1,4 +1,4 @@
-"""The nodes of a task: what each runs, in which order they start, and when the run is over. Decisions."""
+"""The nodes of a run: what each is, in which order they start, and when the run is over. Decisions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_dstack.configurations import PortMapping, Resources, TaskConfiguration
+from prefect_dstack.configurations import (
+    DevEnvironmentConfiguration,
+    PortMapping,
+    Resources,
+    TaskConfiguration,
+)
 
 __all__ = ["NodePlan", "RunOutcome", "node_facts", "plan_nodes", "run_outcome", "start_waves"]
 
@@ -15,7 +20,7 @@ NodeState = Literal["running", "exited", "gone"]
 
 @dataclass(frozen=True)
 class NodePlan:
-    """One node of a task.
+    """One node of a task or a development environment.
 
     Attributes:
         rank: Its number among all nodes, from 0; the master has 0.
@@ -45,12 +50,14 @@ class RunOutcome:
     reason: str = ""
 
 
-def plan_nodes(configuration: TaskConfiguration) -> list[NodePlan]:
-    """Return the nodes of a task by rank.
+def plan_nodes(configuration: TaskConfiguration | DevEnvironmentConfiguration) -> list[NodePlan]:
+    """Return the nodes of a run by rank.
 
     Args:
-        configuration: The task.
+        configuration: The task or the development environment, which has one node.
     """
+    if isinstance(configuration, DevEnvironmentConfiguration):
+        return [NodePlan(0, None, 0, configuration.resources, configuration.ports)]
     if configuration.groups is None:
         return [
             NodePlan(rank, None, rank, configuration.resources, configuration.ports if rank == 0 else ())

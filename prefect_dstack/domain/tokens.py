@@ -45,7 +45,7 @@ class Token(BaseModel):
     )
 
     def valid(self, now: datetime) -> bool:
-        """Tell whether it opens anything.
+        """Return whether it opens anything.
 
         Args:
             now: The time.
@@ -70,7 +70,7 @@ def new_token(
     expires_at: datetime | None = None,
     created_by: str = "",
 ) -> NewToken:
-    """Make a token.
+    """Create a token.
 
     Args:
         now: The time.
@@ -98,7 +98,7 @@ def new_token(
 
 
 def expiry(expires: str | timedelta | None, now: datetime) -> datetime | None:
-    """Say when a token ends.
+    """Return when a token ends.
 
     Args:
         expires: How long it is good for, such as `30d` or `12h`; None: for ever.

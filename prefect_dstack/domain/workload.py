@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import (
+    Cpu,
     Environment,
     FileMapping,
     InstanceMount,
@@ -16,10 +17,16 @@ from prefect_dstack.configurations import (
     Resources,
     RunConfiguration,
 )
+from prefect_dstack.domain.execution import RuntimeName, python_of, runtime_of
 
-__all__ = ["Requirements", "RuntimeName", "WorkloadSpec", "requirements_of", "workload_spec"]
-
-RuntimeName = Literal["docker", "process"]
+__all__ = [
+    "RepositoryPlace",
+    "Requirements",
+    "RuntimeName",
+    "WorkloadSpec",
+    "requirements_of",
+    "workload_spec",
+]
 
 
 class Requirements(BaseModel):
@@ -69,6 +76,17 @@ class Requirements(BaseModel):
         return min(1, int(gpu.count.max or 0))
 
 
+class RepositoryPlace(BaseModel):
+    """Where a workload finds the Git repository that it brings along."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str = Field(description="The directory, relative to the working directory, or absolute.")
+    if_exists: Literal["error", "skip"] = Field(
+        default="error", description="What to do if something is in that directory already."
+    )
+
+
 class WorkloadSpec(BaseModel):
     """Everything that a runtime needs to start one replica."""
 
@@ -76,6 +94,15 @@ class WorkloadSpec(BaseModel):
 
     requirements: Requirements = Field(description="What it needs of a machine.")
     image: str | None = Field(default=None, description="The container image; None: a process.")
+    python: str | None = Field(
+        default=None,
+        description="The Python of the virtual environment that its commands run in; empty: any; None: they "
+        "run in none.",
+    )
+    pull: bool = Field(default=False, description="Whether the image is pulled even where it is there.")
+    docker: bool = Field(
+        default=False, description="Whether its commands have a Docker Engine of their own in the container."
+    )
     entrypoint: str | None = Field(default=None, description="The entry point; None: the image's own.")
     commands: tuple[str, ...] = Field(default=(), description="Shell commands, until one fails.")
     shell: str | None = Field(
@@ -104,6 +131,9 @@ class WorkloadSpec(BaseModel):
     registry: RegistryCredentials | None = Field(default=None, description="To pull a private image.")
     mounts: tuple[InstanceMount, ...] = Field(default=(), description="Directories of the machine to mount.")
     files: tuple[FileMapping, ...] = Field(default=(), description="Local files to bring along.")
+    repository: RepositoryPlace | None = Field(
+        default=None, description="Where the Git repository goes that it brings along; None: it brings none."
+    )
     directory: Path = Field(description="What relative paths start from.")
     bundle: str = Field(default="", description="The digest of the copy of its files; empty: it has none.")
     source: str | None = Field(default=None, description="The file that asked for it, for messages.")
@@ -111,7 +141,7 @@ class WorkloadSpec(BaseModel):
 
     @property
     def runtime(self) -> RuntimeName:
-        """What starts it: `docker` where an image is named, `process` otherwise."""
+        """What starts it: `docker` or `process`."""
         return self.requirements.runtime
 
     @property
@@ -129,10 +159,19 @@ def requirements_of(configuration: RunConfiguration) -> Requirements:
     Returns:
         Its requirements.
     """
+    runtime, resources = runtime_of(configuration), configuration.resources
+    if (
+        runtime == "docker"
+        and configuration.image is None
+        and (resources.cpu is None or not resources.cpu.arch)
+    ):
+        # As in dstack: there is no default image for other processors.
+        cpu = (resources.cpu or Cpu()).model_copy(update={"arch": "x86"})
+        resources = resources.model_copy(update={"cpu": cpu})
     return Requirements(
         name=configuration.name or "",
-        runtime="docker" if configuration.image else "process",
-        resources=configuration.resources,
+        runtime=runtime,
+        resources=resources,
         backends=configuration.backends,
         fleets=configuration.fleets,
         regions=configuration.regions,
@@ -151,6 +190,7 @@ def workload_spec(
     commands: tuple[str, ...],
     environment: Environment,
     registry: RegistryCredentials | None = None,
+    default_image: str | None = None,
     directory: Path | None = None,
     bundle: str = "",
 ) -> WorkloadSpec:
@@ -162,29 +202,40 @@ def workload_spec(
         commands: What it runs.
         environment: Its variables, with the values of its secrets.
         registry: Credentials for its image.
+        default_image: The image of a container for which the configuration names none.
         directory: What relative paths start from; default: the configuration's directory.
         bundle: The digest of the copy of its files.
 
     Returns:
         The spec.
     """
+    requirements = requirements_of(configuration)
+    repositories = [RepositoryPlace(path=it.path, if_exists=it.if_exists) for it in configuration.repos]
     return WorkloadSpec(
-        requirements=requirements_of(configuration),
-        image=configuration.image,
+        requirements=requirements,
+        image=configuration.image or (default_image if requirements.runtime == "docker" else None),
+        python=python_of(configuration, commands),
+        docker=bool(configuration.docker),
         entrypoint=configuration.entrypoint,
         commands=commands,
         shell=configuration.shell,
         user=configuration.user,
         working_dir=configuration.working_dir,
-        privileged=bool(configuration.privileged),
+        # An engine mounts file systems and makes networks.
+        privileged=configuration.privileged or bool(configuration.docker),
         port=port,
         ports=() if port is None else (port,),
         environment=environment,
         registry=registry,
         mounts=tuple(volume for volume in configuration.volumes if isinstance(volume, InstanceMount)),
         files=configuration.files,
+        repository=next(iter(repositories), None),
         directory=directory or configuration.directory,
         bundle=bundle,
         source=configuration.source_name,
-        lines={key: line for key in ("shell", "files") if (line := configuration.line_of(key)) is not None},
+        lines={
+            key: line
+            for key in ("files", "python", "repos.0.path", "shell")
+            if (line := configuration.line_of(key)) is not None
+        },
     )

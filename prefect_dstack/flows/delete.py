@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.errors import ConflictError
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deletion import delete
 from prefect_dstack.services.location import refuse_elsewhere
@@ -29,13 +29,13 @@ def delete_service(name: str) -> None:
     with holding(name) as run:
         record = load_record(name)
         refuse_elsewhere(record, run.infrastructure.here, "delete")
-        if record.active is not None:
-            raise ConflictError(f"{name}: serves; stop it first: prefect-dstack stop {name}")
+        if record.active is not None or record.approval is not None:
+            raise ConflictError(
+                f"{name}: serves, or waits for approval; stop it first: prefect-dstack stop {name}"
+            )
         delete(record, run)
         run.log.info("%s: deleted", name)
     remove_lock(f"service-{name}")
 
 
-async def adelete_service(name: str) -> None:
-    """Forget a service without blocking an event loop; see `delete_service` for arguments and errors."""
-    await in_thread(delete_service, name)
+adelete_service = asynchronous(delete_service)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect.runtime import flow_run as current_run
 from pydantic.json_schema import SkipJsonSchema
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.errors import PrefectDstackError
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import is_of_deployment, served_flow
+from prefect_dstack.flows.suspension import suspended_until_decided
 from prefect_dstack.services.bundles import holding_bundle
-from prefect_dstack.services.deployment import deploy, superseded
-from prefect_dstack.services.preparation import load_service, prepare, with_files
+from prefect_dstack.services.decision import decided
+from prefect_dstack.services.deployment import deploy, superseded, waiting_endpoint
+from prefect_dstack.services.preparation import (
+    check_annotations,
+    load_service,
+    prepare,
+    with_files,
+    with_model_asset,
+)
 from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import find_record, new_record
 
@@ -32,7 +41,7 @@ def _run_name() -> str:
     name = parameters.get("name")
     if name is None:
         with contextlib.suppress(PrefectDstackError):
-            name = load_configuration(parameters["configuration"]).name
+            name = load_configuration(parameters["configuration"], directory=parameters.get("directory")).name
     return f"deploy {name or 'service'}"
 
 
@@ -44,13 +53,18 @@ def _run_name() -> str:
     on_crashed=[restore_hook],
 )
 def deploy_service(
-    configuration: str | Path | dict[str, Any] | ServiceConfiguration,
+    configuration: str | Path | dict[str, Any] | SkipJsonSchema[ServiceConfiguration],
     name: str | None = None,
     force: bool = False,
+    approval: bool = False,
     profile: str | None = None,
     args: list[str] | None = None,
     move: bool = False,
     evaluate: EvaluateParameter = None,
+    directory: str | Path | None = None,
+    pull: bool = False,
+    model_asset: str | None = None,
+    annotations: dict[str, Any] | None = None,
 ) -> Endpoint:
     """Deploy a service, or a new revision of it in the place of the old one.
 
@@ -58,10 +72,10 @@ def deploy_service(
     new one does not make it, all that it created is removed and the old one serves on.
 
     Args:
-        configuration: The path of a `*.dstack.yml`, YAML text, a mapping or a model. Relative paths of a
-            mapping start from the current directory.
+        configuration: The path of a `*.dstack.yml`, YAML text, a mapping or a model.
         name: The name of the service; default: the configuration's.
         force: Replace the replicas even if nothing has changed.
+        approval: Wait for a person before the new revision gets requests, as `rollout.approval` does.
         profile: The profile whose settings are used where the configuration has none.
         args: What `run.args` stands for in the configuration.
         move: Take over a service that runs on another machine; what runs there is ended when that machine
@@ -69,13 +83,22 @@ def deploy_service(
         evaluate: Judges the new revision before it gets a request: a function, task or flow that is given a
             `Release` and returns an `Evaluation`, or whether it passes. It is not asked where the replicas
             stay.
+        directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
+            instead of the current one.
+        pull: Ask the image's registry whether its tag stands for another image now, and replace the replicas
+            if it does.
+        model_asset: The model that the replicas load, instead of the configuration's `model_asset`: a path,
+            `s3://bucket/key`, or another URI. New content takes new replicas, and the service becomes a
+            Prefect asset that depends on it.
+        annotations: What to write on a new revision, such as a commit or an accuracy; JSON.
 
     Returns:
-        Where the service answers.
+        Where the service answers. If the new revision waits for approval, `waiting` is set, and what served
+        before serves on; a flow run of a deployment is suspended instead, and returns after the decision.
 
     Raises:
         UserError: If the configuration, or what it runs, cannot work as it is.
-        RejectedError: If it did not pass its evaluation.
+        RejectedError: If it did not pass its evaluation, or a person rejected it.
         PrefectDstackError: If anything else fails.
 
     Example:
@@ -91,25 +114,29 @@ def deploy_service(
         ```
     """
     service = load_service(
-        configuration, name=name, args=args or (), profile=profile, templated=is_of_deployment()
+        configuration,
+        name=name,
+        args=args or (),
+        profile=profile,
+        templated=is_of_deployment(),
+        directory=directory,
     )
+    approval = approval or service.rollout.approval
+    check_annotations(annotations or {})
+    if model_asset is not None:
+        service = with_model_asset(service, model_asset)
     with holding(service.name or "") as run:
         record = find_record(service.name or "") or new_record(service.name or "")
-        if (newer := superseded(record, run)) is not None:
+        if (newer := decided(record, run.flow_run) or superseded(record, run)) is not None:
             return newer
-        prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
-        with holding_bundle(prepared.files, run.infrastructure.bundles):
-            return deploy(record, prepared, run, force=force, move=move, evaluate=evaluate)
+        if (endpoint := waiting_endpoint(record, run)) is None:
+            prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
+            prepared = replace(prepared, pull=pull, annotations=annotations or {})
+            with holding_bundle(prepared.files, run.infrastructure.bundles):
+                endpoint = deploy(
+                    record, prepared, run, force=force, move=move, evaluate=evaluate, approval=approval
+                )
+    return suspended_until_decided(endpoint)
 
 
-async def adeploy_service(
-    configuration: str | Path | dict[str, Any] | ServiceConfiguration,
-    name: str | None = None,
-    force: bool = False,
-    profile: str | None = None,
-    args: list[str] | None = None,
-    move: bool = False,
-    evaluate: EvaluateParameter = None,
-) -> Endpoint:
-    """Deploy a service without blocking an event loop; see `deploy_service` for arguments and errors."""
-    return await in_thread(deploy_service, configuration, name, force, profile, args, move, evaluate)
+adeploy_service = asynchronous(deploy_service)

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.backends.base import EditsDns, ProvidesGatewayMachines
 from prefect_dstack.blocks import DstackGateway
 from prefect_dstack.configurations import GatewayConfiguration, load_configuration
@@ -33,7 +34,7 @@ from prefect_dstack.store.records import all_records
 from prefect_dstack.store.sources import resolve_infrastructure
 from prefect_dstack.tasks import gateways as tasks
 
-__all__ = ["create_gateway", "delete_gateway", "missing_records"]
+__all__ = ["acreate_gateway", "adelete_gateway", "create_gateway", "delete_gateway", "missing_records"]
 
 
 @served_flow(name="create-gateway")
@@ -220,3 +221,7 @@ def check_gateway_support(
             line=configuration.line_of("certificate.challenge"),
             key="certificate.challenge",
         )
+
+
+acreate_gateway = asynchronous(create_gateway)
+adelete_gateway = asynchronous(delete_gateway)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.store.sources import resolve_infrastructure
 
-__all__ = ["reconcile_services"]
+__all__ = ["areconcile_services", "reconcile_services"]
 
 
 @served_flow(name="reconcile-services")
@@ -40,3 +41,6 @@ def reconcile_services(dry_run: bool = False, foreign: bool = False) -> list[str
     if result.problems:
         raise PrefectDstackError("; ".join(dict.fromkeys(result.problems)))
     return result.done
+
+
+areconcile_services = asynchronous(reconcile_services)

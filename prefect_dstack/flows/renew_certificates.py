@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.infrastructure.certificates import CertificateStatus
 from prefect_dstack.services.certificates import renew
 from prefect_dstack.store.sources import resolve_infrastructure
 
-__all__ = ["renew_certificates"]
+__all__ = ["arenew_certificates", "renew_certificates"]
 
 
 @served_flow(name="renew-certificates")
@@ -29,3 +30,6 @@ def renew_certificates(gateway: str | None = None, force: bool = False) -> list[
     infrastructure = resolve_infrastructure()
     names = infrastructure.gateway_names if gateway is None else [gateway]
     return renew(infrastructure, names, force=force)
+
+
+arenew_certificates = asynchronous(renew_certificates)

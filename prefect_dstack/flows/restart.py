@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.errors import ConflictError
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import deploy, superseded
 from prefect_dstack.services.location import refuse_elsewhere
+from prefect_dstack.services.model_versions import model_version
 from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import load_record
@@ -26,7 +29,8 @@ __all__ = ["arestart_service", "restart_service"]
 def restart_service(name: str) -> Endpoint:
     """Start new replicas of what serves, and take the old ones down when the new ones are ready.
 
-    That is a new revision with the configuration and the files of the present one; secrets are read anew.
+    That is a new revision with the configuration and the files of the present one; secrets and the model are
+    read anew.
 
     Args:
         name: The service.
@@ -47,9 +51,9 @@ def restart_service(name: str) -> Endpoint:
         if record.active_revision is None:
             raise ConflictError(f"{name}: does not serve, so it cannot be restarted; apply its file first")
         prepared = recorded(record, record.active_revision, run.infrastructure.sources)
+        version = model_version(prepared.configuration, run.infrastructure)
+        prepared = replace(prepared, model_version=version)
         return deploy(record, prepared, run, force=True, move=False)
 
 
-async def arestart_service(name: str) -> Endpoint:
-    """Restart a service without blocking an event loop; see `restart_service` for arguments and errors."""
-    return await in_thread(restart_service, name)
+arestart_service = asynchronous(restart_service)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import Endpoint, Rollback, now
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import put_revision, superseded
@@ -23,7 +23,7 @@ __all__ = ["arollback_service", "rollback_service"]
     on_crashed=[restore_hook],
 )
 def rollback_service(name: str, to: int | None = None) -> Endpoint:
-    """Make an earlier revision of a service the one that serves, in the place of the present one.
+    """Return a service to an earlier revision.
 
     Args:
         name: The service.
@@ -53,6 +53,4 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         )
 
 
-async def arollback_service(name: str, to: int | None = None) -> Endpoint:
-    """Go back to an earlier revision without blocking an event loop; see `rollback_service`."""
-    return await in_thread(rollback_service, name, to)
+arollback_service = asynchronous(rollback_service)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import DesiredReplicas, Endpoint, now
 from prefect_dstack.errors import ConflictError, UserError
-from prefect_dstack.flows.asynchronous import in_thread
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import scale
@@ -28,7 +28,7 @@ MOST_REPLICAS = 1000
 def scale_service(
     name: str, replicas: int | None, reason: str = "", set_by: str | None = None, pin: bool = True
 ) -> Endpoint:
-    """Take a service to another number of replicas; that makes no new revision.
+    """Scale a service to another number of replicas; this creates no revision.
 
     Args:
         name: The service.
@@ -64,8 +64,4 @@ def scale_service(
         return scale(record, prepared, run, desired)
 
 
-async def ascale_service(
-    name: str, replicas: int | None, reason: str = "", set_by: str | None = None, pin: bool = True
-) -> Endpoint:
-    """Scale a service without blocking an event loop; see `scale_service` for arguments and errors."""
-    return await in_thread(scale_service, name, replicas, reason, set_by, pin)
+ascale_service = asynchronous(scale_service)

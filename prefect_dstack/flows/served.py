@@ -13,8 +13,10 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed
 
 from prefect_dstack.api import connect, join_local_server
+from prefect_dstack.asynchronous import refuse_await
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.hosts.pool import shared_connections
+from prefect_dstack.services.promotion import how_to_approve
 
 __all__ = ["ServedFlow", "is_of_deployment", "served_flow"]
 
@@ -47,6 +49,8 @@ class ServedFlow(Flow[P, R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow."""
+        caller = inspect.currentframe()
+        refuse_await(None if caller is None else caller.f_back, self.fn.__name__)
         if FlowRunContext.get() is None:
             connect()
         elif get_current_settings().api.url is None:
@@ -66,7 +70,7 @@ def is_of_deployment() -> bool:
 
 
 def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Make a function a `ServedFlow`.
+    """Turn a function into a `ServedFlow`.
 
     Args:
         **options: Those of Prefect's `flow`.
@@ -84,7 +88,7 @@ def served_flow(**options: Any) -> Callable[[Callable[P, R]], Flow[P, R]]:
 
 
 def _reporting(function: Callable[P, R]) -> Callable[P, R]:
-    """Make what serves the message of the final state, and keep no results of tasks."""
+    """Set the message of the final state to what serves, and keep no results of tasks."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -95,6 +99,10 @@ def _reporting(function: Callable[P, R]) -> Callable[P, R]:
         with context.model_copy(update={"persist_result": False}):
             result = function(*args, **kwargs)
         if isinstance(result, Endpoint):
+            waiting = result.waiting
+            if waiting is not None:
+                message = f"{result.service}@{waiting.revision} waits: {how_to_approve(result.service)}"
+                return Completed(name="WaitingForApproval", message=message, data=result)
             message = f"{result.service}@{result.revision} serves at {result.url}"
             return Completed(message=message, data=result)
         return result

@@ -10,10 +10,11 @@ from prefect_dstack.gateways.servers import balance, needs_reload, server, serve
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.template import loaded_maps, maps
 
-__all__ = ["Changes", "Command", "changes"]
+__all__ = ["DELETE", "Changes", "Command", "changes"]
 
 # A server is only let go once its connections are closed.
 DELETION_PATIENCE = 5.0
+DELETE = "del server "
 
 
 @dataclass(frozen=True)
@@ -141,4 +142,4 @@ def _delete(replica: RouteReplica, route: Route) -> Iterator[Command]:
     name = server_name(route.service, replica.name)
     yield Command(f"disable server {name}")
     yield Command(f"shutdown sessions server {name}")
-    yield Command(f"del server {name}", answer="Server deleted.", patience=DELETION_PATIENCE)
+    yield Command(f"{DELETE}{name}", answer="Server deleted.", patience=DELETION_PATIENCE)

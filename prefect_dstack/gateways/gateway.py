@@ -11,7 +11,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, HostError, NotFoundError
-from prefect_dstack.gateways.changes import Command, changes
+from prefect_dstack.gateways.changes import DELETE, Command, changes
+from prefect_dstack.gateways.counters import Departed, ProcessSample, Row, departed_with, read_departed
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING, failing
 from prefect_dstack.gateways.observation import HeldRequests, ReplicaHealth, ReplicaStatistics, ServiceLoad
 from prefect_dstack.gateways.place import Place
@@ -23,13 +24,15 @@ from prefect_dstack.gateways.runtime import (
     parse_table,
     parse_workers,
 )
-from prefect_dstack.gateways.servers import SUCCESSOR, backend
+from prefect_dstack.gateways.servers import SUCCESSOR, backend, service_of
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.template import CONFIGURATION, render
 
 __all__ = ["Gateway"]
 
 STATE = "state.json"
+# What was counted for servers that HAProxy does not know any more.
+DEPARTED = "departed.json"
 # There while files and HAProxy may differ; whoever finds it reloads.
 UNFINISHED = "unfinished"
 ANSWER_TIMEOUT = 2.0
@@ -190,7 +193,7 @@ class Gateway:
         return new
 
     def _stale(self, state: GatewayState) -> bool:
-        """Tell whether HAProxy may run something else: a change was cut short, or made by another version."""
+        """Return whether HAProxy may run something else: an unfinished change, or another version."""
         return (
             self.place.read(UNFINISHED) is not None
             or self.place.read(CONFIGURATION) != render(state)[CONFIGURATION]
@@ -297,7 +300,22 @@ class Gateway:
         worker = self._current_worker()
         return all(self._run_on(worker, command) for command in commands)
 
+    def _note_departure(self, worker: int, name: str) -> None:
+        """Keep what was counted for a server, which HAProxy forgets with it."""
+        its_backend, _, replica = name.partition("/")
+        service = service_of(its_backend)
+        lines = parse_statistics(self._master(f"@!{worker} show stat {its_backend} 4 -1"))
+        counters = next((Row.of(line).counters for line in lines if line["svname"] == replica), {})
+        if service is not None and any(counters.values()):
+            workers = self._workers()
+            alive = (*workers.current, *workers.old)
+            known = self.place.read(DEPARTED)
+            noted = departed_with(known, worker, alive, f"{service}/{replica}", counters)
+            self.place.write({DEPARTED: noted})
+
     def _run_on(self, worker: int, command: Command) -> bool:
+        if command.text.startswith(DELETE):
+            self._note_departure(worker, command.text.removeprefix(DELETE))
         deadline = time.monotonic() + command.patience
         while True:
             if self._master(f"@!{worker} {command.text}") == command.answer:
@@ -330,7 +348,7 @@ class Gateway:
         )
 
     def replica_health(self, service: str) -> dict[str, ReplicaHealth]:
-        """Tell what the gateway thinks of a service's replicas.
+        """Return what the gateway thinks of a service's replicas.
 
         Args:
             service: The service.
@@ -426,6 +444,35 @@ class Gateway:
             held=held,
         )
 
+    def samples(self) -> tuple[list[ProcessSample], Departed]:
+        """Return what all processes have counted, and what they had counted for servers that are gone.
+
+        Raises:
+            GatewayError: If the gateway does not answer.
+        """
+        departed = read_departed(self.place.read(DEPARTED))  # first: it is written before a server goes
+        workers = self._workers()
+        samples = [self._sample(worker, current=True) for worker in workers.current]
+        for worker in workers.old:
+            with contextlib.suppress(GatewayError):  # it may end at any moment
+                samples.append(self._sample(worker, current=False))
+        return samples, departed
+
+    def _sample(self, worker: int, *, current: bool) -> ProcessSample:
+        services: dict[str, Row] = {}
+        replicas: dict[str, dict[str, Row]] = {}
+        # 6: backends and their servers.
+        for line in parse_statistics(self._master(f"@!{worker} show stat -1 6 -1")):
+            service = service_of(line["pxname"] or "")
+            if service is None:
+                continue
+            if line["svname"] == "BACKEND":
+                services[service] = Row.of(line)
+            else:
+                replicas.setdefault(service, {})[line["svname"]] = Row.of(line)
+        held = parse_held(self._master(f"@!{worker} show held"))
+        return ProcessSample(worker, current, services, replicas, held)
+
     def _held(self, service: str, worker: int) -> tuple[int, int]:
         return parse_held(self._master(f"@!{worker} show held")).get(service, (0, 0))
 
@@ -433,7 +480,7 @@ class Gateway:
         return self._servers(service, self._current_worker())
 
     def _of_former(self, question: Callable[[int], Answer]) -> Iterator[Answer]:
-        """Ask processes of earlier configurations; they may end at any moment."""
+        """Query processes of earlier configurations; they may end at any moment."""
         for worker in self._workers().old:
             for _ in range(FORMER_PATIENCE):
                 try:

@@ -79,7 +79,7 @@ class HostPlace:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """See `Place.lock`."""
+        """Implement `Place.lock`."""
         with contextlib.ExitStack() as stack:
             lock = self.machine.lock(self._lock_file, wait=LOCK_PATIENCE, prefix=self.root.prefix)
             try:
@@ -89,7 +89,7 @@ class HostPlace:
             yield
 
     def read(self, name: str) -> bytes | None:
-        """See `Place.read`."""
+        """Implement `Place.read`."""
         outcome = self.root.run(["sh", "-c", READ, "sh", f"{self.directory}/{name}"])
         if outcome.exit_code == ABSENT:
             return None
@@ -98,17 +98,17 @@ class HostPlace:
         return outcome.stdout
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """See `Place.write`."""
+        """Implement `Place.write`."""
         outcome = self.root.run(["sh", "-c", WRITE, "sh", self.directory, *files], stdin=_archive(files))
         if outcome.exit_code != 0:
             raise GatewayError(f"{self.name}: cannot write its files: {_words(outcome.stderr)}")
 
     def remove(self, name: str) -> None:
-        """See `Place.remove`."""
+        """Implement `Place.remove`."""
         files.remove(self.root, [f"{self.directory}/{name}"])
 
     def check(self, configuration: bytes) -> None:
-        """See `Place.check`."""
+        """Implement `Place.check`."""
         self.write({CANDIDATE: configuration})
         command = ["haproxy", "-c", "-f", CANDIDATE]
         try:
@@ -121,13 +121,13 @@ class HostPlace:
             raise GatewayError(f"{self.name}: HAProxy refuses the configuration: {_alerts(output)}")
 
     def running(self) -> bool:
-        """See `Place.running`."""
+        """Implement `Place.running`."""
         with self._explained("look after it"):
             container = self._container()
         return container is not None and container.status in ("running", "restarting")
 
     def start(self) -> None:
-        """See `Place.start`."""
+        """Implement `Place.start`."""
         with self._explained("start it"):
             container = self._container()
             if container is None:
@@ -141,34 +141,41 @@ class HostPlace:
             container.start()
 
     def stop(self) -> None:
-        """See `Place.stop`."""
+        """Implement `Place.stop`."""
         with self._explained("stop it"):
             container = self._container()
             if container is not None:
                 container.stop(timeout=5)
 
+    def hold(self, timeout: float) -> Connection:
+        """Implement `Place.hold`."""
+        return self._connected("measured.sock", timeout)
+
     def connect(self, timeout: float) -> Connection:
-        """See `Place.connect`."""
+        """Implement `Place.connect`."""
+        return self._connected("master.sock", timeout)
+
+    def _connected(self, socket: str, timeout: float) -> Connection:
         try:
-            channel = self.machine.open_unix_socket(f"{self.directory}/master.sock", as_root=True)
+            channel = self.machine.open_unix_socket(f"{self.directory}/{socket}", as_root=True)
         except HostError as error:
             raise ConnectionRefusedError(str(error)) from error
         channel.settimeout(timeout)
         return channel
 
     def log(self) -> str:
-        """See `Place.log`."""
+        """Implement `Place.log`."""
         with self._explained("read its log"):
             container = self._container()
             return "" if container is None else _text(container.logs(tail=50))
 
     def port_is_free(self, port: int, address: str) -> bool:
-        """See `Place.port_is_free`."""
+        """Implement `Place.port_is_free`."""
         table = self.machine.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], idempotent=True).stdout
         return port not in listening_ports(table.decode(errors="replace"))
 
     def destroy(self) -> None:
-        """See `Place.destroy`."""
+        """Implement `Place.destroy`."""
         # Without an engine, there is no container either.
         with self._explained("remove it"), contextlib.suppress(HostNotReadyError):
             container = self._container()

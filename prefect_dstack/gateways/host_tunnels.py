@@ -73,7 +73,7 @@ class HostTunnels:
         return self._root
 
     def make_key(self, stamp: Stamp) -> str:
-        """Make a key there; see `TunnelHolder.make_key`."""
+        """Create a key there; see `TunnelHolder.make_key`."""
         outcome = self.root.run(["sh", "-c", MAKE_KEY, "sh", self._directory(stamp)])
         if outcome.exit_code != 0:
             reason = outcome.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]

@@ -37,7 +37,7 @@ class LocalTunnels:
         self.connection = None
 
     def make_key(self, stamp: Stamp) -> str:
-        """Make a key here; see `TunnelHolder.make_key`."""
+        """Create a key here; see `TunnelHolder.make_key`."""
         directory = self._of(stamp)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         public = directory / "key.pub"

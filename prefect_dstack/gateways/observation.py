@@ -64,7 +64,7 @@ class ReplicaStatistics(BaseModel):
     response_errors: int = Field(description="Requests it took and never answered.")
     durations: tuple[int, ...] = Field(
         description="How many answers began after how long, in the buckets of `latency.BUCKETS`; all 0 "
-        "unless the route is `compared`."
+        "unless the route is `compared` or `measured`."
     )
 
     @classmethod
@@ -98,7 +98,7 @@ class ReplicaStatistics(BaseModel):
         return latency.quantile(self.durations, 0.95)
 
     def since(self, earlier: ReplicaStatistics) -> ReplicaStatistics:
-        """Tell what happened after an earlier look, or after the last reload if that was later."""
+        """Return what happened after an earlier look, or after the last reload if that was later."""
         if earlier.process != self.process:
             return self
         fields = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in _COUNTERS}

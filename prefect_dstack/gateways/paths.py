@@ -11,7 +11,7 @@ _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
 def normalised(path: str) -> str:
-    """Write a path as requests have it once the gateway has normalised them (RFC 3986, section 6.2.2).
+    """Normalize a path as the gateway does (RFC 3986, section 6.2.2).
 
     Args:
         path: A path with valid percent-encoding or none.

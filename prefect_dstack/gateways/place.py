@@ -43,7 +43,7 @@ class Place(Protocol):
         ...
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write files in the order given, each in one step and for its owner's eyes alone.
+        """Write files in the order given, each atomically and readable by its owner only.
 
         Args:
             files: Contents by name; directories in names are made.
@@ -66,7 +66,7 @@ class Place(Protocol):
         ...
 
     def running(self) -> bool:
-        """Tell whether HAProxy is there, or about to be back."""
+        """Return whether HAProxy is there, or about to be back."""
         ...
 
     def start(self) -> None:
@@ -79,6 +79,17 @@ class Place(Protocol):
 
     def stop(self) -> None:
         """Stop HAProxy; connections are cut."""
+        ...
+
+    def hold(self, timeout: float) -> Connection:
+        """Open a connection to the HAProxy that serves now: after a reload, it stays until that is closed.
+
+        Args:
+            timeout: Seconds that connecting may take.
+
+        Raises:
+            OSError: If it cannot be reached.
+        """
         ...
 
     def connect(self, timeout: float) -> Connection:
@@ -97,7 +108,7 @@ class Place(Protocol):
         ...
 
     def port_is_free(self, port: int, address: str) -> bool:
-        """Tell whether no program listens on a port there.
+        """Return whether no program listens on a port there.
 
         Args:
             port: The port.

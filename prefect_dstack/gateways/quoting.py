@@ -11,7 +11,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.:/*\[\]-]+")
 
 
 def quote(value: str) -> str:
-    r"""Write a value as one word of the configuration, whatever it holds.
+    r"""Quote a value as one word of the configuration, whatever it holds.
 
     Args:
         value: Text without control characters but newlines and tabs.
@@ -32,7 +32,7 @@ def quote(value: str) -> str:
 
 
 def format_quote(value: str) -> str:
-    """Write a value as one word that HAProxy takes for a log format, without being one.
+    """Quote a value as one word where HAProxy expects a log format.
 
     Args:
         value: As of `quote`.

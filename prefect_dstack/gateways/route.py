@@ -119,6 +119,11 @@ class Route(Part):
     hold_timeout: int = Field(
         default=60, ge=1, le=86_400, description="Seconds that a request waits for a replica to be ready."
     )
+    measured: bool = Field(
+        default=False,
+        description="Whether the time that each replica takes is measured. It costs a tenth of the gateway's "
+        "speed.",
+    )
     compared: bool = Field(
         default=False,
         description="Whether replicas get exactly the share of their weight, and the time that each takes is "

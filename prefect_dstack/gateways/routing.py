@@ -74,6 +74,7 @@ def route_of(
         and port == state.base_port
         and configuration.https is not False,
         health_check=_health_check(configuration),
+        measured=configuration.scaling is not None and configuration.scaling.metric == "latency_p95",
         hold_limit=HOLD_LIMIT if (configuration.replica_range.min or 0) == 0 else 0,
         hold_timeout=configuration.queue_timeout or HOLD_TIMEOUT,
     )
@@ -105,17 +106,17 @@ def _port(
 
 
 def _health_check(configuration: ServiceConfiguration) -> HealthCheck | None:
-    for probe in configuration.probes or ():
-        if probe.type == "http" and not probe.until_ready:
-            return HealthCheck(
-                method=probe.method,
-                path=probe.url,
-                headers=tuple((header.name, header.value) for header in probe.headers),
-                body=probe.body,
-                interval=probe.interval,
-                timeout=probe.timeout,
-            )
-    return None
+    probe = configuration.repeated_probe
+    if probe is None:
+        return None
+    return HealthCheck(
+        method=probe.method,
+        path=probe.url,
+        headers=tuple((header.name, header.value) for header in probe.headers),
+        body=probe.body,
+        interval=probe.interval,
+        timeout=probe.timeout,
+    )
 
 
 def endpoint_of(
@@ -153,6 +154,7 @@ def endpoint_of(
         url=url,
         openai_base_url=None if model is None else url + model.prefix.rstrip("/"),
         model=None if model is None else model.name,
+        auth=route.auth,
         service=configuration.name or "",
         revision=revision,
         replicas=replicas,

@@ -8,7 +8,16 @@ import math
 from prefect_dstack.gateways.quoting import word
 from prefect_dstack.gateways.state import Route, RouteReplica
 
-__all__ = ["SUCCESSOR", "backend", "balance", "milliseconds", "needs_reload", "server", "server_name"]
+__all__ = [
+    "SUCCESSOR",
+    "backend",
+    "balance",
+    "milliseconds",
+    "needs_reload",
+    "server",
+    "server_name",
+    "service_of",
+]
 
 # The next process, where a service's requests wait for replicas. No replica can have this name.
 SUCCESSOR = ":successor"
@@ -26,13 +35,21 @@ CUT_OFF = "on-marked-down shutdown-sessions"
 UNACKNOWLEDGED = "tcp-ut 5s"
 
 
+_BACKEND = "service:"
+
+
 def backend(service: str) -> str:
-    """Name the backend of a service."""
-    return f"service:{word(service)}"
+    """Return the name of a service's backend."""
+    return f"{_BACKEND}{word(service)}"
+
+
+def service_of(backend: str) -> str | None:
+    """Return the service of a backend; None if it is not that of a service."""
+    return backend.removeprefix(_BACKEND) if backend.startswith(_BACKEND) else None
 
 
 def server_name(service: str, replica: str) -> str:
-    """Name a server in commands."""
+    """Return a server's name in commands."""
     return f"{backend(service)}/{word(replica)}"
 
 
@@ -53,12 +70,12 @@ def balance(route: Route) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Write a duration for HAProxy."""
+    """Format a duration for HAProxy."""
     return f"{max(1, math.ceil(seconds * 1000))}ms"
 
 
 def server(replica: RouteReplica, route: Route) -> str:
-    """Write all about a server but its name.
+    """Return a server's options, without its name.
 
     Args:
         replica: The replica.
@@ -81,7 +98,7 @@ def server(replica: RouteReplica, route: Route) -> str:
 
 
 def needs_reload(replica: RouteReplica, route: Route) -> bool:
-    """Tell whether a replica has an option that only the configuration can give it.
+    """Return whether a replica has an option that only the configuration can give it.
 
     Args:
         replica: The replica.

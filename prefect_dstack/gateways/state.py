@@ -116,7 +116,7 @@ class GatewayState(Part):
         )
 
     def draining(self, service: str, replica: str) -> GatewayState:
-        """Give a replica no new requests."""
+        """Send no new requests to a replica."""
         return self._with_replica_fields(service, replica, state="drain")
 
     def with_weight(self, service: str, replica: str, weight: int) -> GatewayState:
@@ -146,7 +146,7 @@ class GatewayState(Part):
         return self._with(challenges={known: it for known, it in self.challenges.items() if known != token})
 
     def with_certificate(self, name: str) -> GatewayState:
-        """Name a certificate whose file the gateway holds."""
+        """Add a certificate whose file the gateway holds."""
         return self if name in self.certificates else self._with(certificates=(*self.certificates, name))
 
     def _changed(

@@ -124,7 +124,7 @@ class Limit:
 
 
 def render(state: GatewayState) -> dict[str, bytes]:
-    """Write the files of a gateway.
+    """Render the files of a gateway.
 
     Args:
         state: The desired state.
@@ -189,7 +189,7 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
 
 
 def loaded_maps(state: GatewayState) -> set[str]:
-    """Tell which of the maps the configuration makes use of, so that HAProxy has them in memory.
+    """Return which of the maps the configuration makes use of, so that HAProxy has them in memory.
 
     Args:
         state: The desired state.

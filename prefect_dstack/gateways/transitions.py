@@ -60,7 +60,7 @@ def keeping_replicas(state: GatewayState, route: Route) -> Route:
 
 
 def with_tokens(state: GatewayState, tokens: Sequence[Token], today: datetime | None = None) -> GatewayState:
-    """Give a gateway and its routes the tokens that are good.
+    """Set the valid tokens of a gateway and its routes.
 
     Args:
         state: The state of the gateway.

@@ -99,7 +99,7 @@ class TunnelHolder(Protocol):
         ...
 
     def make_key(self, stamp: Stamp) -> str:
-        """Make a key for a tunnel, unless it has one; the private half stays there.
+        """Create a key for a tunnel, unless it has one; the private half stays there.
 
         Returns:
             The public half.
@@ -209,7 +209,7 @@ def _refuse_foreign_command(holder: TunnelHolder, first: Connection) -> None:
 
 
 def address_of(connection: Connection) -> tuple[str, int, str | None]:
-    """Tell two connections to one SSH server from those to two.
+    """Distinguish two connections to one SSH server from connections to two servers.
 
     Args:
         connection: To a host.
@@ -250,7 +250,7 @@ def keys_on(host: Commander) -> list[tuple[str, str]]:
 
 
 def revoke_key(host: Commander, gateway: str, replica: str) -> None:
-    """Take the right of a tunnel's key away, when only its name is known.
+    """Revoke a tunnel's key of which only the name is known.
 
     Args:
         host: The host.
@@ -264,7 +264,7 @@ def revoke_key(host: Commander, gateway: str, replica: str) -> None:
 
 
 def ssh_files(directory: str, port: int, target: TunnelTarget) -> dict[str, bytes]:
-    """Write what `ssh` reads to hold a tunnel until either side is gone.
+    """Return the files with which `ssh` holds a tunnel until either side is gone.
 
     Args:
         directory: Where these files and `key` will be.
@@ -328,7 +328,7 @@ def ssh_files(directory: str, port: int, target: TunnelTarget) -> dict[str, byte
 
 
 def ssh_command(directory: str) -> list[str]:
-    """Write the command that holds a tunnel, with the files that `ssh_files` writes."""
+    """Return the command that holds a tunnel, with the files that `ssh_files` writes."""
     return ["ssh", "-N", "-T", "-F", f"{directory}/config", ALIAS]
 
 
@@ -337,7 +337,7 @@ def _lines(options: dict[str, object]) -> str:
 
 
 def _quoted(path: str) -> str:
-    """Write a path so that OpenSSH takes it as it is."""
+    """Quote a path for OpenSSH."""
     return '"' + path.replace("%", "%%") + '"'
 
 

@@ -42,7 +42,7 @@ file="$HOME/.ssh/authorized_keys"
 
 
 def tunnel_line(public_key: str, name: str, address: str, port: int) -> str:
-    """Write the line that lets a key open one port.
+    """Return the line that lets a key open one port.
 
     Args:
         public_key: Its kind and the key, with or without a comment.
@@ -65,7 +65,7 @@ def tunnel_line(public_key: str, name: str, address: str, port: int) -> str:
 
 
 def authorize(machine: Commander, public_key: str, name: str, address: str, port: int) -> None:
-    """Let a key open one port of a host, for the user that we are there. Run twice, it is there once.
+    """Authorize a key to open one port of a host, for the user that we are there. Idempotent.
 
     Args:
         machine: The host.
@@ -82,7 +82,7 @@ def authorize(machine: Commander, public_key: str, name: str, address: str, port
 
 
 def revoke(machine: Commander, name: str) -> None:
-    """Take a key's right away; one that has none is no error.
+    """Revoke a key; one that is not authorized is no error.
 
     Args:
         machine: The host.

@@ -187,7 +187,7 @@ class _Pool(urllib3.connectionpool.HTTPConnectionPool):
         return _HTTPConnection(self._way)
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        """Take an idle connection that still stands; urllib3 would look at its file descriptor for that."""
+        """Return an idle connection that is still open; urllib3 would need a file descriptor to know."""
         if self.pool is None:
             raise urllib3.exceptions.ClosedPoolError(self, "the connection was closed")
         try:

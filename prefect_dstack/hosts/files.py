@@ -32,14 +32,14 @@ class Commander(Protocol):
     def run(
         self, command: Sequence[str], *, stdin: bytes | None = None, timeout: float = 60.0
     ) -> CommandResult:
-        """See `Machine.run`."""
+        """Implement `Machine.run`."""
         ...
 
 
 def write_file(
     machine: Commander, path: str, data: bytes, *, mode: int = 0o600, owner: str | None = None
 ) -> None:
-    """Write a file in one step: whoever reads it sees the old one or the new one.
+    """Write a file atomically: a reader sees the old one or the new one.
 
     Args:
         machine: Where.

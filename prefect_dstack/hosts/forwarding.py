@@ -70,6 +70,7 @@ class Forwarder:
         ports: The local ports, and where they lead.
         target: Finds the address and port, as the machine sees them, of a `container_port`; asked anew for
             each connection. Default: the same port of the machine's `publish_address`.
+        connect: Connects to a `container_port` in a way of its own, instead of by the machine.
 
     Raises:
         ConflictError: If a local port is asked for twice, or is taken.
@@ -82,9 +83,11 @@ class Forwarder:
         ports: Sequence[PortMapping],
         *,
         target: Callable[[int], tuple[str, int]] | None = None,
+        connect: Callable[[int], socket.socket] | None = None,
     ) -> None:
         self._machine = machine
         self._target = target or (lambda port: (machine.publish_address, port))
+        self._connect = connect or self._connect_by_machine
         self._lock = threading.Lock()
         self._links: set[_Link] = set()
         self._closed = False
@@ -151,7 +154,7 @@ class Forwarder:
                     self._links.add(link)
                 link.thread.start()
 
-    def _connect(self, port: int) -> socket.socket:
+    def _connect_by_machine(self, port: int) -> socket.socket:
         return self._machine.connect(*self._target(port), timeout=CONNECT_TIMEOUT)
 
     def _forget(self, link: _Link) -> None:

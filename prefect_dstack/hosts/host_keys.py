@@ -79,7 +79,7 @@ class TrustedKeys:
     source: str = ""
 
     def accept(self, key: HostKey) -> bool:
-        """Tell whether a key is one of the right ones."""
+        """Return whether a key is one of the right ones."""
         if key in self.revoked:
             return False
         return key in self.keys or key.fingerprint in self.fingerprints
@@ -90,7 +90,7 @@ class TrustedKeys:
         return tuple(dict.fromkeys(key.kind for key in self.keys))
 
     def refuse(self, host: str, offered: Sequence[HostKey]) -> HostKeyError:
-        """Say why none of the keys that a host has offered is accepted, and what to do.
+        """Explain why none of the keys that a host has offered is accepted, and what to do.
 
         Args:
             host: The host, for the message.
@@ -140,7 +140,7 @@ def parse_pin(text: str) -> HostKey | str:
 
 
 def trusted_keys(pin: str | None, names: Sequence[str], known_hosts: Iterable[Path]) -> TrustedKeys:
-    """Find out what a host may show.
+    """Return the keys that a host may present.
 
     Args:
         pin: A fingerprint or key that was given for this host; then no file is read.

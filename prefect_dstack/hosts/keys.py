@@ -49,7 +49,7 @@ class KeyPair:
 
 
 def generate_key_pair(comment: str = "prefect-dstack") -> KeyPair:
-    """Make an Ed25519 key, to log in with or for a host to show.
+    """Create an Ed25519 key, to log in with or for a host to show.
 
     Args:
         comment: Put at the end of the public key.

@@ -15,7 +15,7 @@ REPLICA_PORTS = range(20000, 30000)
 
 
 def port_is_free(port: int, address: str = "127.0.0.1") -> bool:
-    """Tell whether a server could listen on a port right now.
+    """Return whether a server could listen on a port right now.
 
     Args:
         port: The TCP port.

@@ -100,7 +100,7 @@ class SshEntry(BaseModel):
         return self
 
     def block(self, known_hosts: Path) -> str:
-        """Write the entry.
+        """Return the entry.
 
         Args:
             known_hosts: The file that holds its host key, if it has one.
@@ -125,7 +125,7 @@ class SshEntry(BaseModel):
 
 
 def add_entry(entry: SshEntry, home: Path) -> None:
-    """Let `ssh NAME` enter a host. An entry of the same name is replaced.
+    """Add an entry so that `ssh NAME` reaches a host. An entry of the same name is replaced.
 
     Args:
         entry: How it is entered.
@@ -192,7 +192,7 @@ def _directory(home: Path) -> Path:
 
 
 def _quoted(path: Path) -> str:
-    """Write a path so that OpenSSH takes it as it is, or refuse it."""
+    """Quote a path for OpenSSH, or refuse it."""
     text = str(path)
     if not text.isprintable() or '"' in text or "\\" in text or "${" in text:
         raise ConfigurationError(f"{text!r}: OpenSSH does not take such a path, choose a plainer one")
@@ -272,7 +272,7 @@ def _includes(content: bytes, ours: Path) -> bool:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file in one step; of one that was there, its mode and owner stay, and a link stays a link."""
+    """Write a file atomically, keeping its mode, its owner and a link."""
     path = path.resolve()
     descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -281,7 +281,7 @@ class _Supervision:
 
 
 def _acquire(lock: int) -> bool:
-    """Take the lock; who only looks whether it is held has it for an instant, so try more than once."""
+    """Acquire the lock; a process that only checks it holds it for an instant, so try more than once."""
     for _ in range(20):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -96,7 +96,7 @@ def start(directory: Path, program: Program) -> None:
 
 
 def status(directory: Path) -> ProgramStatus:
-    """Tell how a program is.
+    """Return how a program is.
 
     Args:
         directory: The program's directory.

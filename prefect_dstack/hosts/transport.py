@@ -217,7 +217,7 @@ def _prefer(transport: Transport, first: Sequence[str], never: Sequence[str]) ->
 
 
 def _key_of(algorithm: str) -> str:
-    """Name the kind of key that an algorithm signs with: `rsa-sha2-512` signs with an `ssh-rsa` key."""
+    """Return the kind of key that an algorithm signs with: `rsa-sha2-512` signs with an `ssh-rsa` key."""
     return "ssh-rsa" if algorithm.startswith("rsa-sha2-") else algorithm
 
 

@@ -12,7 +12,7 @@ from prefect_dstack.bundles import Entry
 from prefect_dstack.configurations import FileMapping
 from prefect_dstack.errors import ConfigurationError
 
-__all__ = ["pack_files"]
+__all__ = ["container_path", "pack_files"]
 
 # Larger archives go to the disk.
 IN_MEMORY = 16 * 1024**2
@@ -46,7 +46,8 @@ def pack_files(
         ...     container.put_archive("/", archive)
     """
     targets = [
-        _target(mapping.path, working_dir, f"files.{number}", home) for number, mapping in enumerate(files)
+        container_path(mapping.path, working_dir, f"files.{number}", home)
+        for number, mapping in enumerate(files)
     ]
     spool = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
@@ -63,7 +64,21 @@ def pack_files(
     return spool
 
 
-def _target(path: str, working_dir: str, key: str, home: str | None) -> PurePosixPath:
+def container_path(path: str, working_dir: str, key: str, home: str | None) -> PurePosixPath:
+    """Return where a path of a configuration is in a container.
+
+    Args:
+        path: The path, absolute, or relative to the working directory or to `~/`.
+        working_dir: The working directory, absolute.
+        key: The key that has it, for messages.
+        home: What `~/` stands for in the container; None if that is not known.
+
+    Returns:
+        The path relative to `/`.
+
+    Raises:
+        ConfigurationError: If it cannot be.
+    """
     if home and (path == "~" or path.startswith("~/")):
         path = home.rstrip("/") + path[1:] or "/"
     if path.startswith("~"):

@@ -27,6 +27,7 @@ from prefect_dstack.errors import (
 from prefect_dstack.gateways.attachment import Attachment, direct_address
 from prefect_dstack.gateways.choice import LOCAL
 from prefect_dstack.gateways.gateway import Gateway
+from prefect_dstack.gateways.observation import ReplicaHealth
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.transitions import EVEN_WEIGHT, configured, keeping_replicas, with_tokens
 from prefect_dstack.hosts.machine import Machine
@@ -154,6 +155,20 @@ class ManagedGateway:
         except NotFoundError:
             return False
 
+    def health(self, service: str) -> dict[str, ReplicaHealth]:
+        """Return what it thinks of the replicas of a service.
+
+        Args:
+            service: The service.
+
+        Returns:
+            Their health by replica; none if it does not answer.
+        """
+        try:
+            return self.control.replica_health(service)
+        except PrefectDstackError:
+            return {}
+
     def unusable(self, service: str) -> dict[str, str]:
         """Return the replicas of a service that it routes and cannot use.
 
@@ -163,10 +178,7 @@ class ManagedGateway:
         Returns:
             The results of its last checks, by replica; none if it does not answer.
         """
-        try:
-            health = self.control.replica_health(service)
-        except PrefectDstackError:
-            return {}
+        health = self.health(service)
         return {replica: it.check for replica, it in health.items() if it.status == "DOWN"}
 
     def port_is_free(self, port: int) -> bool:
@@ -208,7 +220,7 @@ class ManagedGateway:
         return state
 
     def register(self, route: Route, member: RouteReplica) -> None:
-        """Give a replica requests.
+        """Route requests to a replica.
 
         Args:
             route: The route of its service, for a gateway that has none.
@@ -248,7 +260,7 @@ class ManagedGateway:
         return found[-1]
 
     def unregister(self, stamp: Stamp) -> None:
-        """Take a replica out of its route; no error if it is not there.
+        """Remove a replica from its route; no error if it is not there.
 
         Args:
             stamp: The replica.
@@ -258,7 +270,7 @@ class ManagedGateway:
             self.control.change(lambda state: state.without_replica(stamp.service, stamp.name))
 
     def remove_route(self, service: str) -> bool:
-        """Take a service off the gateway. An implicit gateway goes with its last route.
+        """Remove a service from the gateway. An implicit gateway goes with its last route.
 
         Args:
             service: The service; no error if it is not there.
@@ -290,7 +302,7 @@ class ManagedGateway:
         self.control.change(shared)
 
     def reach(self, instance: Instance, machine: Machine, replica: Replica) -> tuple[str, int]:
-        """Make sure that the gateway can reach a replica. Run twice, there is one tunnel.
+        """Ensure that the gateway can reach a replica. Run twice, there is one tunnel.
 
         Args:
             instance: Where the replica runs.

@@ -144,7 +144,7 @@ class Infrastructure:
         return self.backend(instance.backend, instance.name).stamp(instance) is not None
 
     def terminate(self, instance: Instance) -> None:
-        """Give an instance back; where machines are shared, forget what was set aside on it.
+        """Release an instance; where machines are shared, release what was reserved on it.
 
         Args:
             instance: The instance.
@@ -166,7 +166,7 @@ class Infrastructure:
         )
 
     def offers(self, requirements: Requirements) -> list[Offer]:
-        """Ask the backends what could be had for one replica.
+        """Return the offers of all backends for one replica.
 
         Args:
             requirements: What it needs.
@@ -231,7 +231,7 @@ class Infrastructure:
     def observe(
         self, service: str | None, runtimes: Iterable[str], instances: Sequence[Instance] | None = None
     ) -> Observation:
-        """Ask machines for their replicas, all at once; one that does not answer does not hold up others.
+        """Query machines for their replicas in parallel; one that does not answer does not delay the others.
 
         Args:
             service: Only replicas of this service; None: of all.

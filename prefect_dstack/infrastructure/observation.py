@@ -89,7 +89,7 @@ class Observation:
 
 
 def running_replicas(observation: Observation, service: str, state: GatewayState | None) -> list[Running]:
-    """Sum up a service for the plan of a rollout.
+    """Summarize a service for the plan of a rollout.
 
     Args:
         observation: What was found.

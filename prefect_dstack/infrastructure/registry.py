@@ -29,7 +29,7 @@ BackendFactory = Callable[[BackendContext], Backend | None]
 
 
 def configured_backends(context: BackendContext) -> Mapping[str, Backend]:
-    """Make every installed backend that is configured.
+    """Create every installed backend that is configured.
 
     Args:
         context: What their factories may use.

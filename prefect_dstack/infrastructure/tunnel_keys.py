@@ -58,7 +58,7 @@ def keys_on(host: Commander) -> list[tuple[str, str]]:
 
 
 def revoke_key(host: Commander, gateway: str, replica: str) -> None:
-    """Take the right of a tunnel's key away.
+    """Revoke a tunnel's key.
 
     Args:
         host: The host that it may log in to.

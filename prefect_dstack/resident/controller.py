@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import httpx
 
@@ -15,13 +16,16 @@ from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.reconcile import reconcile_services
 from prefect_dstack.flows.renew_certificates import renew_certificates
+from prefect_dstack.flows.replace import replace_replica
 from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
-from prefect_dstack.resident.watching import ScalingChange, ServiceWatch
+from prefect_dstack.resident.metrics import MetricsServer
+from prefect_dstack.resident.watching import HungReplica, ScalingChange, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
+from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
 from prefect_dstack.store.sources import resolve_infrastructure
 
@@ -44,10 +48,16 @@ class Controller:
 
     Args:
         clock: Seconds, by a clock that only goes forward.
+
+    Raises:
+        ConflictError: If the port for metrics is in use.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        own = settings()
+        port = own.metrics_port
+        self._metrics = None if port is None else MetricsServer(own.metrics_address, port)
         self._watches: dict[str, ServiceWatch] = {}
         self._infrastructure: Infrastructure | None = None
         self._leadership: Leadership | None = None
@@ -57,7 +67,7 @@ class Controller:
         self._leads = False
 
     def tick(self) -> None:
-        """Look once at everything that is due, and start what must change."""
+        """Check everything that is due once, and start the changes it needs."""
         now = self._clock()
         try:
             if now - self._read >= RECORDS_AGE:
@@ -68,16 +78,9 @@ class Controller:
         infrastructure = self._infrastructure
         if infrastructure is None:
             return
-        for name, watch in list(self._watches.items()):
-            if not watch.is_scaled or not self._is_mine(watch.record, infrastructure):
-                continue
-            gateway = infrastructure.find_gateway(watch.record.gateway)
-            if gateway is None:
-                continue
-            watch.look(gateway, infrastructure)
-            change = watch.change()
-            if change is not None:
-                self._start(f"scale {name}", lambda change=change: _scale(change))  # type: ignore[misc]
+        for watch in list(self._watches.values()):
+            if watch.is_scaled or watch.replaces_hung:
+                self._look_at(watch, infrastructure)
         if now - self._passed >= FULL_PASS:
             self._passed = now
             self._start("reconcile", lambda: _reconcile(infrastructure))
@@ -85,11 +88,29 @@ class Controller:
             self._renewed = now
             self._start("certificates", lambda: _renew(infrastructure))
 
+    def _look_at(self, watch: ServiceWatch, infrastructure: Infrastructure) -> None:
+        if not self._is_mine(watch.record, infrastructure):
+            return
+        gateway = infrastructure.find_gateway(watch.record.gateway)
+        if gateway is None:
+            return
+        name = watch.record.name
+        if watch.is_scaled:
+            watch.look(gateway, infrastructure)
+            change = watch.change()
+            if change is not None:
+                self._start(f"change {name}", partial(_scale, change))
+        hung = watch.hung(gateway)
+        if hung is not None:
+            self._start(f"change {name}", partial(_replace, hung))
+
     def close(self) -> None:
-        """Let another controller lead; what is under way goes on to its end."""
+        """Give up leadership; what is under way runs to its end."""
         if self._leadership is not None and self._leads:
             self._leadership.resign()
         self._pool.shutdown(wait=True)
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _read_records(self) -> None:
         infrastructure = resolve_infrastructure()
@@ -99,6 +120,8 @@ class Controller:
         self._leads = self._leadership.lead()
         records, _ = readable_records()
         self._infrastructure = infrastructure
+        if self._metrics is not None:
+            self._metrics.follow(infrastructure, records, leads=self._leads)
         for record in records:
             if record.name in self._watches:
                 self._watches[record.name].update(record)
@@ -133,6 +156,11 @@ class Controller:
 def _scale(change: ScalingChange) -> None:
     logger.info("autoscale %s %d → %d: %s", change.service, change.before, change.replicas, change.reason)
     scale_service(change.service, change.replicas, reason=change.reason, set_by="autoscaler", pin=False)
+
+
+def _replace(hung: HungReplica) -> None:
+    logger.info("replacing %s: %s", hung.replica, hung.reason)
+    replace_replica(hung.service, hung.replica, hung.reason)
 
 
 def _reconcile(infrastructure: Infrastructure) -> None:

@@ -10,18 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from prefect_dstack.blocks import DstackController
 from prefect_dstack.store import documents
+from prefect_dstack.store.controllers import SILENCE
 
-__all__ = ["SILENCE", "Leadership", "known_controllers"]
+__all__ = ["Leadership"]
 
 BLOCK = "leader"
 BEAT = 4.0
 """Seconds between two signs of life."""
-SILENCE = 10.0
-"""Seconds after which a leader counts as gone."""
 
 
 @dataclass
@@ -60,18 +58,7 @@ class Leadership:
         return True
 
     def resign(self) -> None:
-        """Let another one lead at once."""
+        """Give up leadership at once."""
         known = documents.read(DstackController, BLOCK)
         if known is not None and known[1]["leader"].get("identity") == self.identity:
             documents.replace(known[0], {"leader": {}})
-
-
-def known_controllers(clock: Callable[[], float] = time.time) -> list[dict[str, Any]]:
-    """Return the controllers that have shown signs of life lately.
-
-    Args:
-        clock: The time in Unix seconds.
-    """
-    found = documents.data_of_all(DstackController).values()
-    leaders = [dict(data["leader"]) for data in found if data.get("leader")]
-    return [leader for leader in leaders if clock() - float(leader.get("at", 0)) < SILENCE]

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.domain.autoscaling import Decision, Load, Sample, ScalingTerms, decide
-from prefect_dstack.domain.record import Revision, ServiceRecord
+from prefect_dstack.domain.record import Revision, ServiceRecord, now
+from prefect_dstack.domain.replacement import replica_to_replace
 from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.gateways.observation import ReplicaStatistics
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 
-__all__ = ["ScalingChange", "ServiceWatch", "scaling_terms"]
+__all__ = ["HungReplica", "ScalingChange", "ServiceWatch", "scaling_terms"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,21 @@ class ScalingChange:
     service: str
     before: int
     replicas: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class HungReplica:
+    """A replica that is to be replaced.
+
+    Attributes:
+        service: The service.
+        replica: The name of the replica.
+        reason: Why, in one line.
+    """
+
+    service: str
+    replica: str
     reason: str
 
 
@@ -75,6 +92,7 @@ class ServiceWatch:
         self.record = record
         self._clock = clock
         self._history: deque[Sample] = deque()
+        self._statistics: dict[str, ReplicaStatistics] = {}
         self._revision: Revision | None = None
         self._configuration: ServiceConfiguration | None = None
         self._terms: ScalingTerms | None = None
@@ -105,8 +123,42 @@ class ServiceWatch:
         desired = self.record.desired
         return self._terms is not None and self.record.active is not None and not (desired and desired.pinned)
 
+    @property
+    def replaces_hung(self) -> bool:
+        """Whether its replicas are replaced when they have stopped answering."""
+        configuration = self._configuration
+        return configuration is not None and configuration.restart_after is not None
+
+    def hung(self, gateway: ManagedGateway) -> HungReplica | None:
+        """Return the replica that is to be replaced by now; None if none is.
+
+        Args:
+            gateway: The gateway in front of the service, which asks the probe again and again.
+        """
+        configuration = self._configuration
+        if configuration is None or configuration.restart_after is None:
+            return None
+        try:
+            health = gateway.control.replica_health(self.record.name)
+        except PrefectDstackError as error:
+            logger.debug("%s: its gateway says nothing of its replicas: %s", self.record.name, error)
+            return None
+        wanted = self.record.wanted_names
+        failing = {name: it for name, it in health.items() if it.status == "DOWN" and name in wanted}
+        chosen = replica_to_replace(
+            {name: it.since for name, it in failing.items()},
+            self.record.replacements,
+            float(configuration.restart_after),
+            now(),
+        )
+        if chosen is None:
+            return None
+        found = failing[chosen]
+        reason = f"its probe has failed for {found.since:.0f} s: {found.check or 'no answer'}"
+        return HungReplica(self.record.name, chosen, reason)
+
     def look(self, gateway: ManagedGateway, infrastructure: Infrastructure) -> None:
-        """Ask the gateway what the service has to bear.
+        """Return the load of the service as the gateway counts it.
 
         Args:
             gateway: The gateway in front of it.
@@ -119,7 +171,7 @@ class ServiceWatch:
             return
         latency = None
         if self._terms is not None and self._terms.metric == "latency_p95":
-            latency = _latency(gateway, self.record.name)
+            latency = self._latency(gateway)
         metric = None
         if self._terms is not None and self._terms.metric == "prometheus" and self._configuration is not None:
             metric = _scraped(self._configuration, self.record, infrastructure)
@@ -138,6 +190,17 @@ class ServiceWatch:
         while self._history and self._history[0].at < now - longest - window - SPARE:
             self._history.popleft()
 
+    def _latency(self, gateway: ManagedGateway) -> float | None:
+        """Return the seconds within which 95 % of the answers since the last look began."""
+        try:
+            now = gateway.control.statistics(self.record.name)
+        except PrefectDstackError:
+            return None
+        before, self._statistics = self._statistics, now
+        recent = [it.since(before[name]) if name in before else it for name, it in now.items()]
+        slowest = [it.p95 for it in recent if it.p95 is not None]
+        return max(slowest) / 1000 if slowest else None
+
     def change(self) -> ScalingChange | None:
         """Return what is to change by now; None if nothing is."""
         if self._terms is None or not self.is_scaled:
@@ -147,15 +210,6 @@ class ServiceWatch:
         if decision.replicas == before:
             return None
         return ScalingChange(self.record.name, before, decision.replicas, decision.reason)
-
-
-def _latency(gateway: ManagedGateway, service: str) -> float | None:
-    try:
-        found = gateway.control.statistics(service).values()
-    except PrefectDstackError:
-        return None
-    slowest = [one.p95 for one in found if one.p95 is not None]
-    return max(slowest) / 1000 if slowest else None
 
 
 def _scraped(

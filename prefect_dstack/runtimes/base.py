@@ -61,6 +61,9 @@ class ReplicaStatus(BaseModel):
     exit_code: int | None = Field(default=None, description="How it last ended.")
     out_of_memory: bool = Field(default=False, description="Whether the kernel killed it for its memory.")
     detail: str = Field(default="", description="The runtime's own words.")
+    started_at: datetime | None = Field(
+        default=None, description="When it was last started; None: that is not known."
+    )
 
 
 class Runtime(Protocol):
@@ -100,7 +103,7 @@ class Runtime(Protocol):
         ...
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
-        """Tell how a replica is."""
+        """Return how a replica is."""
         ...
 
     def logs(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
+import socket
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -17,7 +18,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig
 
 from prefect_dstack.bundles import BundleStore, Entry, collect_files, stored_entries
-from prefect_dstack.configurations import Environment, InstanceMount
+from prefect_dstack.configurations import Environment, FileMapping, InstanceMount
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.errors import (
@@ -30,10 +31,13 @@ from prefect_dstack.errors import (
 )
 from prefect_dstack.hosts.download import unpack
 from prefect_dstack.hosts.machine import DockerHost, Machine
-from prefect_dstack.hosts.upload import pack_files
+from prefect_dstack.hosts.upload import container_path, pack_files
+from prefect_dstack.runtimes import docker_sessions
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.entering import Session, Terminal
 from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
+from prefect_dstack.runtimes.virtual_environment import environment_commands
 
 __all__ = ["DockerRuntime"]
 
@@ -55,6 +59,7 @@ class DockerRuntime:
 
     def __init__(self, bundles: BundleStore | None = None) -> None:
         self.bundles = bundles
+        self._connecting: dict[str, bool] = {}
 
     def launch(self, machine: Machine, launch: Launch, report: Report) -> Replica:
         """Start a replica; see `Runtime.launch`."""
@@ -71,7 +76,7 @@ class DockerRuntime:
         if existing is not None:
             existing.remove(force=True, v=True)
         image = launch.spec.image or ""
-        ensure_image(engine, image, launch.spec.registry, machine.name, report)
+        ensure_image(engine, image, launch.spec.registry, machine.name, report, pull=launch.spec.pull)
         report(f"{launch.stamp.name}: starting a container of {image} on {machine.name}")
         lock = getattr(machine, "lock", None)
         if not launch.gpu_devices or lock is None:
@@ -125,7 +130,7 @@ class DockerRuntime:
         ]
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
-        """Tell how a container is; see `Runtime.status`."""
+        """Return how a container is; see `Runtime.status`."""
         container = _container(docker_host(machine).docker(), replica.stamp)
         if container is None:
             return ReplicaStatus(state="gone")
@@ -138,6 +143,7 @@ class DockerRuntime:
                 "exit_code": state.get("ExitCode"),
                 "out_of_memory": state.get("OOMKilled", False),
                 "detail": state.get("Error", ""),
+                "started_at": state.get("StartedAt"),
             }
         )
 
@@ -179,6 +185,53 @@ class DockerRuntime:
         except NotFound as error:
             raise NotFoundError(f"{replica.name}: has no {path}") from error
         unpack(stream, source.name, target)
+
+    def enter(
+        self,
+        machine: Machine,
+        replica: Replica,
+        command: str,
+        terminal: Terminal | None,
+        environment: Mapping[str, str],
+    ) -> Session:
+        """Start a program in a container; see `EntersReplicas.enter`."""
+        engine, container = _running(machine, replica)
+        has_secrets = ENVIRONMENT_FILE in " ".join(container.attrs["Config"].get("Entrypoint") or ())
+        secrets = ENVIRONMENT_FILE if has_secrets else None
+        try:
+            return docker_sessions.start_session(
+                engine, container, command, terminal, dict(environment), secrets
+            )
+        except APIError as error:
+            raise HostNotReadyError(f"{machine.name}: {replica.name}: {_words(error)}") from error
+
+    def open_connection(self, machine: Machine, replica: Replica, address: str, port: int) -> socket.socket:
+        """Connect from within a container; see `EntersReplicas.open_connection`.
+
+        Without a program in it that can do that, the ports that it has published are reached.
+        """
+        engine, container = _running(machine, replica)
+        try:
+            if replica.id not in self._connecting:
+                self._connecting[replica.id] = docker_sessions.can_connect(container)
+            if self._connecting[replica.id]:
+                return docker_sessions.connect(engine, container, address, port)
+        except APIError as error:
+            raise HostNotReadyError(f"{machine.name}: {replica.name}: {_words(error)}") from error
+        return machine.connect(replica.address, replica.ports.get(port, port))
+
+    def staying(self, machine: Machine, replica: Replica) -> contextlib.AbstractContextManager[None]:
+        """Count as somebody who uses a container; see `EntersReplicas.staying`."""
+        return docker_sessions.staying(*_running(machine, replica))
+
+    def is_in_use(self, machine: Machine, replica: Replica) -> bool:
+        """Return whether somebody uses a container; see `EntersReplicas.is_in_use`."""
+        return docker_sessions.is_in_use(*_running(machine, replica))
+
+    def working_directory(self, machine: Machine, replica: Replica) -> str:
+        """Return the directory in which sessions begin."""
+        _, container = _running(machine, replica)
+        return container.attrs["Config"].get("WorkingDir") or "/"
 
     def remove(self, machine: Machine, replica: Replica, grace: float) -> None:
         """Stop and remove a container; see `Runtime.remove`."""
@@ -300,7 +353,7 @@ def _free_ports(machine: DockerHost, ports: Sequence[int]) -> dict[int, int]:
 
 
 def labels(launch: Launch, port: int | None) -> dict[str, str]:
-    """Write what a container is for, and what it has been promised, so that placement can count it.
+    """Return the labels of a container: what it is for, and what is reserved for it.
 
     Args:
         launch: The replica.
@@ -322,12 +375,17 @@ def labels(launch: Launch, port: int | None) -> dict[str, str]:
 
 
 def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
-    script = "set -e\n" + "\n".join(spec.commands) if spec.commands else None
+    before = ["start-dockerd"] if spec.docker else []
+    if spec.python is not None:
+        before += environment_commands(spec.python)
+    script = "\n".join(["set -e", *before, *spec.commands]) if spec.commands else None
     if spec.entrypoint:
         return shlex.split(spec.entrypoint), None if script is None else [script]
     if script is None:
         return None, None
-    return [spec.shell or "/bin/sh", "-c"], [script]
+    # Default images have Bash, and what is written for dstack counts on it.
+    shell = "/bin/bash" if spec.docker or spec.python is not None else "/bin/sh"
+    return [spec.shell or shell, "-c"], [script]
 
 
 def _with_secrets(
@@ -347,14 +405,46 @@ def _with_secrets(
 
 
 def _put_files(container: Container, launch: Launch, bundles: BundleStore | None) -> None:
-    files = launch.spec.files
+    spec = launch.spec
+    files = list(spec.files)
+    if spec.repository is not None:
+        files.append(FileMapping(local_path=".", path=spec.repository.path))
     if not files:
         return
-    entries = _entries(launch.spec, bundles)
+    entries = _entries(spec, bundles)
     directory = container.attrs["Config"].get("WorkingDir") or "/"
     home = _home(container) if any(file.path.startswith("~") for file in files) else None
+    if spec.repository is not None:
+        target = f"/{container_path(spec.repository.path, directory, 'repos.0.path', home)}"
+        if _has_something(container, target):
+            if spec.repository.if_exists == "error":
+                raise ConfigurationError(
+                    f"{target} is not empty in {spec.image}: give the repository another path, or set "
+                    "'if_exists: skip'",
+                    source=spec.source,
+                    line=spec.lines.get("repos.0.path"),
+                    key="repos.0.path",
+                )
+            entries = [it for it in entries if it.path.partition("/")[0] != str(len(spec.files))]
     with pack_files(files, entries, directory, home=home) as archive:
         container.put_archive("/", archive)
+
+
+def _has_something(container: Container, path: str) -> bool:
+    """Return whether there is anything at a path of a container but an empty directory."""
+    try:
+        stream, _ = container.get_archive(path)
+    except NotFound:
+        return False
+    read = io.BytesIO()
+    for part in cast("Any", stream):
+        read.write(part)
+        # The directory itself comes first; so much is enough to see whether something comes after it.
+        if read.tell() > 10 * tarfile.BLOCKSIZE:
+            return True
+    read.seek(0)
+    with tarfile.open(fileobj=read) as archive:
+        return len(archive.getmembers()) > 1 or not archive.getmembers()[0].isdir()
 
 
 def _home(container: Container) -> str | None:
@@ -419,7 +509,7 @@ def _on_machine(machine: DockerHost, volume: InstanceMount) -> str:
 
 
 def _require_shell(container: Container, spec: WorkloadSpec) -> None:
-    """Say before the start that the image lacks the shell which nobody has written down."""
+    """Refuse, before the start, an image that lacks the shell no configuration names."""
     (shell, *_) = container.attrs["Config"]["Entrypoint"] or [""]
     written = [spec.shell, *shlex.split(spec.entrypoint or "")[:1]]
     if not shell.startswith("/") or shell in written:
@@ -447,6 +537,14 @@ def _container(engine: DockerClient, stamp: Stamp) -> Container | None:
         return engine.containers.get(f"prefect-dstack-{stamp.name}")
     except NotFound:
         return None
+
+
+def _running(machine: Machine, replica: Replica) -> tuple[DockerClient, Container]:
+    engine = docker_host(machine).docker()
+    container = _container(engine, replica.stamp)
+    if container is None or container.status != "running":
+        raise NotFoundError(f"{replica.name}: does not run")
+    return engine, container
 
 
 def _replica(container: Container) -> Replica:

@@ -8,7 +8,7 @@ __all__ = ["described_environment"]
 
 
 def described_environment(stamp: Stamp, port: int | None) -> dict[str, str]:
-    """Tell a replica who it is.
+    """Return the variables that identify a replica to itself.
 
     Args:
         stamp: For whom it runs.

@@ -29,7 +29,7 @@ class Answer:
 
 
 def ask(machine: Machine, replica: Replica, probe: Probe) -> Answer:
-    """Ask one probe of a replica, over the machine's own connection.
+    """Run one probe of a replica over the machine's own connection.
 
     Args:
         machine: Where the replica runs.

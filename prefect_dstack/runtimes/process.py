@@ -6,12 +6,14 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 import psutil
+from pydantic import SecretStr
 
 from prefect_dstack.bundles import BundleStore
 from prefect_dstack.domain.workload import WorkloadSpec
@@ -19,8 +21,11 @@ from prefect_dstack.errors import ConfigurationError, NotFoundError
 from prefect_dstack.hosts import supervisor
 from prefect_dstack.hosts.machine import CommandMachine, Machine
 from prefect_dstack.hosts.output import read_output
+from prefect_dstack.runtimes import process_sessions
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.entering import Session, Terminal
 from prefect_dstack.runtimes.environment import described_environment
+from prefect_dstack.runtimes.virtual_environment import make_virtual_environment, variables_of
 
 __all__ = ["ProcessRuntime"]
 
@@ -30,6 +35,9 @@ STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
 # What must not be shared, or is of no use, beside the copy of a revision's files.
 NEVER_LINKED = frozenset({".git", "__pycache__", ".dstack", ".dstackignore", ".gitignore"})
 CONFIGURATION_ENDINGS = (".dstack.yml", ".dstack.yaml")
+
+# What a shell finds out anew.
+OF_SHELLS = ("OLDPWD", "PWD", "SHLVL", "_")
 
 # What a program needs of the surroundings it was deployed from; everything else comes from `env`.
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
@@ -72,6 +80,8 @@ class ProcessRuntime:
                 _kill_strays(replica)
         report(f"{replica.name}: starting{f' on port {replica.port}' if replica.port else ''}")
         wanted = program(launch, replica, self._files(launch.spec, place))
+        if launch.spec.python is not None:
+            wanted = _in_virtual_environment(wanted, launch.spec, place, report)
         _write(place / "working-directory", str(wanted.working_directory))
         supervisor.start(place, wanted)
         return replica
@@ -84,7 +94,7 @@ class ProcessRuntime:
         return [replica for replica in found if replica is not None]
 
     def status(self, machine: Machine, replica: Replica) -> ReplicaStatus:
-        """Tell how a replica is; see `Runtime.status`."""
+        """Return how a replica is; see `Runtime.status`."""
         known = supervisor.status(Path(replica.id))
         states = {
             "absent": "gone",
@@ -101,6 +111,7 @@ class ProcessRuntime:
                 "restarts": known.restarts,
                 "exit_code": known.exit_code,
                 "detail": "its supervisor was killed" if known.state == "lost" else "",
+                "started_at": known.started_at,
             }
         )
 
@@ -136,6 +147,40 @@ class ProcessRuntime:
         else:
             shutil.copy2(source, target)
 
+    def enter(
+        self,
+        machine: Machine,
+        replica: Replica,
+        command: str,
+        terminal: Terminal | None,
+        environment: Mapping[str, str],
+    ) -> Session:
+        """Start a program beside a replica; see `EntersReplicas.enter`."""
+        own = _environment(replica)
+        shell = own.get("SHELL") or shutil.which("bash") or "/bin/sh"
+        return process_sessions.start_session(
+            [shell, "-c", command] if command else [shell],
+            {**own, **environment, **({} if terminal is None else {"TERM": terminal.kind})},
+            _working_directory(Path(replica.id)),
+            terminal,
+        )
+
+    def open_connection(self, machine: Machine, replica: Replica, address: str, port: int) -> socket.socket:
+        """Connect as a replica would; see `EntersReplicas.open_connection`."""
+        return machine.connect(address, port)
+
+    def staying(self, machine: Machine, replica: Replica) -> contextlib.AbstractContextManager[None]:
+        """Count as somebody who uses a replica; see `EntersReplicas.staying`."""
+        return process_sessions.staying(Path(replica.id))
+
+    def is_in_use(self, machine: Machine, replica: Replica) -> bool:
+        """Return whether somebody uses a replica; see `EntersReplicas.is_in_use`."""
+        return process_sessions.is_in_use(Path(replica.id))
+
+    def working_directory(self, machine: Machine, replica: Replica) -> str:
+        """Return the directory in which sessions begin."""
+        return str(_working_directory(Path(replica.id)))
+
     def listening_ports(self, replica: Replica) -> list[int]:
         """Find the TCP ports on which a replica's processes listen, for a message that helps.
 
@@ -160,6 +205,8 @@ class ProcessRuntime:
         if self.bundles is None or not spec.bundle:
             return spec.directory
         files = self.bundles.checkout(spec.bundle, place / "files")
+        if spec.repository is not None:
+            return files
         for name in linked_names(spec.directory, files):
             with contextlib.suppress(FileExistsError):
                 (files / name).symlink_to(spec.directory / name)
@@ -184,7 +231,7 @@ class ProcessRuntime:
 
 
 def linked_names(directory: Path, files: Path) -> list[str]:
-    """List what of a configuration's directory is no part of a revision, and is used where it is.
+    """Return the parts of a configuration's directory that are used in place, outside of a revision.
 
     Virtual environments, models and other data that ignore files name stay outside of the copy; commands
     find them by the same relative paths.
@@ -247,6 +294,18 @@ def program(launch: Launch, replica: Replica, files: Path) -> supervisor.Program
     )
 
 
+def _in_virtual_environment(
+    wanted: supervisor.Program, spec: WorkloadSpec, place: Path, report: Report
+) -> supervisor.Program:
+    environment = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in wanted.environment.items()
+    }
+    directory = make_virtual_environment(place, spec, environment, report)
+    variables = variables_of(directory, environment)
+    return wanted.model_copy(update={"environment": {**wanted.environment, **variables}})
+
+
 def _shell(spec: WorkloadSpec) -> str:
     found = shutil.which(spec.shell or "bash")
     if found is None and spec.shell is not None:
@@ -264,6 +323,18 @@ def _working_directory(place: Path) -> Path:
         return Path((place / "working-directory").read_text())
     except FileNotFoundError:
         return place
+
+
+def _environment(replica: Replica) -> dict[str, str]:
+    """Return the variables that the program of a replica has now: its commands may have set more."""
+    pid = supervisor.status(Path(replica.id)).pid
+    try:
+        own = psutil.Process(pid).environ() if pid is not None else {}
+    except psutil.Error:
+        own = {}
+    if STAMP_VARIABLE not in own:
+        raise NotFoundError(f"{replica.name}: does not run")
+    return {name: value for name, value in own.items() if name not in OF_SHELLS}
 
 
 def _recorded(place: Path) -> Replica | None:

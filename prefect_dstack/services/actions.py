@@ -45,7 +45,7 @@ class TaskActions:
         replicas.wait_until_ready(self.infrastructure, found, template, abandoned)
 
     def register(self, found: FoundReplica, route: Route, weight: int) -> None:
-        """Give a replica requests; see `Actions.register`."""
+        """Route requests to a replica; see `Actions.register`."""
         gateways.register_route(self.infrastructure, self.gateway, route, found, weight)
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:
@@ -53,7 +53,7 @@ class TaskActions:
         gateways.drain_replica(self.gateway, service, replica, timeout)
 
     def unregister(self, stamp: Stamp, instance: Instance | None) -> None:
-        """Take a replica out of its route; see `Actions.unregister`."""
+        """Remove a replica from its route; see `Actions.unregister`."""
         gateways.unregister_replica(self.infrastructure, self.gateway, stamp, instance)
 
     def remove(self, found: FoundReplica, grace: float) -> None:
@@ -61,5 +61,5 @@ class TaskActions:
         replicas.remove_replica(self.infrastructure, found, grace)
 
     def terminate(self, instance: Instance) -> None:
-        """Give an instance back; see `Actions.terminate`."""
+        """Release an instance; see `Actions.terminate`."""
         replicas.terminate_instance(self.infrastructure, instance)

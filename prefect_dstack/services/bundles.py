@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prefect_dstack.bundles import Bundle, BundleStore, Limit, collect, collect_files
-from prefect_dstack.configurations import RunConfiguration
+from prefect.settings import get_current_settings
+
+from prefect_dstack.bundles import (
+    Bundle,
+    BundleStore,
+    Entry,
+    Limit,
+    arrange,
+    check_out,
+    collect,
+    collect_files,
+)
+from prefect_dstack.configurations import RunConfiguration, resolve_repository
+from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
@@ -20,29 +35,87 @@ def bundle_of(configuration: RunConfiguration, infrastructure: Infrastructure) -
 
     Args:
         configuration: A service, a task or a development environment.
-        infrastructure: Where copies are kept.
+        infrastructure: Where copies are kept, and the secrets for its repository are looked up.
 
     Returns:
-        Without an image, its directory; with one, its `files`. None if there are
-        none, or if the configuration is no file: then the commands run in the current directory, as it is.
+        Of containers, its `files` by their numbers, and its repository by the number after those. Of
+        processes, its directory or its repository, with its `files` in it, as the commands find them. None if
+        there are none, or if the configuration is no file: then processes run in the current directory, as it
+        is.
 
     Raises:
-        ConfigurationError: If they are too many or too large, or cannot be read.
+        ConfigurationError: If they are too many or too large, or cannot be read or fetched.
     """
-    directory, source = configuration.directory, configuration.source_name
+    directory = configuration.directory
     limit = Limit(size=settings().bundle_size_limit, files=settings().bundle_files_limit)
-    left_out = [infrastructure.home]
-    file = None if source is None else directory / Path(source).name
-    if file is not None and file.is_file():
-        left_out.append(file)
+    file = _file_of(configuration)
+    left_out = [infrastructure.home, get_current_settings().home, *([] if file is None else [file])]
     cache = infrastructure.bundles.cache
-    if configuration.image is not None:
-        if not configuration.files:
-            return None
-        return collect_files(configuration.files, directory, limit=limit, exclude=left_out, cache=cache)
-    if file is None or not file.is_file():
+    files = None
+    if configuration.files:
+        files = collect_files(configuration.files, directory, limit=limit, exclude=left_out, cache=cache)
+    repository = None
+    if configuration.repos:
+        root, remote = _repository(configuration, infrastructure)
+        repository = collect(root, limit=limit, exclude=left_out, cache=cache, whole=remote, key="repos.0")
+    if runtime_of(configuration) == "docker":
+        return _for_containers(files, repository, len(configuration.files))
+    own = None
+    if repository is None and file is not None:
+        own = collect(directory, limit=limit, exclude=left_out, cache=cache)
+    return _for_processes(configuration, files, repository, own)
+
+
+def _file_of(configuration: RunConfiguration) -> Path | None:
+    if configuration.source_name is None:
         return None
-    return collect(directory, limit=limit, exclude=left_out, cache=cache)
+    file = configuration.directory / Path(configuration.source_name).name
+    return file if file.is_file() else None
+
+
+def _repository(configuration: RunConfiguration, infrastructure: Infrastructure) -> tuple[Path, bool]:
+    """Return where the files of the repository are on this machine, and whether they came from another."""
+    remote = resolve_repository(configuration, infrastructure.sources.secret, os.environ)
+    if remote is not None:
+        return check_out(remote, infrastructure.home / "repositories"), True
+    local = Path(configuration.repos[0].local_path or ".").expanduser()
+    return configuration.directory / local, False
+
+
+def _for_containers(files: Bundle | None, repository: Bundle | None, number: int) -> Bundle | None:
+    if repository is None:
+        return files
+    for entry in repository.entries:
+        if entry.kind == "link" and Path(entry.target).is_absolute():
+            raise ConfigurationError(
+                f"{entry.source}: the link leads out of the repository, to {entry.target}: name it in "
+                ".dstackignore, or copy what it leads to",
+                key="repos.0",
+            )
+    return arrange([(".", files.entries if files else ()), (str(number), repository.entries)])
+
+
+def _for_processes(
+    configuration: RunConfiguration, files: Bundle | None, repository: Bundle | None, own: Bundle | None
+) -> Bundle | None:
+    working_dir = configuration.working_dir or "."
+    parts: list[tuple[str, Iterable[Entry]]] = [] if own is None else [(".", own.entries)]
+    if repository is not None:
+        parts.append((f"{working_dir}/{configuration.repos[0].path}", repository.entries))
+    if files is not None:
+        for number, mapping in enumerate(configuration.files):
+            parts.append((f"{working_dir}/{mapping.path}", _numbered(files, number)))
+    if not parts:
+        return None
+    return arrange(parts, own.ignored if own else ())
+
+
+def _numbered(files: Bundle, number: int) -> Iterator[Entry]:
+    """Yield what one of `files` names, by its path below that; a file alone is `.`."""
+    for entry in files.entries:
+        first, _, rest = entry.path.partition("/")
+        if first == str(number) and (rest or entry.kind != "directory"):
+            yield dataclasses.replace(entry, path=rest or ".")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import DeploymentError
 from prefect_dstack.infrastructure.gateways import ManagedGateway
+from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.run import ServiceRun
 from prefect_dstack.tasks.canary import share_traffic, watch_canary
 
@@ -31,7 +32,7 @@ DECISION_POLL = 2.0
 def try_canary(
     goal: Goal, old: Goal, terms: Canary, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
 ) -> None:
-    """Give a new revision a share of the traffic, and compare it with the one that serves.
+    """Send a share of the traffic to a new revision, and compare it with the one that serves.
 
     The replicas that it takes are the first of those that the new revision is to have. Whatever happens,
     undoing is the same as for any other rollout: the old revision is taken back to full strength, and the
@@ -63,13 +64,25 @@ def try_canary(
         goal, replicas=count, limits=beside, weight=new_weight, untouched=old.revision
     )
     run.converge(canary, gateway, record)
+    publish_event("canary-started", goal.service, goal.revision, {"weight": terms.weight})
+    try:
+        _judge(goal, old, terms, gateway, run)
+    except DeploymentError as error:
+        publish_event("canary-rejected", goal.service, goal.revision, {"reason": str(error)})
+        raise
+    share_traffic(gateway, goal.service, {})
+    run.log.info("%s@%d: promoted", goal.service, goal.revision)
+    publish_event("canary-promoted", goal.service, goal.revision)
+
+
+def _judge(goal: Goal, old: Goal, terms: Canary, gateway: ManagedGateway, run: ServiceRun) -> None:
+    assert goal.revision is not None  # noqa: S101 - as above
+    assert old.revision is not None  # noqa: S101 - as above
     verdict = watch_canary(gateway, goal.service, old.revision, goal.revision, terms)
     if verdict.decision == "reject" or (verdict.decision == "unsure" and terms.promote == "auto"):
         raise DeploymentError(verdict.reason)
     if terms.promote == "manual":
         _wait_for_a_person(goal, old, terms, gateway, run)
-    share_traffic(gateway, goal.service, {})
-    run.log.info("%s@%d: promoted", goal.service, goal.revision)
 
 
 def _page_of(flow_run: UUID) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,45 +10,62 @@ from prefect_dstack.configurations import Canary, ServiceConfiguration
 from prefect_dstack.controller.convergence import is_reached
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.record import (
+    Decision,
     DesiredReplicas,
     Endpoint,
+    PendingApproval,
     Revision,
     ServiceRecord,
+    now,
 )
-from prefect_dstack.errors import DeploymentError, HostUnreachableError, PrefectDstackError
+from prefect_dstack.domain.retrying import capacity_timeout
+from prefect_dstack.domain.revision import compared, moved
+from prefect_dstack.errors import (
+    DeploymentError,
+    HostUnreachableError,
+    PrefectDstackError,
+    RejectedError,
+    UserError,
+)
 from prefect_dstack.gateways.routing import endpoint_of, route_of
 from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.certificates import check_files
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.services.approval import prepare_approval
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
-from prefect_dstack.services.evaluation import Evaluate, evaluate_release
+from prefect_dstack.services.evaluation import Evaluate, acceptance, evaluate_release, rejection
 from prefect_dstack.services.failures import keep_failure_log
+from prefect_dstack.services.image_versions import running_image
+from prefect_dstack.services.lineage import materialize_revision
 from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
 from prefect_dstack.services.preparation import (
     PreparedService,
     desired_replicas,
     goal_for,
     next_revision,
+    recorded,
+    this_user,
 )
+from prefect_dstack.services.promotion import how_to_approve
 from prefect_dstack.services.proof import begin_proof
 from prefect_dstack.services.publication import (
     EventName,
+    publish_approval_requested,
     publish_deployed,
     publish_event,
     publish_not_serving,
 )
-from prefect_dstack.services.restoration import bring_back, restore
+from prefect_dstack.services.restoration import bring_back, end_approval, restore, withdraw
 from prefect_dstack.services.run import ServiceRun, requested_at
-from prefect_dstack.store.records import save_record
+from prefect_dstack.store.records import find_record, save_record
 from prefect_dstack.store.runs import deploying
 from prefect_dstack.store.tokens import has_token
-from prefect_dstack.tasks.canary import share_traffic
 from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route
 
-__all__ = ["deploy", "put_revision", "scale", "superseded"]
+__all__ = ["deploy", "put_revision", "scale", "superseded", "waiting_endpoint"]
 
 
 def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
@@ -74,6 +92,22 @@ def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
     return record.endpoint.model_copy(update={"changed": False, "superseded": True})
 
 
+def waiting_endpoint(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
+    """Return where a service answers while the revision that this flow run deployed waits for approval.
+
+    Args:
+        record: The record of the service; its lock is held.
+        run: The flow run, which was suspended and has begun anew.
+
+    Returns:
+        Where it answers; None if nothing that this flow run deployed waits.
+    """
+    pending = record.pending()
+    if pending is None or pending.flow_run != run.flow_run:
+        return None
+    return _endpoint_beside(record, pending, run)
+
+
 def deploy(
     record: ServiceRecord,
     prepared: PreparedService,
@@ -82,8 +116,9 @@ def deploy(
     force: bool,
     move: bool,
     evaluate: Evaluate | None = None,
+    approval: bool = False,
 ) -> Endpoint:
-    """Make what was prepared serve, unless it does already.
+    """Deploy what was prepared, unless it already serves.
 
     Args:
         record: The record of the service; its lock is held.
@@ -92,6 +127,7 @@ def deploy(
         force: Replace the replicas even if nothing has changed.
         move: Whether a service of another machine is moved to this one.
         evaluate: Judges new replicas before they get requests; None: probes are enough.
+        approval: Whether new replicas wait for a person before they get requests.
 
     Returns:
         Where the service answers.
@@ -102,12 +138,31 @@ def deploy(
         refuse_elsewhere(record, here, "apply", movable=True)
     desired = desired_replicas(record, prepared.configuration)
     revision = next_revision(record, prepared, run.flow_run)
+    if moves and approval:
+        raise UserError(
+            f"{record.name}: cannot be moved and wait for approval at once; move it without an approval first"
+        )
+    pending = record.pending()
+    if pending is not None and not force and _is_same(record.revision(pending.revision), revision):
+        run.log.info("%s@%d: waits for approval already", record.name, pending.revision)
+        return _endpoint_beside(record, pending, run)
     active = None if moves else record.active_revision
+    if active is not None:
+        seen = compared(active, revision)
+        image = prepared.configuration.image
+        if prepared.pull and image is not None and active.configuration.get("image") == image:
+            was, newest = running_image(record, prepared, run.infrastructure)
+            seen.append(f"image {moved(was, newest)}")
+            force = force or was != newest
+        run.log.info("%s@%d: %s", record.name, active.number, ", ".join(seen))
     if active is not None and active.workload == revision.workload and not force:
         revision = revision.model_copy(update={"replicas_of": active.replicas_of})
         if active.settings == revision.settings and _is_routed(record, prepared, run):
+            record = withdraw(record, run, _replaced("by a deployment of what serves already"))
             return scale(record, prepared, run, desired)
-    return put_revision(record, revision, prepared, run, desired=desired, evaluate=evaluate)
+    return put_revision(
+        record, revision, prepared, run, desired=desired, evaluate=evaluate, approval=approval
+    )
 
 
 def scale(
@@ -116,7 +171,7 @@ def scale(
     run: ServiceRun,
     desired: DesiredReplicas,
 ) -> Endpoint:
-    """Take the active revision to another number of replicas; that makes no new revision.
+    """Scale the active revision to another number of replicas; this creates no revision.
 
     Args:
         record: The record of the service; its lock is held, and it serves.
@@ -161,7 +216,7 @@ def scale(
     endpoint = served_at.model_copy(update={"replicas": names, "changed": True})
     record = record.model_copy(update={"deploying": None, "endpoint": endpoint}).scaled(desired)
     save_record(record)
-    publish_deployed(endpoint, gateway.name, observation.found, "scaled")
+    publish_deployed(record, observation.found, "scaled")
     return endpoint
 
 
@@ -174,9 +229,10 @@ def put_revision(
     desired: DesiredReplicas,
     at_once: bool = False,
     evaluate: Evaluate | None = None,
+    approval: bool = False,
     event: EventName = "deployed",
 ) -> Endpoint:
-    """Make a revision the one that serves; what served before serves on if it fails.
+    """Make a revision serve; what served before keeps serving if it fails.
 
     Args:
         record: The record of the service; its lock is held.
@@ -186,10 +242,11 @@ def put_revision(
         desired: How many replicas it is to have.
         at_once: Whether a canary is left out.
         evaluate: Judges new replicas before they get requests; None: probes are enough.
+        approval: Whether new replicas wait for a person before they get requests.
         event: The event that is emitted in the end.
 
     Returns:
-        Where the service answers.
+        Where the service answers; what served before if the revision waits for approval.
 
     Raises:
         PrefectDstackError: If it does not make it; the message says why, and what serves now.
@@ -204,10 +261,12 @@ def put_revision(
     # Asked here to refuse what cannot be before anything is created; it is taken below.
     first = route(state)
     check_files(gateway, [first])
+    found, record = record, _replacing(record, revision)
     goal = goal_for(record, revision, prepared, first, desired.replicas)
+    goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
-    if not keeps and (active is None or goal.limits.max_surge):
+    if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
         offers = infrastructure.offers(prepared.spec.requirements)
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:
@@ -217,6 +276,7 @@ def put_revision(
     if record.active is None:
         record = record.model_copy(update={"gateway": gateway.name})
     save_record(record, prepared.own_environment)
+    _end_replaced(found, record, revision, run)
     kept = active if keeps else None
     log.info("%s@%d: %s", record.name, revision.number, _plan(goal, kept, record.name))
     beside = active is not None and not keeps and not at_once and record.gateway == gateway.name
@@ -226,8 +286,10 @@ def put_revision(
         proof = begin_proof(goal, prepared, gateway, record, run, keeps=keeps)
         canary = beside and prepared.configuration.rollout.strategy == "canary"
         terms = (prepared.configuration.rollout.canary or Canary()) if canary else None
-        if not keeps and (evaluate is not None or terms is not None):
-            _try(goal, evaluate, terms, gateway, record, run)
+        if not keeps and (evaluate is not None or approval or terms is not None):
+            record, waits = _try(goal, evaluate, terms, approval, prepared, gateway, record, run)
+            if waits is not None:
+                return _wait_for_approval(record, waits, revision, prepared, gateway, run)
             offers = None  # trying takes its time: what could be had before may be gone
         observation = run.converge(goal, gateway, record, offers)
         final = update_route(gateway, record.name, route)
@@ -248,7 +310,8 @@ def put_revision(
         _leave_other_gateway(record, gateway, infrastructure)
     record = _settled(record, gateway, run, moves=moves).served(revision.number, endpoint).scaled(desired)
     save_record(record)
-    publish_deployed(endpoint, gateway.name, observation.found, event)
+    publish_deployed(record, observation.found, event)
+    materialize_revision(revision, endpoint)
     if before - {known.bundle for known in record.revisions}:
         prune_bundles(infrastructure)
     if active is None:
@@ -262,17 +325,85 @@ def _try(
     goal: Goal,
     evaluate: Evaluate | None,
     terms: Canary | None,
+    approval: bool,
+    prepared: PreparedService,
     gateway: ManagedGateway,
     record: ServiceRecord,
     run: ServiceRun,
-) -> None:
-    """Have a revision evaluated without traffic, then with a share of it, as far as either is asked for."""
+) -> tuple[ServiceRecord, PendingApproval | None]:
+    """Have a revision evaluated without traffic, approved, and given a share of it, as far as each is wanted.
+
+    Returns:
+        The record with what was found; what waits for a person, who is asked before traffic is shared.
+    """
+    revision = goal.revision or 0
     if evaluate is not None:
-        evaluate_release(evaluate, goal, gateway, record, run)
+        evaluation = evaluate_release(evaluate, goal, gateway, record, run)
+        record = record.evaluated(revision, evaluation)
+        save_record(record)
+        if not evaluation.passed:
+            raise RejectedError(rejection(goal, evaluation))
+        run.log.info("%s", acceptance(goal, evaluation))
+    if approval:
+        return record, prepare_approval(goal, prepared, gateway, record, run)
     if terms is not None:
-        try_canary(goal, bring_back(record, run), terms, gateway, record, run)
-    elif evaluate is not None:
-        share_traffic(gateway, record.name, {})
+        try_canary(goal, bring_back(record, run, untouched=revision), terms, gateway, record, run)
+    return record, None
+
+
+def _replacing(record: ServiceRecord, revision: Revision) -> ServiceRecord:
+    """Return the record without what waits for approval, as a revision takes its place, or is that one."""
+    if record.approval is None or record.approval.revision == revision.number:
+        return record.model_copy(update={"approval": None})
+    return record.withdrawn(_replaced(f"by {record.name}@{revision.number}"))
+
+
+def _end_replaced(before: ServiceRecord, record: ServiceRecord, revision: Revision, run: ServiceRun) -> None:
+    pending = before.approval
+    if pending is not None and pending.revision != revision.number:
+        end_approval(record, pending, _replaced(f"by {record.name}@{revision.number}"), run)
+
+
+def _wait_for_approval(
+    record: ServiceRecord,
+    pending: PendingApproval,
+    revision: Revision,
+    prepared: PreparedService,
+    gateway: ManagedGateway,
+    run: ServiceRun,
+) -> Endpoint:
+    """Leave a revision that is ready to a person's decision; what served before serves on."""
+    if record.active is None:
+        record = record.model_copy(update={"location": location_of(run.infrastructure, gateway)})
+    record = record.waiting(pending)
+    save_record(record)
+    run.log.info(
+        "%s@%d: waits for approval until %s, and answers at %s on %s: %s",
+        *(record.name, revision.number, pending.until, pending.private_url, pending.machine),
+        how_to_approve(record.name),
+    )
+    publish_approval_requested(record, pending)
+    return _endpoint_beside(record, pending, run)
+
+
+def _endpoint_beside(record: ServiceRecord, pending: PendingApproval, run: ServiceRun) -> Endpoint:
+    """Return where a service answers while a revision of it waits."""
+    if record.endpoint is not None:
+        return record.endpoint.model_copy(update={"changed": False, "waiting": pending})
+    prepared = recorded(record, record.revision(pending.revision), run.infrastructure.sources)
+    gateway = run.infrastructure.gateway(record.gateway)
+    state = gateway.state() or gateway.initial_state()
+    route = _router(prepared.routed, gateway)(state)
+    endpoint = endpoint_of(prepared.configuration, route, state, gateway.address, pending.revision, [])
+    return endpoint.model_copy(update={"changed": False, "waiting": pending})
+
+
+def _is_same(waiting: Revision, revision: Revision) -> bool:
+    return (waiting.workload, waiting.settings) == (revision.workload, revision.settings)
+
+
+def _replaced(how: str) -> Decision:
+    return Decision(approved=False, by=this_user(), at=now(), reason=f"it was replaced {how}")
 
 
 def _warn_of_missing_token(route: Route, gateway: ManagedGateway, run: ServiceRun) -> None:
@@ -364,6 +495,8 @@ def _undone(
     """Bring back what served before, and find the words for what happened."""
     reason = _reason(error)
     name = f"{record.name}@{revision.number}"
+    with contextlib.suppress(Exception):  # what was found since is kept, if it can be had
+        record = find_record(record.name) or record
     failed = record.failed(revision.number, reason)
     keep_failure_log(run.infrastructure, record, revision.number, prepared.environment)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
@@ -17,15 +16,17 @@ from prefect_dstack.configurations import PortMapping
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.evaluation import Evaluation, Release
 from prefect_dstack.domain.record import ServiceRecord
-from prefect_dstack.domain.rollout import Limits
-from prefect_dstack.errors import DeploymentError, RejectedError, UserError
+from prefect_dstack.errors import DeploymentError, UserError
 from prefect_dstack.hosts.forwarding import Forwarder
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.candidates import start_candidates
 from prefect_dstack.services.run import ServiceRun
 
-__all__ = ["Evaluate", "evaluate_release"]
+__all__ = ["Evaluate", "acceptance", "evaluate_release", "rejection"]
+
+ROWS_KEPT = 50
 
 Evaluate = Callable[[Release], Evaluation | bool | Awaitable[Evaluation | bool]]
 """Judges a release; a function, a task or a flow."""
@@ -33,10 +34,8 @@ Evaluate = Callable[[Release], Evaluation | bool | Awaitable[Evaluation | bool]]
 
 def evaluate_release(
     evaluate: Evaluate, goal: Goal, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
-) -> None:
+) -> Evaluation:
     """Start one replica of a new revision that gets no requests, and have it judged beside what serves.
-
-    It is the first of those that the revision is to have, and is registered with a weight of 0.
 
     Args:
         evaluate: Judges it.
@@ -45,17 +44,17 @@ def evaluate_release(
         record: The record of the service.
         run: The flow run that does it.
 
+    Returns:
+        What was found; whether it passes is for the caller to act on.
+
     Raises:
-        RejectedError: If it does not pass.
         UserError: If what judged it returned neither an `Evaluation` nor a bool.
     """
     revision = goal.revision
     assert revision is not None  # noqa: S101 - a rollout is to a revision
     active = record.active_revision
     old = None if active is None else active.replicas_of
-    beside = Limits(max_surge=0, max_unavailable=0)
-    candidate = dataclasses.replace(goal, replicas=1, limits=beside, weight=0, untouched=old)
-    found = run.converge(candidate, gateway, record).found
+    found = start_candidates(goal, 1, gateway, record, run)
     new_one, old_one = _running(found, revision), _running(found, old)
     if new_one is None:
         raise DeploymentError(f"{goal.service}@{revision}: ended before it was evaluated")
@@ -73,11 +72,43 @@ def evaluate_release(
         )
         evaluation = _judged(evaluate, release)
     _publish(release, evaluation)
+    return evaluation.model_copy(update={"table": _plain(evaluation.table)})
+
+
+def rejection(goal: Goal, evaluation: Evaluation) -> str:
+    """Return why an evaluation rejected a revision, in one line.
+
+    Args:
+        goal: The revision.
+        evaluation: What was found.
+    """
+    return f"{goal.service}@{goal.revision}: its evaluation rejected it{_figures(evaluation)}"
+
+
+def acceptance(goal: Goal, evaluation: Evaluation) -> str:
+    """Return that a revision has passed its evaluation, in one line.
+
+    Args:
+        goal: The revision.
+        evaluation: What was found.
+    """
+    return f"{goal.service}@{goal.revision}: passed its evaluation{_figures(evaluation)}"
+
+
+def _figures(evaluation: Evaluation) -> str:
     score = "" if evaluation.score is None else f" with a score of {evaluation.score:g}"
-    reason = f": {evaluation.reason}" if evaluation.reason else ""
-    if not evaluation.passed:
-        raise RejectedError(f"{goal.service}@{revision}: its evaluation rejected it{score}{reason}")
-    run.log.info("%s@%d: passed its evaluation%s%s", goal.service, revision, score, reason)
+    return f"{score}: {evaluation.reason}" if evaluation.reason else score
+
+
+def _plain(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first rows of a table in types that JSON has: they are kept in the record."""
+    return [
+        {
+            str(key): value if isinstance(value, str | int | float | None) else str(value)
+            for key, value in row.items()
+        }
+        for row in table[:ROWS_KEPT]
+    ]
 
 
 def _running(found: list[FoundReplica], revision: int | None) -> FoundReplica | None:

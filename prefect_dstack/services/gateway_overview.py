@@ -30,7 +30,7 @@ class GatewayOverview(BaseModel):
 
 @shared_connections()
 def gateway_overview() -> list[GatewayOverview]:
-    """Look at every gateway.
+    """Inspect every gateway.
 
     Returns:
         The gateways; the one of this machine only while it runs.

@@ -37,7 +37,8 @@ def inspect_service(name: str) -> dict[str, Any]:
         for revision in record.revisions
     ]
     return {
-        **seen.model_dump(mode="json", exclude={"revisions"}),
+        **seen.model_dump(mode="json", exclude={"revisions", "approval"}),
+        "approval": None if record.approval is None else record.approval.model_dump(mode="json"),
         "route": route,
         "desired": None if record.desired is None else record.desired.model_dump(mode="json"),
         "scalings": [scaling.model_dump(mode="json") for scaling in record.scalings],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,22 +24,26 @@ from prefect_dstack.configurations import (
     resolve_probes,
     resolve_registry_auth,
 )
+from prefect_dstack.configurations.names import parse_model_asset
 from prefect_dstack.controller.goal import DEFAULT_STOP_DURATION, Goal, ReplicaTemplate
 from prefect_dstack.domain.record import DesiredReplicas, Revision, ServiceRecord, now
 from prefect_dstack.domain.revision import settings_digest, value_digests, workload_digest, written
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.domain.support import check_support
 from prefect_dstack.domain.workload import WorkloadSpec, workload_spec
-from prefect_dstack.errors import ConfigurationError
+from prefect_dstack.errors import ConfigurationError, UserError
 from prefect_dstack.gateways.state import Route
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.sources import Sources
 from prefect_dstack.services.bundles import bundle_of
+from prefect_dstack.services.images import default_image
+from prefect_dstack.services.model_versions import model_version
 from prefect_dstack.store.records import load_environment
 from prefect_dstack.store.variables import lookup
 
 __all__ = [
     "PreparedService",
+    "check_annotations",
     "desired_replicas",
     "drain_timeout",
     "goal_for",
@@ -48,6 +53,7 @@ __all__ = [
     "recorded",
     "this_user",
     "with_files",
+    "with_model_asset",
 ]
 
 
@@ -62,6 +68,9 @@ class PreparedService:
         directory: What the relative paths of its replicas start from.
         bundle: The digest of the copy of its files; empty if it brings none along.
         files: Those files where they are now; None if it brings none along, or they are in the copy already.
+        model_version: What tells the content of its model from any other; empty if that is not known.
+        annotations: What its deployer writes on it.
+        pull: Whether its image is pulled even where it is there.
         own_environment: The values that came from the deployer's environment, in clear.
         probes: The probes with their secrets; None: the configuration has none.
     """
@@ -72,8 +81,10 @@ class PreparedService:
     directory: Path
     bundle: str = ""
     files: Bundle | None = None
+    model_version: str = ""
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    pull: bool = False
     own_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-
     probes: tuple[Probe, ...] | None = None
 
     @property
@@ -90,9 +101,10 @@ class PreparedService:
             commands=self.configuration.commands,
             environment=self.environment,
             registry=self.registry,
+            default_image=default_image(self.configuration),
             directory=self.directory,
             bundle=self.bundle,
-        )
+        ).model_copy(update={"pull": self.pull})
 
 
 def load_service(
@@ -102,6 +114,7 @@ def load_service(
     args: Sequence[str] = (),
     profile: str | None = None,
     templated: bool = False,
+    directory: str | Path | None = None,
 ) -> ServiceConfiguration:
     """Load a service, and refuse what would be ignored.
 
@@ -111,6 +124,8 @@ def load_service(
         args: What `${{ run.args }}` stands for.
         profile: The profile to use.
         templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
+        directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
+            instead of the current one.
 
     Returns:
         The service; it has a name.
@@ -119,7 +134,13 @@ def load_service(
         ConfigurationError: If it cannot be accepted.
     """
     configuration = load_configuration(
-        source, name=name, args=args, profile=profile, templated=templated, variables=lookup
+        source,
+        name=name,
+        args=args,
+        profile=profile,
+        templated=templated,
+        variables=lookup,
+        directory=directory,
     )
     if not isinstance(configuration, ServiceConfiguration):
         raise ConfigurationError(
@@ -165,8 +186,39 @@ def prepare(
     )
 
 
+def check_annotations(annotations: Mapping[str, Any]) -> None:
+    """Refuse annotations that cannot be kept, before anything is created.
+
+    Args:
+        annotations: What a deployer writes on a revision.
+
+    Raises:
+        UserError: If they are not what JSON can hold.
+    """
+    try:
+        json.dumps(annotations, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"annotations: must be texts, numbers and the like, as in JSON: {error}") from error
+
+
+def with_model_asset(configuration: ServiceConfiguration, asset: str) -> ServiceConfiguration:
+    """Return a service with another model.
+
+    Args:
+        configuration: The service.
+        asset: Where the model is.
+
+    Raises:
+        ConfigurationError: If that is neither a URI nor a path.
+    """
+    try:
+        return configuration.model_copy(update={"model_asset": parse_model_asset(asset)})
+    except ValueError as error:
+        raise ConfigurationError(str(error), key="model_asset") from error
+
+
 def with_files(prepared: PreparedService, infrastructure: Infrastructure) -> PreparedService:
-    """Return a prepared service with the files that it brings along.
+    """Return a prepared service with the files that it brings along, and the version of its model.
 
     Args:
         prepared: The service.
@@ -174,9 +226,15 @@ def with_files(prepared: PreparedService, infrastructure: Infrastructure) -> Pre
 
     Raises:
         ConfigurationError: If the files are too many or too large, or cannot be read.
+        UserError: If its model is not there, or cannot be read.
     """
     files = bundle_of(prepared.configuration, infrastructure)
-    return replace(prepared, files=files, bundle="" if files is None else files.digest)
+    return replace(
+        prepared,
+        files=files,
+        bundle="" if files is None else files.digest,
+        model_version=model_version(prepared.configuration, infrastructure),
+    )
 
 
 def recorded(record: ServiceRecord, revision: Revision, sources: Sources) -> PreparedService:
@@ -194,7 +252,12 @@ def recorded(record: ServiceRecord, revision: Revision, sources: Sources) -> Pre
     if not isinstance(loaded, ServiceConfiguration):
         raise ConfigurationError(f"{record.name}@{revision.number}: its record is not that of a service")
     prepared = prepare(loaded, sources, {**os.environ, **load_environment(record.name, revision.number)})
-    return replace(prepared, bundle=revision.bundle)
+    return replace(
+        prepared,
+        bundle=revision.bundle,
+        model_version=revision.model_version,
+        annotations=revision.annotations,
+    )
 
 
 def next_revision(record: ServiceRecord, prepared: PreparedService, flow_run: str) -> Revision:
@@ -215,6 +278,8 @@ def next_revision(record: ServiceRecord, prepared: PreparedService, flow_run: st
         configuration=written(configuration),
         directory=directory,
         bundle=prepared.bundle,
+        model_version=prepared.model_version,
+        annotations=dict(prepared.annotations),
         workload=workload_digest(
             configuration,
             prepared.environment,
@@ -222,6 +287,8 @@ def next_revision(record: ServiceRecord, prepared: PreparedService, flow_run: st
             directory,
             record.salt,
             prepared.bundle,
+            default_image=default_image(configuration) or "",
+            model_version=prepared.model_version,
         ),
         settings=settings_digest(configuration, record.salt),
         values=value_digests(prepared.environment, prepared.registry, record.salt),
@@ -280,7 +347,7 @@ def goal_for(
         route: Its route.
         replicas: How many replicas it is to have.
     """
-    configuration = prepared.configuration
+    configuration, pending = prepared.configuration, record.pending()
     return Goal(
         service=record.name,
         revision=revision.replicas_of,
@@ -293,6 +360,7 @@ def goal_for(
             ready_timeout=configuration.rollout.timeout,
         ),
         stop_duration=drain_timeout(configuration),
+        untouched=None if pending is None or pending.revision == revision.replicas_of else pending.revision,
     )
 
 

@@ -1,4 +1,4 @@
-"""A canary that waits for a person: how that person is told, and says yes."""
+"""Revisions that wait for a person: how to decide, and promoting a canary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from prefect_dstack.store.clients import api_client
 from prefect_dstack.store.records import load_record
 from prefect_dstack.store.runs import is_paused
 
-__all__ = ["how_to_decide", "promote_service"]
+__all__ = ["how_to_approve", "how_to_decide", "promote"]
+
+
+def how_to_approve(name: str) -> str:
+    """Return the commands with which a person decides.
+
+    Args:
+        name: The service.
+    """
+    return f"prefect-dstack approve {name}, or prefect-dstack reject {name}"
 
 
 def how_to_decide(record: ServiceRecord) -> str:
@@ -26,8 +35,8 @@ def how_to_decide(record: ServiceRecord) -> str:
     return f"prefect-dstack promote {record.name}, or prefect flow-run cancel {flow_run}"
 
 
-def promote_service(name: str) -> int:
-    """Let a canary that waits for a person take over; the flow run that waits goes on with it.
+def promote(name: str) -> int:
+    """Promote a canary that waits for a person; the waiting flow run continues with it.
 
     Args:
         name: The service.

@@ -48,7 +48,7 @@ class Proof:
     path: str
 
     def end(self, endpoint: Endpoint, route: Route) -> None:
-        """Ask the endpoint again, now that the new settings are in force.
+        """Request the endpoint again, now that the new settings are in force.
 
         Args:
             endpoint: Where the service answers now.
@@ -102,7 +102,7 @@ def begin_proof(
     *,
     keeps: bool,
 ) -> Proof:
-    """Ask the replicas that serve what they will be asked with new settings, before these are in force.
+    """Run the probes of new settings on the replicas that serve, before these settings are in force.
 
     Args:
         goal: The new settings are in its template.
@@ -178,7 +178,7 @@ def _path_seen(route: Route, path: str) -> str:
 
 
 def _check(found: Sequence[FoundReplica], route: Route, run: ServiceRun) -> None:
-    """Ask replicas what the gateway is going to: a first check that fails takes a replica out at once."""
+    """Run the gateway's checks on replicas: a first check that fails takes a replica out at once."""
     check = route.health_check
     if check is None:
         return

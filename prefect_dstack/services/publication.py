@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from prefect_dstack.certificates.renewal import RequiredCertificate
-from prefect_dstack.domain.record import Endpoint, ServiceRecord
+from prefect_dstack.domain.record import Decision, PendingApproval, ServiceRecord
 from prefect_dstack.infrastructure.certificates import CertificateStatus
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.pages import service_page
 
 __all__ = [
     "EventName",
+    "publish_approval_requested",
     "publish_certificate_failed",
     "publish_deployed",
     "publish_event",
     "publish_not_serving",
+    "publish_rejected",
 ]
 
 EventName = Literal[
@@ -31,6 +34,12 @@ EventName = Literal[
     "degraded",
     "restored",
     "deleted",
+    "approval-requested",
+    "approved",
+    "rejected",
+    "canary-started",
+    "canary-promoted",
+    "canary-rejected",
 ]
 
 
@@ -57,43 +66,24 @@ def publish_event(
 
 
 def publish_deployed(
-    endpoint: Endpoint, gateway: str, found: Sequence[FoundReplica], event: EventName = "deployed"
+    record: ServiceRecord, found: Sequence[FoundReplica], event: EventName = "deployed"
 ) -> None:
-    """Show a deployed service: its link, its replicas, and an event.
+    """Show a service that was deployed, and emit an event.
 
     Args:
-        endpoint: Where it answers.
-        gateway: The gateway in front of it.
+        record: The record of the service; it serves.
         found: Its replicas.
         event: The event to emit.
     """
-    create_link_artifact(
-        key=f"{endpoint.service}-endpoint",
-        link=endpoint.url,
-        link_text=endpoint.url,
-        description=f"The endpoint of {endpoint.service}@{endpoint.revision}",
-        _sync=True,  # type: ignore[call-arg]
-    )
-    create_table_artifact(
-        key=f"{endpoint.service}-replicas",
-        table=[
-            {
-                "replica": item.replica.name,
-                "runtime": item.replica.runtime,
-                "instance": item.instance.name,
-                "backend": item.instance.backend,
-                "price per hour": item.instance.price,
-            }
-            for item in found
-        ],
-        description=f"The replicas of {endpoint.service}@{endpoint.revision}",
-        _sync=True,  # type: ignore[call-arg]
-    )
+    endpoint = record.endpoint
+    if endpoint is None:
+        return
+    _publish_page(record, f"{record.name}@{endpoint.revision} serves at {endpoint.url}", found)
     publish_event(
         event,
-        endpoint.service,
+        record.name,
         endpoint.revision,
-        {**endpoint.model_dump(mode="json"), "gateway": gateway},
+        {**endpoint.model_dump(mode="json"), "gateway": record.gateway},
     )
 
 
@@ -108,23 +98,51 @@ def publish_not_serving(
         revision: The revision that it is about.
         reason: Why, in one line.
     """
-    endpoint = record.endpoint
-    if record.active is None or endpoint is None:
-        create_markdown_artifact(
-            key=f"{record.name}-endpoint",
-            markdown=f"**{record.name}** does not serve: {reason or 'it is stopped'}.",
-            description=f"{record.name} does not serve",
-            _sync=True,  # type: ignore[call-arg]
-        )
-    elif event == "failed":
-        create_link_artifact(
-            key=f"{record.name}-endpoint",
-            link=endpoint.url,
-            link_text=endpoint.url,
-            description=f"{record.name}@{revision} failed; {record.name}@{record.active} serves on",
-            _sync=True,  # type: ignore[call-arg]
-        )
+    if record.active is None:
+        description = f"{record.name} does not serve: {reason or 'it is stopped'}"
+    else:
+        description = f"{record.name}@{revision} {event}; {record.name}@{record.active} serves on"
+    _publish_page(record, description)
     publish_event(event, record.name, revision, {"reason": reason, "serves": record.active})
+
+
+def publish_approval_requested(record: ServiceRecord, pending: PendingApproval) -> None:
+    """Show a revision that waits for approval, with what a person needs to decide.
+
+    Args:
+        record: The record of the service.
+        pending: What waits.
+    """
+    _publish_page(record, f"{record.name}@{pending.revision} waits for approval")
+    publish_event(
+        "approval-requested",
+        record.name,
+        pending.revision,
+        {**pending.model_dump(mode="json"), "serves": record.active},
+    )
+
+
+def publish_rejected(record: ServiceRecord, revision: int, decision: Decision) -> None:
+    """Show that a revision which waited for approval is not to serve, and emit an event.
+
+    Args:
+        record: The record of the service.
+        revision: The revision.
+        decision: Why it is not to serve.
+    """
+    _publish_page(record, f"{record.name}@{revision} was not approved: {decision.reason}")
+    publish_event("rejected", record.name, revision, decision.model_dump(mode="json"))
+
+
+def _publish_page(
+    record: ServiceRecord, description: str, found: Sequence[FoundReplica] | None = None
+) -> None:
+    create_markdown_artifact(
+        key=f"{record.name}-service",
+        markdown=service_page(record, found),
+        description=description,
+        _sync=True,  # type: ignore[call-arg]
+    )
 
 
 def publish_certificate_failed(

@@ -18,6 +18,7 @@ from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.files import Commander
+from prefect_dstack.hosts.ssh_entry import entry_names, remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica, Observation, running_replicas
 from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke_key
@@ -122,7 +123,8 @@ def _repair(
     runs = record.active is None or infrastructure.gateway(record.gateway).running()
     cut_off = [found for found in _cut_off(record, mine, infrastructure) if found not in duplicates]
     cut_off = cut_off if runs else []
-    if runs and not (steps or duplicates or cut_off or record.deploying):
+    expired = record.approval is not None and record.pending() is None
+    if runs and not (steps or duplicates or cut_off or record.deploying or expired):
         return []
     lines = _plan(record, steps, duplicates, cut_off, runs=runs)
     if dry_run:
@@ -138,15 +140,15 @@ def _repair(
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
-            _mend(fresh, run, lines if steps or not runs else [])
+            _restore(fresh, run, lines if steps or not runs else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
     return lines
 
 
-def _mend(record: ServiceRecord, run: ServiceRun, problems: list[str]) -> None:
-    """Take a service to what is wanted; events tell that it was degraded, and that it is well again."""
+def _restore(record: ServiceRecord, run: ServiceRun, problems: list[str]) -> None:
+    """Bring a service to its desired state; events report that it was degraded, and that it has recovered."""
     degraded = record.active is not None and problems
     if degraded:
         publish_event("degraded", record.name, record.active, {"problems": problems})
@@ -173,6 +175,10 @@ def _plan(
         f"{record.name}: open the tunnel of gateway {record.gateway} to {found.replica.name} again"
         for found in cut_off
     ]
+    if record.approval is not None and record.pending() is None:
+        lines.append(
+            f"{record.name}: give up {record.name}@{record.approval.revision}, as nobody approved it"
+        )
     if not lines and record.deploying is not None:
         lines = [f"{record.name}: finish what flow run {record.deploying.flow_run} has left"]
     return lines
@@ -247,8 +253,12 @@ def _steps(
     state: GatewayState | None,
     infrastructure: Infrastructure,
 ) -> list[Step]:
-    running = running_replicas(observation, record.name, state)
-    active = record.active_revision
+    pending, active = record.pending(), record.active_revision
+    running = [
+        replica
+        for replica in running_replicas(observation, record.name, state)
+        if pending is None or replica.revision != pending.revision
+    ]
     if active is None:
         return all_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0))
     prepared = recorded(record, active, infrastructure.sources)
@@ -278,7 +288,7 @@ def _cleaning(
         yield partial(_end_tunnels, infrastructure, name, busy, held, observation, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
     for run in runs.values():
-        if run.name not in busy and not run.is_over and not run.goes_on_alone:
+        if run.name not in busy and not run.is_over:
             yield partial(_end_run, infrastructure, run, dry_run)
     owned = busy | {run.name for run in runs.values() if not run.is_over}
     yield lambda: _remove_ownerless(infrastructure, records, owned, observation, dry_run)
@@ -290,11 +300,12 @@ def _cleaning(
     ]
     for host, reached in key_hosts(infrastructure, machines):
         yield partial(_revoke_keys, infrastructure, host, reached, busy, held, dry_run)
+    yield partial(_remove_entries, infrastructure, runs, dry_run)
     yield lambda: _clean_up(infrastructure, log, dry_run)
 
 
 def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
-    """Take down a task whose process has died."""
+    """Remove a task or a development environment whose process has died."""
     if run.location is not None and run.location.id != infrastructure.here.id:
         return []
     if not dry_run:
@@ -304,6 +315,17 @@ def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> l
         ended = {"state": "failed", "reason": LOST, "ended_at": now(), "working": None}
         save_run(run.model_copy(update=ended))
     return [f"{run.name}: take down what run {run.number} has left"]
+
+
+def _remove_entries(infrastructure: Infrastructure, runs: dict[str, RunRecord], dry_run: bool) -> list[str]:
+    """Remove what leads into development environments that are gone; they may have ended from elsewhere."""
+    lines = []
+    for name in entry_names(infrastructure.home):
+        if name not in runs or runs[name].is_over:
+            lines.append(f"{name}: remove its SSH entry")
+            if not dry_run:
+                remove_entry(name, infrastructure.home)
+    return lines
 
 
 def _foreign(records: dict[str, ServiceRecord], observation: Observation, log: Log) -> set[str]:
@@ -360,7 +382,7 @@ def _remove_routes(
     state = gateway.state()
     for service in [] if state is None else list(state.routes):
         record = records.get(service)
-        serves = record is not None and record.active is not None and record.gateway == name
+        serves = record is not None and name in _gateways(record)
         serves = serves and not (
             gateway.bound_to_machine and record is not None and is_elsewhere(record, infrastructure.here)
         )
@@ -370,6 +392,13 @@ def _remove_routes(
         if not dry_run:
             remove_route(gateway, service)
     return lines
+
+
+def _gateways(record: ServiceRecord) -> set[str]:
+    """Return the gateways that route a service, or are about to."""
+    pending = record.pending()
+    gateways = set() if pending is None else {pending.gateway}
+    return gateways if record.active is None else {*gateways, record.gateway}
 
 
 def _end_tunnels(
@@ -406,7 +435,7 @@ def _revoke_keys(
     held: dict[str, set[str]],
     dry_run: bool,
 ) -> list[str]:
-    """Take back the keys of tunnels that their gateways do not hold, or that lead to another machine now."""
+    """Revoke the keys of tunnels that their gateways do not hold, or that lead to another machine now."""
     observation = infrastructure.observe(None, ["docker"], reached)
     there = {found.replica.name for found in observation.found}
     lines = []

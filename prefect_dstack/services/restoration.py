@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
 from prefect_dstack.controller.goal import DEFAULT_GRACE, DEFAULT_STOP_DURATION, Goal
-from prefect_dstack.domain.record import LOST, ServiceRecord
+from prefect_dstack.domain.record import LOST, Decision, PendingApproval, ServiceRecord, now
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import GatewayError, HostError, NotFoundError
 from prefect_dstack.gateways.routing import route_of
@@ -12,18 +14,18 @@ from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.observation import Observation
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import drain_timeout, goal_for, recorded
-from prefect_dstack.services.publication import publish_event
+from prefect_dstack.services.publication import publish_event, publish_rejected
 from prefect_dstack.services.run import ServiceRun, holding
 from prefect_dstack.store.records import find_record, save_record
-from prefect_dstack.store.runs import has_died
+from prefect_dstack.store.runs import fail_paused, has_died
 from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 
-__all__ = ["bring_back", "restore", "restore_dead", "take_down"]
+__all__ = ["bring_back", "end_approval", "restore", "restore_dead", "take_down", "withdraw"]
 
 
 def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
-    """Take a service to its active revision, or down if it has none, and save its record.
+    """Restore the active revision of a service, or remove everything if it has none, and save its record.
 
     Args:
         record: As it is to be in the end.
@@ -35,9 +37,14 @@ def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
     Raises:
         PrefectDstackError: If it cannot be done now.
     """
+    if record.approval is not None and record.pending() is None:
+        expired = Decision(approved=False, at=now(), reason="nobody approved it in time")
+        return withdraw(record, run, expired)
     if is_elsewhere(record, run.infrastructure.here):
         # What a move has begun here goes; what serves there is left alone.
         take_down(record, run)
+    elif record.active is None and record.approval is not None:
+        pass  # nothing serves, and what waits for approval stays
     elif record.active is None:
         take_down(record, run, force=run.infrastructure.find_gateway(record.gateway) is None)
     else:
@@ -47,12 +54,53 @@ def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
     return record
 
 
-def bring_back(record: ServiceRecord, run: ServiceRun) -> Goal:
-    """Take a service to its active revision at full strength, with even weights.
+def withdraw(record: ServiceRecord, run: ServiceRun, decision: Decision) -> ServiceRecord:
+    """Remove a revision that waits for approval; what serves is left as it is.
+
+    Args:
+        record: The record of the service; its lock is held.
+        run: The flow run that does it.
+        decision: Why the revision is not to serve.
+
+    Returns:
+        The record as it was saved.
+    """
+    pending = record.approval
+    if pending is None:
+        return record
+    record = restore(record.withdrawn(decision), run)
+    end_approval(record, pending, decision, run)
+    return record
+
+
+def end_approval(
+    record: ServiceRecord, pending: PendingApproval, decision: Decision, run: ServiceRun
+) -> None:
+    """Remove what else an approval that is not given any more has left, and make it known.
+
+    Args:
+        record: The record of the service, as it is now.
+        pending: What was to be decided.
+        decision: What became of it.
+        run: The flow run that does it.
+    """
+    if pending.gateway != record.gateway:
+        gateway = run.infrastructure.find_gateway(pending.gateway)
+        if gateway is not None:
+            remove_route(gateway, record.name)
+    message = f"{record.name}@{pending.revision} was not approved: {decision.reason}"
+    fail_paused(pending.flow_run, message)
+    run.log.info("%s", message)
+    publish_rejected(record, pending.revision, decision)
+
+
+def bring_back(record: ServiceRecord, run: ServiceRun, *, untouched: int | None = None) -> Goal:
+    """Restore the active revision of a service to all its replicas, with even weights.
 
     Args:
         record: The record of the service; it has an active revision.
         run: The flow run that does it.
+        untouched: Another revision, whose replicas stay as they are.
 
     Returns:
         What was the goal, and is reached.
@@ -66,6 +114,8 @@ def bring_back(record: ServiceRecord, run: ServiceRun) -> Goal:
 
     state = create_gateway(gateway, route)
     goal = goal_for(record, active, prepared, route(state), record.wanted_replicas)
+    if untouched is not None:
+        goal = replace(goal, untouched=untouched)
     run.converge(goal, gateway, record)
     update_route(gateway, record.name, route)
     return goal

@@ -21,10 +21,10 @@ from prefect_dstack.infrastructure.observation import Observation
 from prefect_dstack.services.actions import TaskActions
 from prefect_dstack.store.locks import lock
 from prefect_dstack.store.records import find_record
-from prefect_dstack.store.runs import close_run, has_died
+from prefect_dstack.store.runs import close_run, has_died, tag_run
 from prefect_dstack.store.sources import resolve_infrastructure
 
-__all__ = ["ServiceRun", "flow_run_id", "holding", "requested_at"]
+__all__ = ["ServiceRun", "flow_run_id", "holding", "requested_at", "tag_with"]
 
 LONGEST_WAIT = 3600.0
 """Seconds that a flow run waits for another one which works on the same service."""
@@ -53,7 +53,7 @@ class ServiceRun:
         record: ServiceRecord,
         offers: Sequence[Offer] | None = None,
     ) -> Observation:
-        """Take a service to a goal by Prefect tasks; see `controller.convergence.converge`.
+        """Bring a service to a goal by Prefect tasks; see `controller.convergence.converge`.
 
         Args:
             goal: What is wanted.
@@ -96,6 +96,17 @@ def flow_run_id() -> str:
     return "" if context is None or context.flow_run is None else str(context.flow_run.id)
 
 
+def tag_with(service: str) -> None:
+    """Tag the flow run that this code runs in with the service that it works on.
+
+    Args:
+        service: The service.
+    """
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        tag_run(context.flow_run, f"service:{service}")
+
+
 @contextlib.contextmanager
 def holding(
     service: str, infrastructure: Infrastructure | None = None, *, wait: float = LONGEST_WAIT
@@ -115,6 +126,7 @@ def holding(
     """
     flow_run = flow_run_id()
     log = get_run_logger()
+    tag_with(service)
 
     def holder() -> Deploying | None:
         record = find_record(service)

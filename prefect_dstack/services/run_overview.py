@@ -31,7 +31,7 @@ class RunOverview(BaseModel):
     run: int = Field(description="Which run under this name it is.")
     state: str = Field(
         description="How it is: provisioning, running, done, failed, stopping or stopped; `unfinished`: its "
-        "process has died; `down`: it shall run and does not."
+        "process has died."
     )
     exit_code: int | None = Field(description="How it ended.")
     wanted: int = Field(description="How many nodes it has while it runs.")
@@ -43,7 +43,7 @@ class RunOverview(BaseModel):
 
 @shared_connections()
 def run_overview() -> list[RunOverview]:
-    """Look at every task and development environment, several at a time.
+    """Inspect every task and development environment, several at a time.
 
     Returns:
         Them by name.
@@ -67,8 +67,6 @@ def _overview_of(record: RunRecord, infrastructure: Infrastructure) -> RunOvervi
         running = sum(found.status.state == "running" for found in seen.found)
         problems += [f"{name} cannot be asked: {reason}" for name, reason in seen.unlisted.items()]
         problems += [f"{name} does not answer: {reason}" for name, reason in seen.unreachable.items()]
-        if record.goes_on_alone and running < record.nodes and not seen.unreachable and not seen.unlisted:
-            state = "down"
     return RunOverview.model_validate(
         {
             "kind": record.kind,

@@ -1,4 +1,4 @@
-"""Tasks: provisioned, run to their end, and taken down whatever happens."""
+"""Tasks and development environments: provisioned, run to their end, and taken down whatever happens."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TypeVar
 from prefect_dstack.backends.base import Instance, Offer
 from prefect_dstack.bundles import Bundle
 from prefect_dstack.configurations import (
+    DevEnvironmentConfiguration,
     NodeFacts,
     TaskConfiguration,
     resolve_commands,
@@ -25,8 +26,11 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
+from prefect_dstack.domain.dev_environments import environment_commands
+from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.record import Deploying, now
+from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.domain.run_record import RunRecord, RunResult
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.task_nodes import (
@@ -38,11 +42,22 @@ from prefect_dstack.domain.task_nodes import (
     start_waves,
 )
 from prefect_dstack.domain.workload import Requirements, WorkloadSpec, requirements_of, workload_spec
-from prefect_dstack.errors import CapacityError, ConflictError, HostError, NotFoundError, RunFailedError
+from prefect_dstack.errors import (
+    CapacityError,
+    ConflictError,
+    HostError,
+    NoOfferError,
+    NotFoundError,
+    RunFailedError,
+)
+from prefect_dstack.hosts.ssh_entry import remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
 from prefect_dstack.services.bundles import bundle_of, holding_bundle
+from prefect_dstack.services.dev_environments import Stay
+from prefect_dstack.services.entering import entrance_of_found
+from prefect_dstack.services.images import default_image
 from prefect_dstack.services.preparation import this_user
 from prefect_dstack.store.locks import lock
 from prefect_dstack.store.records import find_record
@@ -55,7 +70,9 @@ from prefect_dstack.tasks.replicas import (
     terminate_instance,
 )
 
-__all__ = ["begin_run", "holding_name", "refuse_running", "remove_run", "run_task_nodes"]
+__all__ = ["Runnable", "begin_run", "holding_name", "refuse_running", "remove_run", "run_nodes"]
+
+Runnable = TaskConfiguration | DevEnvironmentConfiguration
 
 # Seconds that a run waits for another one which begins under the same name.
 PATIENCE = 10.0
@@ -89,12 +106,12 @@ class _Node:
 
 
 def begin_run(
-    configuration: TaskConfiguration, infrastructure: Infrastructure, flow_run: str, lease: str
+    configuration: Runnable, infrastructure: Infrastructure, flow_run: str, lease: str
 ) -> RunRecord:
     """Return the record of a new run, saved; what an earlier one of that name has left is removed.
 
     Args:
-        configuration: The task; it has a name.
+        configuration: The task or the development environment; it has a name.
         infrastructure: Where it is to run.
         flow_run: The id of the flow run.
         lease: The id of the lease with which it holds the lock of the name.
@@ -109,20 +126,21 @@ def begin_run(
         if before.working is not None:
             close_run(before.working.flow_run)
         remove_run(before, infrastructure)
-    local = configuration.image is None
+    runtime = runtime_of(configuration)
     record = RunRecord(
-        kind="task",
+        kind=configuration.type,
         name=name,
         number=1 if before is None else before.number + 1,
-        configuration=configuration.model_dump(mode="json", exclude_unset=True) | {"type": "task"},
+        configuration=configuration.model_dump(mode="json", exclude_unset=True)
+        | {"type": configuration.type},
         directory=str(configuration.directory),
-        runtime="process" if local else "docker",
+        runtime=runtime,
         nodes=len(plan_nodes(configuration)),
         flow_run=flow_run,
         created_at=now(),
         created_by=this_user(),
         working=deploying(None, flow_run, lease),
-        location=infrastructure.here if local else None,
+        location=infrastructure.here if runtime == "process" else None,
     )
     save_run(record)
     return record
@@ -180,12 +198,13 @@ def holding_name(name: str, flow_run: str, log: Log) -> Iterator[str]:
 
 
 def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
-    """Remove every node of a run, and give its machines back.
+    """Remove every node of a run with its SSH entry, and give its machines back.
 
     Args:
         record: The record of the run.
         infrastructure: Where its nodes are.
     """
+    remove_entry(record.name, infrastructure.home)
     found = infrastructure.observe(record.name, [record.runtime])
     for item in found.found:
         remove_replica(infrastructure, item, DEFAULT_GRACE)
@@ -195,8 +214,8 @@ def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
             terminate_instance(infrastructure, instance)
 
 
-def run_task_nodes(
-    configuration: TaskConfiguration,
+def run_nodes(
+    configuration: Runnable,
     record: RunRecord,
     infrastructure: Infrastructure,
     flow_run: str,
@@ -205,10 +224,10 @@ def run_task_nodes(
     artifacts: Mapping[str, Path] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> RunResult:
-    """Run a task to its end, and remove every trace of it.
+    """Run a task or a development environment to its end, and remove every trace of it.
 
     Args:
-        configuration: The task.
+        configuration: What to run.
         record: Its record, saved.
         infrastructure: Where it runs.
         flow_run: Stamped on what is created.
@@ -217,14 +236,17 @@ def run_task_nodes(
         on_line: Given each line that a node writes; default: the log.
 
     Returns:
-        How it ended.
+        How it ended. A development environment that was stopped has succeeded.
 
     Raises:
-        RunFailedError: If it ended with another exit code than 0, took too long, or was stopped.
+        RunFailedError: If it ended with another exit code than 0, took too long, or was a task that was
+            stopped.
         NoOfferError: If no machine has what it asks for.
     """
     began = time.monotonic()
-    bundle = bundle_of(configuration, infrastructure)
+    is_here = isinstance(configuration, DevEnvironmentConfiguration) and configuration.image is None
+    # Who works on files wants to find them again.
+    bundle = None if is_here else bundle_of(configuration, infrastructure)
     run = _Run(configuration, record, infrastructure, flow_run, log, bundle, on_line or log.info)
     limit = configuration.max_duration
     deadline = None if limit in (None, "off") else began + float(limit)
@@ -239,29 +261,22 @@ def run_task_nodes(
         raise
     finally:
         run.remove()
-    name = f"{record.name} (run {record.number})"
-    if run.stopped:
-        run.finish("stopped", outcome.exit_code, "it was stopped")
-        raise RunFailedError(f"{name}: was stopped", 130)
-    run.finish("done" if outcome.exit_code == 0 else "failed", outcome.exit_code, outcome.reason)
-    if outcome.exit_code != 0:
-        raise RunFailedError(f"{name}: {outcome.reason}", outcome.exit_code)
-    log.info("%s: done after %.1f s", name, time.monotonic() - began)
+    run.conclude(outcome, time.monotonic() - began)
     return RunResult(
         name=record.name,
         number=record.number,
-        exit_code=outcome.exit_code,
+        exit_code=run.record.exit_code or 0,
         seconds=time.monotonic() - began,
         artifacts=copied,
     )
 
 
 class _Run:
-    """One run of a task."""
+    """One run of a task or a development environment."""
 
     def __init__(
         self,
-        configuration: TaskConfiguration,
+        configuration: Runnable,
         record: RunRecord,
         infrastructure: Infrastructure,
         flow_run: str,
@@ -272,6 +287,11 @@ class _Run:
         self.configuration, self.record, self.infrastructure = configuration, record, infrastructure
         self.log, self.bundle, self.on_line = log, bundle, on_line
         self.stopped = False
+        self.stay = (
+            Stay(configuration, infrastructure, log)
+            if isinstance(configuration, DevEnvironmentConfiguration)
+            else None
+        )
         self.nodes = [
             _Node(
                 plan,
@@ -290,8 +310,8 @@ class _Run:
             self._at_once(self._launch, [node for node in self.nodes if node.plan.rank in ranks])
         if self._is_stopped():
             return STOPPED
-        self.record = self.record.model_copy(update={"state": "running"})
-        save_run(self.record)
+        if self.stay is None:
+            self._is_running()
         for node in self.nodes:
             node.lines = threading.Thread(target=self._read, args=(node,), daemon=True)
             node.lines.start()
@@ -300,18 +320,18 @@ class _Run:
         finally:
             self._flush(LAST_LINES)
 
+    def _is_running(self) -> None:
+        self.record = self.record.model_copy(update={"state": "running"})
+        save_run(self.record)
+
     def _with_retries(self, action: Callable[[], None]) -> None:
-        retry = self.configuration.retry
-        wanted = (
-            retry is not None and retry.enabled and "no-capacity" in (retry.on_events or ("no-capacity",))
-        )
-        duration = 3600.0 if retry is None or retry.duration is None else float(retry.duration)
+        duration = capacity_timeout(self.configuration.retry)
         began = time.monotonic()
         while True:
             try:
                 action()
-            except CapacityError as error:
-                if not wanted or time.monotonic() - began > duration or self._is_stopped():
+            except (CapacityError, NoOfferError) as error:
+                if time.monotonic() - began >= duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)
                 time.sleep(RETRY_PAUSE)
@@ -357,9 +377,10 @@ class _Run:
         spec = workload_spec(
             configuration.model_copy(update={"resources": plan.resources}),
             port=None,
-            commands=resolve_commands(configuration, facts, plan.group),
+            commands=self._commands(facts, plan),
             environment=resolve_environment(configuration, lookup, os.environ, facts),
             registry=resolve_registry_auth(configuration, lookup, os.environ),
+            default_image=default_image(configuration),
             bundle="" if self.bundle is None else self.bundle.digest,
         )
         gpus = [len(it.instance.gpu_devices) if it.instance else 0 for it in self.nodes]
@@ -367,10 +388,15 @@ class _Run:
             update={
                 "ports": tuple(port.container_port for port in plan.ports),
                 "restart": False,
-                "host_network": len(self.nodes) > 1 and spec.image is not None,
+                "host_network": len(self.nodes) > 1 and spec.runtime == "docker",
                 "facts": node_facts(plan.rank, addresses, gpus),
             }
         )
+
+    def _commands(self, facts: NodeFacts, plan: NodePlan) -> tuple[str, ...]:
+        if isinstance(self.configuration, DevEnvironmentConfiguration):
+            return environment_commands(self.configuration)
+        return resolve_commands(self.configuration, facts, plan.group)
 
     def _facts(self, node: _Node, addresses: Sequence[str]) -> NodeFacts:
         groups: dict[int, list[str]] = {}
@@ -390,8 +416,8 @@ class _Run:
             for node in self.nodes:
                 self._look_at(node)
             self._pass_on()
-            outcome = self._outcome()
-            # Nodes that are being stopped end too, some with exit code 0: who stops them writes it down first.
+            outcome = self._outcome() or self._staying()
+            # Nodes that are being stopped end too, some with exit code 0: who stops them records it first.
             if outcome is not None or time.monotonic() - asked > STOP_INTERVAL:
                 asked = time.monotonic()
                 if self._is_stopped():
@@ -399,8 +425,10 @@ class _Run:
             if outcome is not None:
                 return outcome
             if deadline is not None and time.monotonic() > deadline:
+                # For a development environment that is its planned end.
                 return RunOutcome(
-                    124, f"it ran for longer than max_duration, {self.configuration.max_duration} s"
+                    124 if self.stay is None else 0,
+                    f"it ran for longer than max_duration, {self.configuration.max_duration} s",
                 )
             time.sleep(POLL)
 
@@ -414,7 +442,28 @@ class _Run:
         )
         if outcome is not None and any(node.out_of_memory for node in self.nodes):
             return RunOutcome(outcome.exit_code, f"{outcome.reason}, out of memory: raise resources.memory")
+        if outcome is not None and self.stay is not None and not self.stay.is_ready:
+            reason = outcome.reason or f"{self.nodes[0].stamp.name} ended"
+            return RunOutcome(outcome.exit_code or 1, f"'init' did not come to its end: {reason}")
         return outcome
+
+    def _staying(self) -> RunOutcome | None:
+        """Look after a development environment; returns how it ends once nobody uses it any more."""
+        node = self.nodes[0]
+        if self.stay is None or node.instance is None or node.replica is None or node.silent_since:
+            return None
+        found = FoundReplica(node.instance, node.replica, ReplicaStatus(state="running"))
+        if self.record.state == "running":
+            return self.stay.look(entrance_of_found(found, self.infrastructure))
+        if node.lines is not None and not node.lines.is_alive():
+            # Its log was cut off with the connection to its machine.
+            self._read(node, follow=False)
+        if self.stay.is_ready and not self._is_stopped():
+            self.stay.begin(entrance_of_found(found, self.infrastructure))
+            if self._is_stopped():
+                return STOPPED
+            self._is_running()
+        return None
 
     def _is_stopped(self) -> bool:
         fresh = find_run(self.record.name)
@@ -442,15 +491,18 @@ class _Run:
             # What supervised it was killed with it: nobody knows whether it has succeeded.
             node.gone = node.exit_code is None
 
-    def _read(self, node: _Node) -> None:
+    def _read(self, node: _Node, *, follow: bool = True) -> None:
         if node.instance is None or node.replica is None:
             return
         prefix = f"[{node.plan.rank}] " if len(self.nodes) > 1 else ""
         with contextlib.suppress(HostError):
             runtime = self.infrastructure.runtime(node.instance, node.replica.runtime)
             machine = self.infrastructure.machine(node.instance)
-            for line in runtime.logs(machine, node.replica, follow=True):
-                self._lines.put(f"{prefix}{line}")
+            for line in runtime.logs(machine, node.replica, follow=follow, tail=None if follow else 100):
+                if self.stay is not None:
+                    self.stay.read(line)
+                if follow:
+                    self._lines.put(f"{prefix}{line}")
 
     def _pass_on(self) -> None:
         # A node that never stops writing must not keep us from looking at the clock.
@@ -480,6 +532,8 @@ class _Run:
         return copied
 
     def remove(self) -> None:
+        if self.stay is not None:
+            remove_entry(self.record.name, self.infrastructure.home)
         for node in self.nodes:
             if node.instance is None:
                 continue
@@ -488,6 +542,21 @@ class _Run:
                 remove_replica(self.infrastructure, found, DEFAULT_GRACE)
             if self.infrastructure.is_owned(node.instance):
                 terminate_instance(self.infrastructure, node.instance)
+
+    def conclude(self, outcome: RunOutcome, seconds: float) -> None:
+        """Write down how the run has ended; raises what is a failure."""
+        name = f"{self.record.name} (run {self.record.number})"
+        if self.stay is not None and (self.stopped or outcome.exit_code == 0):
+            self.finish("stopped", 0, outcome.reason)
+            self.log.info("%s: stopped: %s", name, outcome.reason)
+            return
+        if self.stopped:
+            self.finish("stopped", outcome.exit_code, "it was stopped")
+            raise RunFailedError(f"{name}: was stopped", 130)
+        self.finish("done" if outcome.exit_code == 0 else "failed", outcome.exit_code, outcome.reason)
+        if outcome.exit_code != 0:
+            raise RunFailedError(f"{name}: {outcome.reason}", outcome.exit_code)
+        self.log.info("%s: done after %.1f s", name, seconds)
 
     def finish(self, state: str, exit_code: int, reason: str) -> None:
         first = reason.splitlines()[0] if reason else ""
@@ -509,4 +578,3 @@ class _Run:
         failures = [error for future in done if (error := future.exception()) is not None]
         if failures:
             raise max(failures, key=lambda error: int(getattr(error, "exit_code", 0)))
-

@@ -5,16 +5,13 @@ These are no Prefect flows: what a flow returns may be kept by Prefect, and a to
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import timedelta
 
-from prefect.context import FlowRunContext
-
-from prefect_dstack.api import connect
+from prefect_dstack.api import connected
+from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import now
 from prefect_dstack.domain.tokens import NewToken, Token, expiry, new_token, token_id
 from prefect_dstack.errors import ConfigurationError, GatewayError, NotFoundError, PrefectDstackError
@@ -37,10 +34,11 @@ __all__ = [
 ]
 
 
+@connected
 def create_token(
     service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
 ) -> NewToken:
-    """Make a token; it works as soon as this returns.
+    """Create a token; it works as soon as this returns.
 
     The token is in what is returned and nowhere else: only its SHA-256 is kept, and sent to gateways.
     It outlives new revisions, a stop, and the gateway.
@@ -72,7 +70,6 @@ def create_token(
     ends = expiry(expires, moment)
     if service is not None and gateway is not None:
         raise ConfigurationError("is for one service or for a gateway, not both; leave one out", key="token")
-    _connect()
     if service is not None:
         load_record(service)
     infrastructure = resolve_infrastructure()
@@ -94,8 +91,9 @@ def create_token(
     return token
 
 
+@connected
 def list_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
-    """List what is known of the tokens, those that have ended too.
+    """List all tokens, including expired ones.
 
     Args:
         service: Only those that were made for this service.
@@ -104,7 +102,6 @@ def list_tokens(service: str | None = None, gateway: str | None = None) -> list[
     Returns:
         The tokens, the oldest first; never their values.
     """
-    _connect()
     return [
         token
         for token in store.all_tokens()
@@ -112,8 +109,9 @@ def list_tokens(service: str | None = None, gateway: str | None = None) -> list[
     ]
 
 
+@connected
 def revoke_token(token: str) -> Token:
-    """Take a token away; nobody is let in by it any more when this returns.
+    """Revoke a token; it is refused by the time this returns.
 
     Args:
         token: Its id; or the token itself, as one finds it where it leaked.
@@ -125,7 +123,6 @@ def revoke_token(token: str) -> Token:
         NotFoundError: If there is no such token.
         GatewayError: If a gateway cannot be told; do it again when that gateway is back.
     """
-    _connect()
     known = store.find_token(token_id(token))
     if known is None:
         raise NotFoundError("there is no such token; prefect-dstack token list shows their ids")
@@ -140,59 +137,9 @@ def revoke_token(token: str) -> Token:
     return known
 
 
-async def acreate_token(
-    service: str | None = None, gateway: str | None = None, expires: str | timedelta | None = None
-) -> NewToken:
-    """Do the same as `create_token` without blocking an event loop.
-
-    Args:
-        service: The service that it opens; None: all services.
-        gateway: The gateway whose services it opens, if it is not for one service; None: those of all.
-        expires: How long it is good for, such as `30d`; None: for ever.
-
-    Returns:
-        The token; `value.get_secret_value()` is what clients send.
-
-    Raises:
-        NotFoundError: If there is no such service or gateway.
-        ConfigurationError: If what is asked makes no sense.
-        GatewayError: If a gateway cannot be told.
-    """
-    return await asyncio.to_thread(create_token, service, gateway, expires)
-
-
-async def alist_tokens(service: str | None = None, gateway: str | None = None) -> list[Token]:
-    """Do the same as `list_tokens` without blocking an event loop.
-
-    Args:
-        service: Only those that were made for this service.
-        gateway: Only those that were made for this gateway.
-
-    Returns:
-        The tokens, the oldest first; never their values.
-    """
-    return await asyncio.to_thread(list_tokens, service, gateway)
-
-
-async def arevoke_token(token: str) -> Token:
-    """Do the same as `revoke_token` without blocking an event loop.
-
-    Args:
-        token: Its id; or the token itself, as one finds it where it leaked.
-
-    Returns:
-        What was known of it.
-
-    Raises:
-        NotFoundError: If there is no such token.
-        GatewayError: If a gateway cannot be told; do it again when that gateway is back.
-    """
-    return await asyncio.to_thread(revoke_token, token)
-
-
-def _connect() -> None:
-    if FlowRunContext.get() is None:
-        connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
+acreate_token = asynchronous(create_token)
+alist_tokens = asynchronous(list_tokens)
+arevoke_token = asynchronous(revoke_token)
 
 
 def _refreshed(state: GatewayState) -> GatewayState:

@@ -26,7 +26,7 @@ def api_client() -> Iterator[SyncPrefectClient]:
 
 @contextlib.contextmanager
 def sharing_client() -> Iterator[None]:
-    """Let all calls within the block, and in threads that copy its context, use one client.
+    """Share one client among all calls within the block, and in threads that copy its context.
 
     Each client reads the certificates of this machine and asks the API for a token of its own first, which
     takes longer than a call.

@@ -155,4 +155,4 @@ def _problem(error: Exception) -> str:
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     else:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"its record cannot be read: {what}; mend it in the block 'dstack-service', or delete the block"
+    return f"its record cannot be read: {what}; fix it in the block 'dstack-service', or delete the block"

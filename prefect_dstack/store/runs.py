@@ -5,24 +5,40 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import threading
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
+import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
-from prefect.states import Crashed
+from prefect.states import Crashed, Failed
 
 from prefect_dstack.domain.record import LOST, Deploying
 from prefect_dstack.hosts.processes import is_at_work
 from prefect_dstack.store.clients import api_client
 
-__all__ = ["close_run", "deploying", "has_died", "is_known", "is_over", "is_paused", "is_this_process"]
+__all__ = [
+    "close_run",
+    "deploying",
+    "fail_paused",
+    "has_died",
+    "is_known",
+    "is_over",
+    "is_paused",
+    "is_this_process",
+    "resume_paused",
+    "tag_run",
+]
 
 # So many heartbeats may be missing before a run counts as lost.
 MISSED_HEARTBEATS = 3
+
+# Several services are repaired at once by one flow run, and an update replaces all tags.
+_tagging = threading.Lock()
 
 
 def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
@@ -99,6 +115,46 @@ def close_run(flow_run: str) -> None:
         run = _read(client, flow_run)
         if run is not None and not (run.state and (run.state.is_final() or run.state.is_cancelling())):
             client.set_flow_run_state(run.id, Crashed(message=f"Found dead: {LOST}."), force=True)
+
+
+def fail_paused(flow_run: str, message: str) -> None:
+    """End a flow run that is suspended, as what it waited for will not come; others are left alone.
+
+    Args:
+        flow_run: The id of the flow run.
+        message: Why, in one line.
+    """
+    with api_client() as client:
+        run = _read(client, flow_run)
+        if run is not None and run.state is not None and run.state.is_paused():
+            client.set_flow_run_state(run.id, Failed(name="Rejected", message=message), force=True)
+
+
+def resume_paused(flow_run: str) -> None:
+    """Let a flow run that is suspended go on; others are left alone.
+
+    Args:
+        flow_run: The id of the flow run.
+    """
+    with api_client() as client:
+        run = _read(client, flow_run)
+        if run is not None and run.state is not None and run.state.is_paused():
+            client.resume_flow_run(run.id)
+
+
+def tag_run(flow_run: FlowRun, tag: str) -> None:
+    """Add a tag to a flow run, by which people find it in the Prefect UI.
+
+    Args:
+        flow_run: The flow run; the tag is added here too.
+        tag: The tag.
+    """
+    with _tagging:
+        if tag in flow_run.tags:
+            return
+        flow_run.tags = [*flow_run.tags, tag]
+        with api_client() as client, contextlib.suppress(httpx.HTTPError):
+            client.update_flow_run(flow_run.id, tags=flow_run.tags)
 
 
 def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from prefect_dstack.blocks import DstackGateway, DstackRun, DstackService, DstackSshFleet
+from prefect_dstack.blocks import (
+    DstackController,
+    DstackGateway,
+    DstackRun,
+    DstackService,
+    DstackSshFleet,
+)
 from prefect_dstack.domain.tokens import Token
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
@@ -22,7 +28,8 @@ __all__ = ["PrefectSources", "resolve_infrastructure", "seen_at_once"]
 
 # What there is, and where it may be: read by everyone who looks at services.
 SLUGS = tuple(
-    kind.get_block_type_slug() for kind in (DstackService, DstackRun, DstackGateway, DstackSshFleet)
+    kind.get_block_type_slug()
+    for kind in (DstackService, DstackRun, DstackGateway, DstackSshFleet, DstackController)
 )
 
 

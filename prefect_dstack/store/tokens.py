@@ -47,7 +47,7 @@ def find_token(token_id: str) -> Token | None:
 
 
 def has_token(gateway: str, service: str) -> bool:
-    """Tell whether any token opens a service.
+    """Return whether any token opens a service.
 
     Args:
         gateway: The gateway in front of it.

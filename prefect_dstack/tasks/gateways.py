@@ -69,7 +69,7 @@ def create_gateway(
 def register_route(
     infrastructure: Infrastructure, gateway: ManagedGateway, route: Route, found: FoundReplica, weight: int
 ) -> None:
-    """Give a replica requests."""
+    """Route requests to a replica."""
     operations.register_replica(infrastructure, gateway, route, found, weight, get_run_logger())
 
 
@@ -104,7 +104,7 @@ def update_route(gateway: ManagedGateway, service: str, route_of: Callable[[Gate
     retry_condition_fn=is_retryable,
 )
 def drain_replica(gateway: ManagedGateway, service: str, replica: str, timeout: float | None) -> None:
-    """Give a replica no new requests, and wait for those that are open."""
+    """Drain a replica: send it no new requests, and wait for the open ones to end."""
     operations.drain_replica(gateway, service, replica, timeout, get_run_logger())
 
 
@@ -119,7 +119,7 @@ def drain_replica(gateway: ManagedGateway, service: str, replica: str, timeout: 
 def unregister_replica(
     infrastructure: Infrastructure, gateway: ManagedGateway, stamp: Stamp, instance: Instance | None
 ) -> None:
-    """Take a replica out of a route, and end the tunnel to it."""
+    """Remove a replica from a route, and close the tunnel to it."""
     operations.unregister_replica(infrastructure, gateway, stamp, instance)
 
 
@@ -132,7 +132,7 @@ def unregister_replica(
     retry_condition_fn=is_retryable,
 )
 def remove_route(gateway: ManagedGateway, service: str) -> None:
-    """Take a service off a gateway. The gateway of this machine goes with its last route.
+    """Remove a service from a gateway. The gateway of this machine goes with its last route.
 
     Args:
         gateway: The gateway.
@@ -188,5 +188,5 @@ def delete_gateway(gateway: ManagedGateway) -> None:
     retry_condition_fn=is_retryable,
 )
 def verify_endpoint(url: str, address: str, path: str = "/", timeout: float = VERIFY_TIMEOUT) -> int:
-    """Ask the endpoint for an answer, the way a client does."""
+    """Request the endpoint until it answers, the way a client does."""
     return operations.verify_endpoint(url, address, path, timeout, get_run_logger())

@@ -90,5 +90,5 @@ def remove_replica(infrastructure: Infrastructure, found: FoundReplica, grace: f
     retry_condition_fn=is_retryable,
 )
 def terminate_instance(infrastructure: Infrastructure, instance: Instance) -> None:
-    """Give an instance back."""
+    """Release an instance."""
     operations.terminate_instance(infrastructure, instance, get_run_logger())

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +48,7 @@ def make(directory: Path, paths: set[str]) -> None:
 )
 @example(paths={"a/b", "b"}, rules={"": ["*", "!*/", "!b"]})
 @example(paths={"b/ab/a"}, rules={"": ["ab", "!b"]})
+@example(paths={"a", "[", "]", "[]", "[^]"}, rules={"": ["[]", "[^]", "[!]", "[^]a]"]})
 @example(paths={"a/b/a", "a/a"}, rules={"": ["a/b/"], "a/": ["!b/"]})
 def test_what_git_would_add_is_collected(paths: set[str], rules: dict[str, list[str]]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -65,7 +65,9 @@ def test_what_git_would_add_is_collected(paths: set[str], rules: dict[str, list[
 
 
 @settings(max_examples=100, deadline=None)
-@given(text=st.text(max_size=40))
+@given(text=st.text(max_size=40) | st.text(alphabet="[]!^a-z:\\\\*?/", max_size=12))
+@example(text="[]")
+@example(text="[^]")
 def test_no_ignore_file_breaks_collecting(text: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         write(Path(name, "a/b.txt"))
@@ -145,14 +147,11 @@ def test_what_is_ignored_is_not_looked_at(app: Path, touched: list[str]) -> None
         with path.open("r+b") as file:
             file.truncate(1024**3 // 64)
     touched.clear()
-    began = time.process_time()
 
     bundle = collect(app)
 
-    took = time.process_time() - began
     assert bundle.size == len("models/\n*.bin\n1")
     assert not [path for path in touched if "models" in path or path.endswith(".bin")]
-    assert took < 0.2
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".dstackignore"])

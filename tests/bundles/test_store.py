@@ -20,7 +20,6 @@ from prefect_dstack.bundles import (
     BundleStore,
     collect,
     collect_files,
-    copying,
     digests,
     stored_entries,
 )
@@ -385,7 +384,7 @@ def test_copies_share_their_blocks_where_the_file_system_can(
     store = BundleStore(btrfs / "bundles")
     os.sync()
     before = os.statvfs(btrfs)
-    monkeypatch.setattr(copying.shutil, "copyfileobj", None)
+    monkeypatch.setattr(shutil, "copyfileobj", None)
 
     store.put(collect(app))
     replicas = [store.checkout(collect(app).digest, btrfs / f"replica-{number}") for number in range(3)]

@@ -19,7 +19,7 @@ from tests.prefect_server import PrefectServer
 
 # What they print has a form of its own, or is for people only.
 WITHOUT = {
-    *("init", "logs", "attach", "open", "call", "version", "schema", "controller run", "gateway ca"),
+    *("init", "logs", "attach", "ssh", "open", "call", "version", "schema", "controller run", "gateway ca"),
 }
 SECRET = "do-not-show-me"
 
@@ -60,7 +60,7 @@ class TestDocuments:
         from prefect_dstack.blocks import DstackSshFleet
 
         # Nobody can use it, so no host is asked.
-        DstackSshFleet(configuration={"type": "fleet", "name": name, "hosts": 1}).save(name)  # type: ignore[arg-type]
+        DstackSshFleet(configuration={"type": "fleet", "name": name, "hosts": 1}).save(name)
 
         assert name in [it["name"] for it in cli.ok("fleet", "list", "--json").json]
         assert cli.ok("fleet", "delete", name, "-y", "--json").json == {"name": name, "deleted": True}

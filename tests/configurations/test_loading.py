@@ -178,7 +178,7 @@ class TestTemplated:
 
     def deployed(self, source: Any) -> Any:
         # As `prefect deploy` does it: first the environment, then the outputs of the build steps.
-        first = apply_values({"parameters": {"configuration": source}}, {}, remove_notset=False)
+        first: Any = apply_values({"parameters": {"configuration": source}}, {}, remove_notset=False)
         return apply_values(first, {}, skip_prefixes=["ctx."])["parameters"]["configuration"]
 
     @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from prefect_dstack.configurations import (
@@ -398,6 +400,8 @@ def test_what_is_no_file(written: Any) -> None:
         ("https://git.example.com/a/b.git", {"url": "https://git.example.com/a/b.git"}),
         ("https://git.example.com/a/b:src", {"url": "https://git.example.com/a/b", "path": "src"}),
         ("git@git.example.com:a/b.git", {"url": "git@git.example.com:a/b.git"}),
+        ("https://${{ secrets.T }}@a.b/c:src", {"url": "https://${{ secrets.T }}@a.b/c", "path": "src"}),
+        ({"url": "https://me:${{ env.T }}@a.b/c"}, {"url": "https://me:${{ env.T }}@a.b/c"}),
     ],
 )
 def test_repositories(written: str, expected: dict[str, str]) -> None:
@@ -407,11 +411,32 @@ def test_repositories(written: str, expected: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "written",
     [{"path": "a"}, {"url": "ext::sh -c x"}, {"url": "--upload-pack=x"}, {"local_path": "a", "url": "https://b/c"},
+     {"url": "https://me:password@a.b/c"}, {"url": "https://a.b/${{ secrets.T }}"},
+     {"url": "https://${{ secrets.T }@a.b/c"}, {"url": "ssh://${{ secrets.T }}@a.b/c"},
+     {"local_path": "${{ secrets.T }}"}, {"local_path": ".", "path": "${{ secrets.T }}"},
      {"local_path": ".", "branch": "--x"}, {"local_path": ".", "hash": "zz"}, "a:b:c:d"],
 )  # fmt: skip
 def test_what_is_no_repository(written: Any) -> None:
     with pytest.raises(ValidationError):
         Repository.model_validate(written)
+
+
+@given(
+    user=st.sampled_from(["", "me", "${{ secrets.T }}", "me:${{ secrets.T }}", "me:x${{ env.T }}y"]),
+    host=st.sampled_from(["git.example.com", "10.0.0.1:8443"]),
+    path=st.from_regex(r"[a-z0-9_.~%+-]{1,9}(/[a-z@:0-9_.-]{1,9}){0,3}", fullmatch=True),
+)
+def test_the_address_of_a_repository_is_taken_apart_from_its_credentials(
+    user: str, host: str, path: str
+) -> None:
+    url = f"https://{user}{'@' if user else ''}{host}/{path}"
+
+    address = Repository(url=url).address
+
+    if "{{" in user:
+        assert address == (f"https://{host}/{path}", user)
+    else:
+        assert address == (url, "")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from prefect_dstack.configurations import (
     resolve_mounts,
     resolve_probes,
     resolve_registry_auth,
+    resolve_repository,
 )
 from prefect_dstack.errors import ConfigurationError, NotFoundError
 
@@ -375,3 +376,61 @@ class TestNodes:
     def test_any_other_text_of_a_command_stays(self, text: str) -> None:
         loaded = self.task(commands=["x" + text.replace("${{", "$${{")])
         assert resolve_commands(loaded, self.facts) == ("x" + text,)
+
+
+def repository_of(url: str, environ: dict[str, str] | None = None, **keys: Any) -> Any:
+    return resolve_repository(service(repos=[{"url": url, **keys}]), lookup, environ or {})
+
+
+@pytest.mark.parametrize(
+    ("url", "username", "password"),
+    [
+        ("https://git.example.com/a.git", "", None),
+        ("https://me@git.example.com/a.git", "", None),
+        ("git@git.example.com:a.git", "", None),
+        ("https://${{ secrets.TOKEN }}@git.example.com/a.git", "git", "hunter2"),
+        ("https://${{ secrets.USER }}:${{ secrets.TOKEN }}@git.example.com/a.git", "me", "hunter2"),
+        ("https://bot:x-${{ env.T }}@git.example.com/a.git", "bot", "x-deployed"),
+    ],
+)
+def test_the_credentials_of_a_repository_are_apart_from_its_url(
+    url: str, username: str, password: str | None
+) -> None:
+    remote = repository_of(url, {"T": "deployed"}, branch="main", hash="0123abc")
+
+    assert (remote.branch, remote.commit, remote.username) == ("main", "0123abc", username)
+    assert (remote.password and remote.password.get_secret_value()) == password
+    assert remote.url == (url if password is None else "https://git.example.com/a.git")
+    assert "hunter2" not in repr(remote)
+
+
+def test_a_repository_on_this_machine_needs_nothing() -> None:
+    assert resolve_repository(service(repos=["."]), lookup, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("secrets.NOBODY", "no secret NOBODY"),
+        ("env.NOBODY", "is not in the environment"),
+        ("secrets.BAD", "has a line break"),
+    ],
+)
+def test_a_secret_of_a_repository_that_cannot_be_used(reference: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"repos\.0\.url: .*{message}"):
+        repository_of(f"https://${{{{ {reference} }}}}@git.example.com/a.git")
+
+
+def test_what_a_repository_takes_from_the_environment_is_kept_with_the_revision() -> None:
+    assert deployer_variables(service(repos=["https://${{ env.T }}@git.example.com/a.git"])) == {"T"}
+
+
+@given(token=st.text(st.characters(exclude_characters="\n\0", codec="utf-8"), max_size=30))
+def test_a_token_may_have_any_characters(token: str) -> None:
+    configuration = service(repos=["https://${{ secrets.X }}@git.example.com/a.git"])
+    remote = resolve_repository(configuration, lambda _: token, {})
+
+    assert remote is not None
+    assert remote.password is not None
+    assert remote.password.get_secret_value() == token
+    assert remote.url == "https://git.example.com/a.git"

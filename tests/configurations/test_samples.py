@@ -37,7 +37,7 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def identified(paths: list[Path]) -> Any:
+def identified(paths: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", paths, ids=[path.name for path in paths])
 
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_dstack.backends.base import Offer
+from prefect_dstack.controller import convergence
 from prefect_dstack.controller.convergence import converge, is_reached
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.rollout import Limits
-from prefect_dstack.errors import DeploymentError, HostUnreachableError, ReplicaNotReadyError
+from prefect_dstack.domain.workload import Requirements
+from prefect_dstack.errors import (
+    CapacityError,
+    DeploymentError,
+    HostUnreachableError,
+    NoOfferError,
+    ReplicaNotReadyError,
+)
 from prefect_dstack.runtimes.base import ReplicaStatus
 from tests.controller.world import SERVICE, FakeWorld, Interrupted, goal, unreachable
 
@@ -88,6 +98,38 @@ def test_the_failure_that_the_user_can_change_is_the_one_that_is_raised() -> Non
         run(goal(1, 2), Broken())
 
 
+def test_a_lack_of_capacity_is_waited_out_as_long_as_the_goal_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convergence, "CAPACITY_PAUSE", 0.0)
+    world = FakeWorld(fail_at=2, failure=lambda: CapacityError("none left"))
+
+    run(goal(1, 2, capacity_timeout=60), world)
+
+    assert world.serving == {"hello-1-0", "hello-1-1"}
+    # Each attempt looks for offers of its own.
+    assert world.looks_for_offers > 1
+
+
+def test_machines_that_have_room_later_are_waited_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convergence, "CAPACITY_PAUSE", 0.0)
+    world = FakeWorld()
+    offers, full = world.offers, iter([True, True, False])
+
+    def later(requirements: Requirements) -> Sequence[Offer]:
+        if next(full, False):
+            raise NoOfferError("every host is full")
+        return offers(requirements)
+
+    monkeypatch.setattr(world, "offers", later)
+    run(goal(1, 1, capacity_timeout=60), world)
+
+    assert world.serving == {"hello-1-0"}
+
+
+def test_a_lack_of_capacity_is_a_failure_where_nothing_is_said() -> None:
+    with pytest.raises(CapacityError, match="none left"):
+        run(goal(1, 2), FakeWorld(fail_at=1, failure=lambda: CapacityError("none left")))
+
+
 def test_replicas_that_end_as_fast_as_they_start_are_given_up() -> None:
     class Crashing(FakeWorld):
         def register(self, found: object, route: object, weight: int) -> None:
@@ -108,8 +150,9 @@ def test_a_rollout_keeps_its_limits(before: int, after: int, bounds: Limits) -> 
     run(goal(2, after, bounds), world)
     assert world.serving == {f"hello-2-{number}" for number in range(after)}
     assert world.most_existing <= max(after + bounds.max_surge, before)
-    if world.fewest_serving is not None:
-        assert world.fewest_serving >= min(before, after - bounds.max_unavailable)
+    fewest: int | None = vars(world)["fewest_serving"]
+    if fewest is not None:
+        assert fewest >= min(before, after - bounds.max_unavailable)
 
 
 @settings(max_examples=80, deadline=None)

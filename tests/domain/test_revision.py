@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from prefect_dstack.configurations import (
     ServiceConfiguration,
     load_configuration,
 )
-from prefect_dstack.domain.revision import SETTINGS, settings_digest, workload_digest, written
+from prefect_dstack.domain.record import Revision, ServiceRecord
+from prefect_dstack.domain.revision import (
+    SETTINGS,
+    changes_of,
+    compared,
+    difference,
+    moved,
+    settings_digest,
+    value_digests,
+    workload_digest,
+    written,
+)
 
 BASE: dict[str, Any] = {"type": "service", "port": 8000, "image": "app", "commands": ["run"]}
 
@@ -71,6 +83,7 @@ class TestWorkload:
             {"spot_policy": "auto"},
             {"max_price": 1},
             {"tags": {"team": "a"}},
+            {"model_asset": "s3://models/shop.onnx"},
         ],
     )
     def test_changes_with_what_goes_into_replicas(self, keys: dict[str, Any]) -> None:
@@ -93,6 +106,7 @@ class TestWorkload:
             {"timeouts": {"request": "1h"}},
             {"max_concurrency": 4},
             {"queue_timeout": "10s"},
+            {"restart_after": "1m", "probes": [{"type": "http", "url": "/health"}]},
             {"rollout": {"max_surge": 2}},
             {"retain": 3},
             {"stop_duration": "10s"},
@@ -148,6 +162,50 @@ class TestWorkload:
 
         assert workload(one) == workload(other) == workload(service())
 
+    def test_changes_with_the_content_of_the_model(self) -> None:
+        def digest(**known: str) -> str:
+            return workload_digest(service(), Environment(), None, "/work", "salt", **known)
+
+        assert digest(model_version="one") != digest(model_version="two")
+        # Those that earlier versions have recorded still count.
+        assert digest(model_version="") == digest() == workload(service())
+        assert digest(bundle="one") != digest(model_version="one")
+
+
+def revision(**keys: Any) -> Revision:
+    known: dict[str, Any] = {
+        "number": 1,
+        "configuration": {"port": 8000},
+        "directory": "/work",
+        "workload": "",
+        "settings": "",
+        "created_at": datetime(2026, 1, 1, tzinfo=timezone.utc),
+        "replicas_of": 1,
+    }
+    return Revision(**{**known, **keys})
+
+
+class TestComparison:
+    def test_names_each_part_that_there_is(self) -> None:
+        before = revision(bundle="a" * 64, model_version="sha256:" + "b" * 64)
+        after = revision(bundle="a" * 64, model_version="c" * 64, values={"env.TOKEN": "d"})
+
+        assert compared(before, after) == [
+            "configuration unchanged",
+            "secret values changed",
+            "files unchanged (aaaaaaaaaaaa)",
+            "model changed (bbbbbbbbbbbb → cccccccccccc)",
+        ]
+        assert compared(revision(), revision(configuration={"port": 1})) == ["configuration changed"]
+
+    def test_says_of_what_was_not_known_that_it_was_not(self) -> None:
+        assert moved("", "abc") == "changed (not known → abc)"
+
+    def test_shows_a_new_model_in_the_history(self) -> None:
+        lines = difference("hello", revision(), revision(model_version="abc")).splitlines()
+
+        assert lines == ["~model_asset: its content changed"]
+
 
 class TestSecrecy:
     @given(secret=st.text(max_size=20))
@@ -184,3 +242,68 @@ class TestSecrecy:
         assert isinstance(again, ServiceConfiguration)
         assert workload(again) == workload(configuration)
         assert settings_digest(again, "salt") == settings_digest(configuration, "salt")
+
+
+class TestChanges:
+    def test_the_first_revision_changed_nothing(self) -> None:
+        record = recorded(service())
+
+        assert changes_of(record, record.revisions[0]) == ""
+
+    def test_they_are_a_diff_to_the_revision_before(self) -> None:
+        record = recorded(service(), service(commands=["run", "more"]))
+
+        lines = changes_of(record, record.revisions[-1]).splitlines()
+
+        assert lines[:2] == ["--- hello@1", "+++ hello@2"]
+        assert "+- more" in lines
+
+    def test_a_revision_that_failed_is_passed_over(self) -> None:
+        record = recorded(service(), service(image="broken"), service(), outcomes={2: "failed"})
+
+        assert changes_of(record, record.revisions[-1]) == ""
+
+    def test_values_and_files_are_named_and_not_shown(self) -> None:
+        one, two = (Environment(secret={"TOKEN": SecretStr(value)}) for value in ("one", "two"))
+        record = recorded(
+            service(),
+            service(),
+            values={1: value_digests(one, None, "salt"), 2: value_digests(two, None, "salt")},
+            bundles={1: "a", 2: "b"},
+        )
+
+        assert changes_of(record, record.revisions[-1]).splitlines() == [
+            "~env.TOKEN: its value changed",
+            "~files: their content changed",
+        ]
+
+    def test_the_password_of_a_registry_is_such_a_value(self) -> None:
+        password = RegistryCredentials(password=SecretStr("one"))
+
+        assert list(value_digests(Environment(), password, "salt")) == ["registry_auth.password"]
+
+
+def recorded(
+    *configurations: ServiceConfiguration,
+    outcomes: dict[int, str] | None = None,
+    values: dict[int, dict[str, str]] | None = None,
+    bundles: dict[int, str] | None = None,
+) -> ServiceRecord:
+    revisions = [
+        Revision.model_validate(
+            {
+                "number": number,
+                "configuration": written(configuration),
+                "directory": "/work",
+                "workload": "w",
+                "settings": "s",
+                "created_at": "2026-01-01T00:00:00Z",
+                "replicas_of": number,
+                "outcome": (outcomes or {}).get(number, "superseded"),
+                "values": (values or {}).get(number, {}),
+                "bundle": (bundles or {}).get(number, ""),
+            }
+        )
+        for number, configuration in enumerate(configurations, 1)
+    ]
+    return ServiceRecord(name="hello", salt="salt", revisions=revisions)

@@ -12,7 +12,7 @@ import prefect_dstack
 from prefect_dstack.configurations import Configuration, ServiceConfiguration, load_configuration
 from prefect_dstack.configurations.loading import MODELS
 from prefect_dstack.domain.support import (
-    NEEDS_IMAGE,
+    NEEDS_CONTAINER,
     NEVER,
     OF_RUNS,
     check_support,
@@ -32,6 +32,7 @@ ACTED_ON = {
     "client_max_body_size": r"configuration\.client_max_body_size",
     "commands": r"configuration\.commands",
     "cors": r"configuration\.cors",
+    "docker": r"configuration\.docker",
     "domain": r"configuration\.host_names",
     "domains": r"configuration\.host_names",
     "entrypoint": r"configuration\.entrypoint",
@@ -45,17 +46,22 @@ ACTED_ON = {
     "max_concurrency": r"configuration\.max_concurrency",
     "max_price": r"wanted\.max_price",
     "model": r"configuration\.model",
+    "model_asset": r"configuration\.model_asset",
     "name": r"configuration\.name",
+    "nvcc": r"configuration\.nvcc",
     "path_prefix": r"configuration\.path_prefix",
     "port": r"configuration\.port",
     "privileged": r"configuration\.privileged",
     "probes": r"configuration\.probes",
+    "python": r"configuration\.python",
     "queue_timeout": r"configuration\.queue_timeout",
     "rate_limits": r"configuration\.rate_limits",
     "regions": r"wanted\.regions",
     "registry_auth": r"resolve_registry_auth\(configuration",
     "replicas": r"configuration\.replica_count",
+    "repos": r"configuration\.repos",
     "resources": r"configuration\.resources",
+    "restart_after": r"configuration\.restart_after",
     "retain": r"configuration\.retain",
     "rollout": r"configuration\.rollout",
     "scaling": r"configuration\.scaling",
@@ -74,6 +80,7 @@ ACTED_ON = {
 
 # The same for the keys that only one kind has.
 ACTED_ON_BY = {
+    "service": {"retry": r"configuration\.retry"},
     "task": {
         "groups": r"configuration\.groups",
         "max_duration": r"configuration\.max_duration",
@@ -83,7 +90,14 @@ ACTED_ON_BY = {
         "startup_order": r"configuration\.startup_order",
         "stop_criteria": r"configuration\.stop_criteria",
     },
-    "dev-environment": {},
+    "dev-environment": {
+        "ide": r"configuration\.ide",
+        "inactivity_duration": r"configuration\.inactivity_duration",
+        "init": r"configuration\.init",
+        "max_duration": r"configuration\.max_duration",
+        "ports": r"configuration\.ports",
+        "retry": r"configuration\.retry",
+    },
 }
 
 
@@ -128,7 +142,7 @@ ACTED_ON_INSIDE = {
     "ProbeConfig.ready_after": r"probe\.ready_after",
     "ProbeConfig.timeout": r"probe\.timeout",
     "ProbeConfig.type": r"probe\.type",
-    "ProbeConfig.until_ready": r"probe\.until_ready",
+    "ProbeConfig.until_ready": r"\.repeated_probe",
     "ProbeConfig.url": r"probe\.url",
     "ProfileRetry.duration": r"retry\.duration",
     "ProfileRetry.on_events": r"retry\.on_events",
@@ -140,6 +154,12 @@ ACTED_ON_INSIDE = {
     "Range_Memory_.min": r"memory\.min",
     "Range_int_.max": r"count\.max",
     "Range_int_.min": r"count\.min",
+    "RepoSpec.branch": r"remote\.branch",
+    "RepoSpec.hash": r"remote\.commit",
+    "RepoSpec.if_exists": r"repository\.if_exists",
+    "RepoSpec.local_path": r"\.local_path",
+    "RepoSpec.path": r"repository\.path",
+    "RepoSpec.url": r"remote\.url",
     "RegistryAuth.password": r"resolve_registry_auth\(configuration",
     "RegistryAuth.username": r"resolve_registry_auth\(configuration",
     "ResourcesSpec.cpu": r"resources\.cpu",
@@ -213,9 +233,10 @@ class TestEveryKey:
         """A new key of the model belongs into `support.py`, or into the table above with what acts on it."""
         keys = set(ServiceConfiguration.model_fields)
 
-        assert keys == ACTED_ON.keys() | NEVER["service"].keys()
-        assert not ACTED_ON.keys() & NEVER["service"].keys()
-        assert NEEDS_IMAGE.keys() <= ACTED_ON.keys()
+        acted_on = ACTED_ON.keys() | ACTED_ON_BY["service"].keys()
+        assert keys == acted_on | NEVER["service"].keys()
+        assert not acted_on & NEVER["service"].keys()
+        assert NEEDS_CONTAINER.keys() <= ACTED_ON.keys()
 
     @pytest.mark.parametrize("kind", sorted(MODELS))
     def test_that_is_refused_is_one_of_the_kind(self, kind: str) -> None:
@@ -244,7 +265,7 @@ class TestEveryKey:
     @pytest.mark.parametrize(
         ("group", "key"),
         [
-            ({"replicas": 1, "nvcc": True}, "groups.0.nvcc"),
+            ({"replicas": 1, "reservation": "cr-0123"}, "groups.0.reservation"),
             ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
         ],
@@ -269,7 +290,13 @@ class TestEveryKey:
 
     @pytest.mark.parametrize(
         "pattern",
-        sorted({*ACTED_ON.values(), *ACTED_ON_INSIDE.values(), *ACTED_ON_BY["task"].values()}),
+        sorted(
+            {
+                *ACTED_ON.values(),
+                *ACTED_ON_INSIDE.values(),
+                *(pattern for keys in ACTED_ON_BY.values() for pattern in keys.values()),
+            }
+        ),
     )
     def test_that_is_not_refused_is_read_somewhere(self, pattern: str) -> None:
         assert any(re.search(pattern, source) for source in acting_sources())
@@ -301,18 +328,13 @@ class TestRefuses:
             ("build", ["make"]),
             ("cache", ["~/.cache"]),
             ("creation_policy", "reuse"),
-            ("docker", True),
             ("dstack", True),
             ("home_dir", "/root"),
             ("instance_name", "one"),
             ("instances", ["one"]),
-            ("nvcc", True),
             ("pool_name", "pool"),
             ("priority", 5),
-            ("python", "3.12"),
-            ("repos", ["."]),
             ("reservation", "cr-0123"),
-            ("retry", True),
             ("retry_policy", {"retry": True}),
             ("router", {"type": "sglang"}),
             ("schedule", {"cron": "0 8 * * *"}),
@@ -330,20 +352,21 @@ class TestRefuses:
     def test_what_nothing_acts_on(self, key: str, value: Any) -> None:
         assert refused(**{key: value}) == [key]
 
-    @pytest.mark.parametrize("key", sorted(NEEDS_IMAGE))
+    @pytest.mark.parametrize("key", sorted(NEEDS_CONTAINER))
     def test_what_is_for_containers_only(self, key: str) -> None:
         value = {
+            "docker": True,
             "entrypoint": "app",
-            "files": ["app.py"],
+            "nvcc": True,
             "privileged": True,
-            "registry_auth": {"username": "me", "password": "secret"},
             "tags": {"team": "a"},
             "user": "1000",
             "volumes": ["/data:/data"],
         }[key]
 
         assert refused(**{key: value}) == [key]
-        assert refused(image="app", **{key: value}) == []
+        assert refused(backends=["aws"], **{key: value}) == []
+        assert refused(fleets=["lab"], **{key: value}) == []
 
     @pytest.mark.parametrize(
         ("keys", "key"),
@@ -358,7 +381,19 @@ class TestRefuses:
             ({"image": "app", "env": {"R": "${{ dstack.node_rank }}"}}, "env.R"),
             ({"image": "app", "volumes": ["/d/${{ dstack.node_rank }}:/d"]}, "volumes.0.instance_path"),
             ({"model": {"name": "m", "format": "tgi"}}, "model.format"),
-            ({"fleets": ["lab"]}, "fleets"),
+            ({"registry_auth": {"username": "me", "password": "secret"}}, "registry_auth"),
+            ({"registry_auth": {"username": "a", "password": "b"}, "fleets": ["lab"]}, "registry_auth"),
+            ({"fleets": ["lab"], "entrypoint": "app", "python": "3.12"}, "python"),
+            ({"fleets": ["lab"], "entrypoint": "app", "docker": True}, "docker"),
+            ({"repos": [{"local_path": ".", "branch": "main"}]}, "repos.0.branch"),
+            ({"repos": [{"local_path": ".", "hash": "0123abc"}]}, "repos.0.hash"),
+            ({"image": "app", "repos": [".:../up"]}, "repos.0.path"),
+            ({"repos": [".:../up"]}, "repos.0.path"),
+            ({"repos": [".:/src"]}, "repos.0.path"),
+            ({"files": ["a", "/etc/hosts"]}, "files.1.path"),
+            ({"retry": {"on_events": ["error"], "duration": "1h"}}, "retry.duration"),
+            ({"files": ["~/.netrc"]}, "files.0.path"),
+            ({"files": ["a"], "working_dir": "/srv"}, "working_dir"),
             ({"resources": {"shm_size": "1GB"}}, "resources.shm_size"),
             ({"image": "app", "working_dir": "relative"}, "working_dir"),
             ({"image": "app", "entrypoint": "app", "shell": "bash"}, "shell"),
@@ -376,11 +411,10 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("kind", "keys", "key"),
         [
-            ("task", {"image": "app", "python": None, "repos": ["."]}, "repos"),
+            ("task", {"image": "app", "single_branch": True, "repos": ["."]}, "single_branch"),
             ("task", {"commands": ["app"], "volumes": ["/data:/data"]}, "volumes"),
             ("task", {"commands": ["app"], "retry_policy": {"retry": True}}, "retry_policy"),
-            ("dev-environment", {"image": "app", "ide": "zed"}, "ide"),
-            ("dev-environment", {"image": "app", "inactivity_duration": "1h"}, "inactivity_duration"),
+            ("dev-environment", {"image": "app", "ide": "zed", "version": "1.0"}, "version"),
             ("gateway", {"replicas": 2}, "replicas"),
             ("gateway", {"load_balancer": {"type": "alb"}}, "load_balancer"),
             ("gateway", {"router": {"type": "smg"}}, "router"),
@@ -399,10 +433,10 @@ class TestRefuses:
 
     def test_says_where_and_why(self) -> None:
         with pytest.raises(UnsupportedKeyError) as raised:
-            check_support(service(repos=["."]))
+            check_support(service(instances=["one"]))
 
         assert str(raised.value) == (
-            "<mapping>: repos: is not acted on yet; use 'files', or clone in 'commands'"
+            "<mapping>: instances: is not acted on yet; name a fleet in 'fleets' instead"
         )
         assert raised.value.exit_code == 2
 
@@ -416,6 +450,17 @@ class TestAccepts:
             {"max_duration": "off", "idle_duration": "off", "stop_duration": "10s"},
             {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}},
             {"backends": ["local", "aws"]},
+            {"python": "3.12"},
+            {"files": ["app.py", "../lib:lib"], "working_dir": "app"},
+            {"repos": [".."], "python": "3.12"},
+            {"retry": True},
+            {"retry": False, "gateway": False},
+            {"retry": {"on_events": ["no-capacity", "error"], "duration": "1h"}},
+            {"retry": {"on_events": ["error", "interruption"]}},
+            {"image": "app", "repos": [{"local_path": ".", "path": "/src", "if_exists": "skip"}]},
+            {"repos": [{"url": "https://git.example.com/a.git", "branch": "main", "hash": "0123abc"}]},
+            {"python": "3.12", "nvcc": True, "backends": ["aws"]},
+            {"fleets": ["lab"], "python": "3.12", "volumes": ["/data:/data"], "files": ["app.py"]},
             {"replicas": 3, "probes": [{"type": "http", "url": "/"}], "model": "llama"},
             {"working_dir": "app", "shell": "sh", "backends": ["local"], "gateway": True},
             {"image": "app", "working_dir": "/app", "resources": {"shm_size": "1GB"}, "fleets": ["lab"]},
@@ -443,6 +488,11 @@ class TestAccepts:
             ("task", {"image": "app", "ports": [8000]}),
             ("task", {"commands": ["app ${{ dstack.node_rank }}"]}),
             ("dev-environment", {"image": "app", "inactivity_duration": "off"}),
+            (
+                "dev-environment",
+                {"ide": "zed", "init": ["make"], "inactivity_duration": "1h", "ports": [8000]},
+            ),
+            ("dev-environment", {"image": "app", "max_duration": "1h", "retry": True}),
             ("gateway", {"domain": "example.com", "replicas": 1}),
             ("fleet", {"ssh_config": {"hosts": ["a"]}, "blocks": "auto", "placement": "cluster"}),
         ],

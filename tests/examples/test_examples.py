@@ -87,6 +87,7 @@ class TestFiles:
 
     def test_are_these(self) -> None:
         assert {path.name for path in FILES} == {
+            "ab.dstack.yml",
             "container.dstack.yml",
             "embeddings.dstack.yml",
             "front.dstack.yml",
@@ -94,6 +95,7 @@ class TestFiles:
             "hello.dstack.yml",
             "large.dstack.yml",
             "llm.dstack.yml",
+            "moons.dstack.yml",
             "ollama.dstack.yml",
             "sklearn.dstack.yml",
             "small.dstack.yml",
@@ -222,7 +224,7 @@ class TestTutorial:
                 times.append(time.monotonic() - begun)
             connection.close()
 
-        assert statistics.median(times) < 0.02
+        assert statistics.median(times) < 0.035, "an answer waits for the acknowledgement of its head"
 
 
 class TestSetupVenv:
@@ -235,7 +237,7 @@ class TestSetupVenv:
             assert [one.returncode, other.returncode] == [0, 0]
         assert sorted(outputs) == ["", f"installing {requirements} into {folder}\n"]
 
-        prefix = [folder / "bin" / "python", "-c", "import sys; print(sys.prefix)"]
+        prefix = [str(folder / "bin" / "python"), "-c", "import sys; print(sys.prefix)"]
         assert subprocess.run(prefix, capture_output=True, text=True, check=True).stdout == f"{folder}\n"
 
         requirements.write_text("a-package-that-pip-cannot-parse ===\n")

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
@@ -35,7 +34,7 @@ def ask(port: int, model: str, token: str) -> str:
         base_url=f"http://127.0.0.1:{port}/v1",
         api_key=token,
         max_retries=0,
-        http_client=httpx.Client(headers={"Host": f"{model}.models.localhost"}),
+        http_client=openai.DefaultHttpxClient(headers={"Host": f"{model}.models.localhost"}),
     ) as client:
         answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hi"}])
     return answer.choices[0].message.content or ""

@@ -51,7 +51,7 @@ def stop(prefect_server: PrefectServer, home: Home, name: str) -> Iterator[Calla
 
     yield stop
     record = find_record(name)
-    if record is not None and record.active is not None:
+    if record is not None and (record.active is not None or record.approval is not None):
         stop()
 
 
@@ -61,7 +61,7 @@ def deploy(stop: Callable[[], None], name: str) -> Callable[..., Endpoint]:
     from prefect_dstack import deploy_service
 
     def deploy(configuration: Any = None, **keys: Any) -> Endpoint:
-        options = {option: keys.pop(option) for option in ("force", "evaluate") if option in keys}
+        options = {option: keys.pop(option) for option in ("force", "evaluate", "approval") if option in keys}
         return deploy_service(hello(name, **keys) if configuration is None else configuration, **options)
 
     return deploy

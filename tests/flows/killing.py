@@ -50,6 +50,19 @@ def deploy_and_die(configuration: Mapping[str, Any], at: int | str) -> bool:
     return killed
 
 
+def approve_and_die(name: str, at: int) -> bool:
+    """Approve the revision that waits in another process, which is killed as soon as it begins a task.
+
+    Args:
+        name: The service.
+        at: Which task, counted from 1.
+
+    Returns:
+        Whether it was killed; else there were not so many tasks.
+    """
+    return deploy_and_die({"type": "approval", "name": name}, at)
+
+
 def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any]) -> None:
     """Redeploy, or run a task, in another process, which is killed as soon as something has been seen.
 
@@ -107,7 +120,7 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment
     os.environ |= environment
     from prefect.context import refresh_global_settings_context
 
-    from prefect_dstack import deploy_service, run_task
+    from prefect_dstack import approve_service, deploy_service, run_task
     from prefect_dstack.tasks import canary, gateways, replicas
 
     refresh_global_settings_context()
@@ -116,7 +129,9 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment
         for value in list(vars(module).values()):
             if isinstance(value, Task):
                 value.fn = _deadly(value, counter, at)
-    if configuration["type"] == "task":
+    if configuration["type"] == "approval":
+        approve_service(configuration["name"])
+    elif configuration["type"] == "task":
         run_task(dict(configuration))
     else:
         deploy_service(dict(configuration), force=True)

@@ -74,12 +74,9 @@ class TestFirstDeployment:
         )
         # Prefect notes where it keeps the result of a flow run in an artifact without a key.
         artifacts = [it for it in found if it["key"] is not None]
-        assert [(it["key"], it["type"]) for it in artifacts] == [
-            (f"{name}-endpoint", "markdown"),
-            (f"{name}-replicas", "table"),
-        ]
-        assert endpoint.url in artifacts[0]["data"]
-        assert f"{name}-1-0" in artifacts[1]["data"]
+        assert [(it["key"], it["type"]) for it in artifacts] == [(f"{name}-service", "markdown")]
+        for part in (endpoint.url, f"| {name}-1-0 | process |", f"| {name}@1 | active |"):
+            assert part in artifacts[0]["data"]
 
         event = wait_until(
             lambda: events_of(prefect_server, "prefect-dstack.service.deployed", name), 30, "the event"

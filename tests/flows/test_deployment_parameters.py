@@ -25,7 +25,9 @@ SERVICE: dict[str, Any] = {"type": "service", "name": "hello", "port": 8000, "im
 @pytest.mark.parametrize("deployment", [uuid4(), None])
 def test_only_the_flow_run_of_a_deployment_has_its_parameters(deployment: UUID | None) -> None:
     assert not is_of_deployment()
-    with FlowRunContext.model_construct(flow_run=FlowRun.model_construct(deployment_id=deployment)):
+    run: Any = FlowRun.model_construct
+    context: Any = FlowRunContext.model_construct
+    with context(flow_run=run(deployment_id=deployment)):
         assert is_of_deployment() is (deployment is not None)
 
 

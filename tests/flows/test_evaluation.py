@@ -29,7 +29,7 @@ def revision_at(url: str) -> str:
         return str(json.loads(answer.read())["revision"])
 
 
-def running(name: str) -> list[int | None]:
+def running(name: str) -> list[int]:
     found = resolve_infrastructure().observe(name, ["process"]).found
     return sorted(one.replica.stamp.revision or 0 for one in found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ BROKEN: dict[str, tuple[dict[str, Any], type[PrefectDstackError], list[str]]] = 
 
 
 @pytest.fixture
-def image(docker_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def image(docker_engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """The image of the application, on the Docker Engine of this machine."""
     monkeypatch.setenv("DOCKER_HOST", docker_engine.url)
     return load_image(docker_engine, "app")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ ROUNDS = 6
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked of the Prefect API on behalf of deployments; heartbeats, logs and events apart."""
     seen: list[str] = []
     send = httpx.Client.send

@@ -9,9 +9,11 @@ from multiprocessing import forkserver
 import pytest
 
 from prefect_dstack import Endpoint, reconcile_services
+from prefect_dstack.store.records import load_record
+from prefect_dstack.store.sources import resolve_infrastructure
 from tests.flows.asking import Asking
 from tests.flows.conftest import hello
-from tests.flows.killing import deploy_and_die
+from tests.flows.killing import approve_and_die, deploy_and_die
 from tests.home import Home
 from tests.polling import wait_until
 
@@ -61,3 +63,23 @@ def test_what_a_killed_canary_has_left_is_undone(
     assert {replica: it["weight"] for replica, it in replicas.items()} == {f"{name}-1-0": 100}
     assert [place.name for place in home.state.glob("replicas/*/")] == [f"{name}-1-0"]
     assert not state["routes"][name]["compared"]
+
+
+def test_an_approval_that_is_killed_leaves_what_served(deploy: Callable[..., Endpoint], name: str) -> None:
+    endpoint = deploy(env={"GREETING": "0"})
+    number = 0
+    with Asking(endpoint.url) as asking:
+        while True:
+            number += 1
+            deploy(env={"GREETING": str(number)}, approval=True)
+            if not approve_and_die(name, number):
+                break
+            reconcile_services()
+            record = load_record(name)
+            assert (record.active, record.approval, record.deploying) == (1, None, None)
+            assert [
+                one.replica.name for one in resolve_infrastructure().observe(name, ["process"]).found
+            ] == [f"{name}-1-0"]
+    assert number > 3
+    assert asking.failures == []
+    assert load_record(name).active == number + 1

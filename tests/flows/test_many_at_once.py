@@ -80,7 +80,7 @@ def test_in_one_flow_that_maps_over_them(services: list[dict[str, Any]]) -> None
 
     @flow
     def put_all() -> list[Endpoint]:
-        return put.map(services).result()  # type: ignore[no-any-return]
+        return put.map(services).result()
 
     check(put_all())
 

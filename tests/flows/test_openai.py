@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -52,7 +51,7 @@ def client(endpoint: Endpoint, token: str) -> openai.OpenAI:
         base_url=endpoint.openai_base_url,
         api_key=token,
         max_retries=0,
-        http_client=httpx.Client(verify=context, timeout=120),
+        http_client=openai.DefaultHttpxClient(verify=context, timeout=120),
     )
 
 

@@ -62,7 +62,7 @@ def workers(environment: Mapping[str, str], home: Home) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for number in range(WORKERS):
             log = stack.enter_context((home.path / f"worker-{number}.log").open("w"))
-            command = [PREFECT, "worker", "start", "--pool", "dstack", "--limit", "5"]
+            command = [str(PREFECT), "worker", "start", "--pool", "dstack", "--limit", "5"]
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -116,4 +116,4 @@ def runs(server: PrefectServer, turn: int) -> list[dict[str, Any]]:
         },
     )
     assert isinstance(found, list)
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(found))

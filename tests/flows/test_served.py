@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import MissingResult
-from prefect.states import State
 
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.errors import ConfigurationError

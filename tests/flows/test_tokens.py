@@ -61,7 +61,7 @@ def test_only_a_token_of_the_service_opens_it(service: dict[str, Any], home: Hom
     mine = create_token(service["name"], expires="1d")
     everywhere = create_token()
     local = create_token(gateway="local")
-    # A service of another name, which is on the air no more.
+    # A service of another name, which is stopped.
     other_name = f"{service['name']}-b"
     deploy_service({**service, "name": other_name})
     other = create_token(other_name)

@@ -1,4 +1,4 @@
-"""One service, whichever way it is put on the air: the same record, the same task runs, the same answer."""
+"""One service, whichever way it is deployed: the same record, the same task runs, the same answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 
+from prefect_dstack import Endpoint, deploy_service
 from tests.command_line import CommandLine
 from tests.flows.conftest import EXAMPLES, get
 from tests.flows.seen import record_of, runs_of, tasks_of
@@ -95,7 +97,9 @@ def worker(home: Home) -> Iterator[None]:
 def test_the_command_line_a_worker_and_a_training_flow_do_the_same(
     cli: CommandLine, names: list[str], home: Home, prefect_server: PrefectServer
 ) -> None:
-    from flows.train_and_deploy import train_and_deploy
+    @flow
+    def train_and_deploy() -> Endpoint:
+        return deploy_service(Path(HELLO), name=by_flow)
 
     by_command, by_worker, by_flow = names
 
@@ -105,7 +109,7 @@ def test_the_command_line_a_worker_and_a_training_flow_do_the_same(
     with worker(home):
         options = ["-p", f"configuration={HELLO}", "-p", f"name={by_worker}"]
         prefect("deployment", "run", "deploy-service/default", *options, "--watch", timeout=300)
-    endpoint = train_and_deploy(HELLO, name=by_flow)
+    endpoint = train_and_deploy()
 
     assert get(endpoint.url)["revision"] == "1"
     first, *others = [seen(prefect_server, name) for name in names]

@@ -83,11 +83,8 @@ def test_fifty_reloads_lose_no_request(gateway: Gateway, port: int, application:
     with Load(port) as load:
         for number in range(50):
             done = load.done
-            gateway.change(
-                lambda state, n=number: state.with_route(
-                    state.routes["hello"].model_copy(update={"queue_timeout": 10 + n})
-                )
-            )  # type: ignore[misc]
+            route = gateway.state().routes["hello"].model_copy(update={"queue_timeout": 10 + number})
+            gateway.change(lambda state, route=route: state.with_route(route))  # type: ignore[misc]
             wait_until(lambda done=done: load.done >= done + 5)  # type: ignore[misc]
     assert load.failures == []
     assert load.done > 500

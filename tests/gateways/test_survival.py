@@ -214,7 +214,7 @@ def test_changes_of_many_deployments_at_once_all_happen(gateway: Gateway, applic
     added = [application(f"n{number}") for number in range(8)]
     threads = [
         threading.Thread(
-            target=lambda it=it: Gateway(gateway.place).change(  # type: ignore[misc]
+            target=lambda it=it: Gateway(gateway.place).change(
                 lambda state: state.with_replica("hello", replica(it))
             )
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -187,11 +188,12 @@ class TestOnHosts:
             SshAccess(hostname=inner.address, user="root", ssh_key=key, host_key=inner.fingerprint)
         )
         assert thief.run(["cat", "/etc/shadow"]).stdout == b""
-        for steal in (
+        attempts: tuple[Callable[[], Any], ...] = (
             lambda: thief.connection.open_tcp("127.0.0.1", 22),
             lambda: thief.connection.open_tcp(inner.address, PORT),
             lambda: thief.connection.open_unix("/var/run/docker.sock"),
-        ):
+        )
+        for steal in attempts:
             with pytest.raises(ChannelRefusedError):
                 steal()
         thief.connection.open_tcp("127.0.0.1", PORT).close()
@@ -286,11 +288,12 @@ class TestOnHosts:
         door, inner = cellar
         behind = machine(inner, jump=machine(door).access)
         before = [traces(host) for host in (hosts[0], door)]
-        holder: TunnelHolder = {
+        holders: dict[str, Callable[[], TunnelHolder]] = {
             "this machine": lambda: LocalTunnels(tmp_path / "it's here"),
             "another host": lambda: HostTunnels(machine(hosts[0]), "edge"),
             "the jump host": lambda: HostTunnels(machine(door), "edge"),
-        }[gateway_on]()
+        }
+        holder = holders[gateway_on]()
         port = open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT)
         assert open_tunnel(holder, behind, STAMP, "127.0.0.1", PORT) == port
 

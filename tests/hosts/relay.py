@@ -16,11 +16,11 @@ def main() -> None:
     with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as peer:
         print("relay: connected", file=sys.stderr)
         while True:
-            for ready in select.select([0, peer], [], [])[0]:
-                data = os.read(0, 65536) if ready == 0 else peer.recv(65536)
+            for ready in select.select([sys.stdin, peer], [], [])[0]:
+                data = os.read(0, 65536) if ready is sys.stdin else peer.recv(65536)
                 if not data:
                     return
-                if ready == 0:
+                if ready is sys.stdin:
                     peer.sendall(data)
                 else:
                     os.write(1, data)

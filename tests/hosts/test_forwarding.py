@@ -167,7 +167,7 @@ class TestStreams:
         with connect(port) as client:
             assert read_all(client) == b"that was all"
             send_all(client, data).join()
-            assert server.served.acquire(timeout=10)
+            assert server.served.acquire(timeout=15)
         assert received == [data]
 
     def test_both_directions_at_once(self, lead: Callable[[Serve], tuple[int, Server]]) -> None:
@@ -221,7 +221,7 @@ class TestStreams:
         assert client.recv(10)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        assert server.served.acquire(timeout=10)
+        assert server.served.acquire(timeout=15)
         assert isinstance(server.errors[0], ConnectionError)
 
     def test_no_thread_or_connection_is_left(self, lead: Callable[[Serve], tuple[int, Server]]) -> None:
@@ -232,7 +232,7 @@ class TestStreams:
                 client.sendall(b"x")
                 assert client.recv(1) == b"x"
         for _ in range(20):
-            assert server.served.acquire(timeout=10)
+            assert server.served.acquire(timeout=15)
         wait_until(lambda: threading.active_count() <= before, 10, "the threads have ended")
 
 
@@ -252,7 +252,7 @@ class TestEnd:
             for client in clients:
                 client.close()
             for _ in clients:
-                assert server.served.acquire(timeout=10)
+                assert server.served.acquire(timeout=15)
             assert port_is_free(port)
             forwarder.close()
         finally:
@@ -268,7 +268,7 @@ class TestEnd:
                 client = connect(it.ports[0].local_port)
                 assert client.recv(1)
             client.close()
-            assert server.served.acquire(timeout=10)
+            assert server.served.acquire(timeout=15)
         finally:
             server.close()
 
@@ -330,7 +330,7 @@ class TestNobody:
                 reading = pool.submit(read_all, client)
                 sending = send_all(client, data)
                 link = machine.connection.connect()
-                assert "gcm" in link.remote_cipher
+                assert "gcm" in vars(link)["remote_cipher"]
                 while sending.is_alive():
                     link.renegotiate_keys()
                 assert reading.result() == data
@@ -348,7 +348,9 @@ class TestPorts:
             assert (second.local_port, second.container_port) == (other, 9)
             assert third.local_port not in (0, same, other)
             for port in forwarder.ports:
-                connect(port.local_port).close()
+                # Nothing answers behind them, so the connection may be reset as soon as it is accepted.
+                with contextlib.suppress(ConnectionResetError):
+                    connect(port.local_port).close()
 
     def test_others_do_not_get_in(self) -> None:
         with Forwarder(LocalMachine(), mappings("*:9")) as forwarder:

@@ -18,14 +18,15 @@ import docker
 import paramiko
 import pytest
 import requests
-import urllib3
+import urllib3._version
 from docker.transport.basehttpadapter import BaseHTTPAdapter
+from paramiko.common import AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from prefect_dstack.hosts import engine, ssh_config
 from prefect_dstack.hosts.transport import Transport
 
 VERSIONS = (
-    f"paramiko {paramiko.__version__}, docker {docker.__version__}, urllib3 {urllib3.__version__}, "
+    f"paramiko {paramiko.__version__}, docker {docker.__version__}, urllib3 {urllib3._version.__version__}, "
     f"requests {requests.__version__}"
 )
 
@@ -88,13 +89,13 @@ def pair() -> Iterator[tuple[Transport, paramiko.Transport]]:
 
     class Server(paramiko.ServerInterface):
         def check_auth_none(self, username: str) -> int:
-            return paramiko.AUTH_SUCCESSFUL
+            return AUTH_SUCCESSFUL
 
         def check_channel_request(self, kind: str, chanid: int) -> int:
-            return paramiko.OPEN_SUCCEEDED
+            return OPEN_SUCCEEDED
 
         def check_channel_direct_tcpip_request(self, chanid: int, origin: Any, destination: Any) -> int:
-            return paramiko.OPEN_SUCCEEDED
+            return OPEN_SUCCEEDED
 
         def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
             return True
@@ -214,7 +215,7 @@ class TestParamiko:
         with ours, theirs:
             ciphers = Transport(ours).get_security_options().ciphers
         assert "gcm" in ciphers[0], moved("AES-GCM", "transport.py", "prefers it, for its speed")
-        assert set(ciphers) == set(paramiko.Transport._preferred_ciphers)
+        assert set(ciphers) == set(vars(paramiko.Transport)["_preferred_ciphers"])
 
 
 class TestDocker:
@@ -225,7 +226,8 @@ class TestDocker:
             assert vars(client.api).get("_version") == engine.FIRST_VERSION, message
             vars(client.api)["_version"] = "1.99"
             assert client.api.api_version == "1.99", message
-            assert client.api._url("/x").endswith("/v1.99/x"), message
+            api: Any = client.api
+            assert api._url("/x").endswith("/v1.99/x"), message
         finally:
             client.close()
 
@@ -238,7 +240,8 @@ class TestDocker:
         )
         try:
             client.api.base_url = "http+docker://ssh"
-            assert client.api._get_raw_response_socket(answer) is channel, moved(
+            api: Any = client.api
+            assert api._get_raw_response_socket(answer) is channel, moved(
                 "APIClient._get_raw_response_socket", "engine.py", "makes it find a channel by the address"
             )
         finally:

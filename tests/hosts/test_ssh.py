@@ -228,7 +228,7 @@ class TestConnection:
 
     def test_a_lost_connection_is_no_exit_code(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
         # A dying transport closes its channels before it says that it is dead.
-        original = paramiko.Channel._unlink
+        original = vars(paramiko.Channel)["_unlink"]
 
         def slow(channel: paramiko.Channel) -> None:
             original(channel)

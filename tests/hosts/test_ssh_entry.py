@@ -63,7 +63,7 @@ def any_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
 
 def ssh(home: Path, name: str) -> dict[str, str]:
     """What OpenSSH makes of the user's configuration."""
-    command = ["ssh", "-G", "-F", home / ".ssh/config", name]
+    command = ["ssh", "-G", "-F", str(home / ".ssh/config"), name]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return dict(line.partition(" ")[::2] for line in output.splitlines())
 
@@ -317,7 +317,7 @@ class TestHosts:
         )
 
         def hostname(entry: str) -> subprocess.CompletedProcess[str]:
-            command = ["ssh", "-F", home / ".ssh/config", "-o", "BatchMode=yes", entry, "hostname"]
+            command = ["ssh", "-F", str(home / ".ssh/config"), "-o", "BatchMode=yes", entry, "hostname"]
             return subprocess.run(command, capture_output=True, text=True, check=False)
 
         for name in ("train", "inner"):

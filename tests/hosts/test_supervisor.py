@@ -406,7 +406,7 @@ class TestStatus:
             "sys.stdin.read()"
         )
         program = it.program(SLEEP).model_dump_json()
-        command = [sys.executable, "-c", code, it.directory, program]
+        command = [sys.executable, "-c", code, str(it.directory), program]
         first = subprocess.Popen(command, stdin=subprocess.PIPE)
         try:
             running = it.running().pid

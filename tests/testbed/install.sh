@@ -10,6 +10,7 @@ need() { # command package
 }
 need dockerd docker.io
 need docker docker.io
+need docker-registry docker-registry
 need sshd openssh-server
 need ip iproute2
 need nft nftables
@@ -20,6 +21,7 @@ need debootstrap debootstrap
 need sudo sudo
 need pebble pebble
 need nginx nginx-light
+need prometheus prometheus
 
 if [ -z "$missing" ]; then
     exit 0

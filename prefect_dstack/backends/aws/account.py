@@ -124,7 +124,7 @@ class Account:
         public: bool | None = None,
         max_price: float | None = None,
     ) -> str:
-        """Ask for one machine.
+        """Request one machine.
 
         Args:
             offer: Which kind.
@@ -229,7 +229,7 @@ class Account:
         return instance
 
     def terminate(self, region: str, identifier: str, timeout: float = TERMINATION_TIMEOUT) -> None:
-        """Give a machine back, and with the last one all that is ours in its region.
+        """Release a machine, and with the last one all that is ours in its region.
 
         Args:
             region: Where.
@@ -283,7 +283,7 @@ class Account:
             self.firewall().delete(region)
 
     def release(self, region: str, address: Mapping[str, Any]) -> None:
-        """Give an Elastic IP back; one that is gone already is no error.
+        """Release an Elastic IP; one that is already gone is no error.
 
         Args:
             region: Where.

@@ -102,7 +102,7 @@ class AwsBackend:
         return True
 
     def offers(self, requirements: Requirements, report: Report = quiet) -> Sequence[Offer]:
-        """List what could be had for one replica; see `Backend.offers`.
+        """Return the offers for one replica; see `Backend.offers`.
 
         Args:
             requirements: Say which resources, prices, regions and kinds are acceptable.
@@ -190,7 +190,7 @@ class AwsBackend:
         return Stamp.model_validate(stamp) if stamp else None
 
     def terminate(self, instance: Instance) -> None:
-        """Give a machine back and see that it is gone, and with the last one our security groups."""
+        """Release a machine and verify that it is gone, and with the last one our security groups."""
         self.account.terminate(instance.region, instance.id)
 
     def machine(self, instance: Instance) -> AwsMachine:
@@ -298,7 +298,7 @@ class AwsBackend:
         requirements: Requirements,
         report: Report,
     ) -> Instance | str:
-        """Ask for one machine and wait until it answers; say why there is none to be had."""
+        """Request one machine and wait until it answers, or raise why there is none."""
         subnet = self.account.network(attempt.offer.region).subnets.get(attempt.zone)
         if subnet is None:
             return "the zone has no usable subnet"

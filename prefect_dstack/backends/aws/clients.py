@@ -43,7 +43,7 @@ CONFIG = Config(
 
 
 def quiet(_: str) -> None:
-    """Take a line of progress and say nothing."""
+    """Ignore a line of progress."""
 
 
 class Aws:

@@ -15,7 +15,7 @@ CHECK_ADDRESS = "https://checkip.amazonaws.com"
 
 
 def public_address(url: str = CHECK_ADDRESS) -> str:
-    """Ask AWS which address our connections come from.
+    """Return the address from which our connections reach AWS.
 
     Args:
         url: Who is asked.

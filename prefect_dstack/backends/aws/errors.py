@@ -83,17 +83,17 @@ def code_of(error: BaseException) -> str:
 
 
 def is_throttling(error: BaseException) -> bool:
-    """Tell whether AWS only asks to go slower."""
+    """Return whether AWS only asks to go slower."""
     return code_of(error) in THROTTLING
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same call may succeed a little later."""
+    """Return whether the same call may succeed a little later."""
     return is_throttling(error) or is_lost(error)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Tell whether the call may have been carried out although no answer came."""
+    """Return whether the call may have been carried out although no answer came."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return code_of(error) in SERVER_SIDE or (
@@ -112,12 +112,12 @@ def is_lost(error: BaseException) -> bool:
 
 
 def is_capacity(error: BaseException) -> bool:
-    """Tell whether AWS has none left of what was asked, there and then."""
+    """Return whether AWS has none left of what was asked, there and then."""
     return code_of(error) in CAPACITY
 
 
 def is_quota(error: BaseException) -> bool:
-    """Tell whether the account may not have more of what was asked, in that region."""
+    """Return whether the account may not have more of what was asked, in that region."""
     return code_of(error) in QUOTA
 
 

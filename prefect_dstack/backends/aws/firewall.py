@@ -38,7 +38,7 @@ class Rule(BaseModel):
     purpose: str = Field(default="", description="Kept as the rule's description.")
 
     def permission(self) -> dict[str, Any]:
-        """Write the rule as EC2 takes it."""
+        """Return the rule as EC2 takes it."""
         entry: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": self.port, "ToPort": self.port}
         if self.source.startswith("sg-"):
             entry["UserIdGroupPairs"] = [{"GroupId": self.source, "Description": self.purpose}]

@@ -43,7 +43,7 @@ class AwsGateways:
         self._settings = backend.settings
 
     def offer(self, configuration: GatewayConfiguration, report: Report = quiet) -> Offer:
-        """Say what a gateway's machine would be, and cost.
+        """Return what a gateway's machine would be and cost.
 
         Args:
             configuration: Its region and instance type.
@@ -162,7 +162,7 @@ class AwsGateways:
         return [instance.name for instance in self.instances()]
 
     def open_ports(self, name: str, ports: Iterable[int] = ()) -> None:
-        """Let everybody reach these ports of a gateway beside 80 and 443; ports that no gateway needs close.
+        """Open these ports of a gateway, beside 80 and 443, to everybody; close those no gateway needs.
 
         Args:
             name: Of the gateway.

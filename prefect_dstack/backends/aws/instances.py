@@ -45,7 +45,7 @@ def launch_parameters(
     instance_profile: str | None = None,
     max_price: float | None = None,
 ) -> dict[str, Any]:
-    """Write a request for one machine.
+    """Return a request for one machine.
 
     Args:
         settings: Of the account.
@@ -117,7 +117,7 @@ def launch_parameters(
 def launch(
     aws: Aws, region: str, parameters: Mapping[str, Any], host_key: str, report: Report
 ) -> Ec2Instance:
-    """Ask for a machine, once.
+    """Request a machine once.
 
     If the answer is lost, EC2 is asked for what carries the request's host key before it is repeated.
 
@@ -175,13 +175,13 @@ def find(aws: Aws, region: str, *by: dict[str, Any], states: Sequence[str] = LIV
 
 
 def by_stamp(stamp: Stamp) -> list[dict[str, Any]]:
-    """Write the filters for a replica's machine, whichever flow run made it."""
+    """Return the filters for a replica's machine, whichever flow run made it."""
     labels = stamp.labels(":")
     return [tagged(key, value) for key, value in labels.items() if not key.endswith(":flow-run")]
 
 
 def describe(aws: Aws, region: str, identifier: str) -> Ec2Instance | None:
-    """Look at a machine.
+    """Inspect a machine.
 
     Args:
         aws: The account.
@@ -211,7 +211,7 @@ def terminate(
     timeout: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Give a machine back, and see that it is gone.
+    """Release a machine, and verify that it is gone.
 
     Args:
         aws: The account.

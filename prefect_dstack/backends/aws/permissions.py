@@ -91,7 +91,7 @@ def check_permissions(aws: Aws, region: str | None = None) -> list[PermissionChe
 
 
 def least_policy(settings: AwsSettings) -> dict[str, Any]:
-    """Write the IAM policy that suffices for these settings, and for no more.
+    """Return the IAM policy that suffices for these settings, and for no more.
 
     Args:
         settings: Of the account.

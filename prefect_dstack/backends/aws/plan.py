@@ -61,7 +61,7 @@ class Attempts:
 
 
 def client_token(stamp: Stamp, attempt: Attempt, number: int) -> str:
-    """Name a request, so that EC2 carries it out once however often it arrives.
+    """Return a request's client token, with which EC2 carries it out once however often it arrives.
 
     Args:
         stamp: For whom.

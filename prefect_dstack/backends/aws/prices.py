@@ -29,7 +29,7 @@ LINUX_ON_SHARED_HARDWARE = {
 
 
 def on_demand_prices(aws: Aws, cache: Cache, region: str, report: Report) -> dict[str, float]:
-    """Ask for the prices of Linux machines on demand.
+    """Return the prices of Linux machines on demand.
 
     Args:
         aws: The account.
@@ -80,7 +80,7 @@ def read_price(product: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def spot_prices(aws: Aws, cache: Cache, region: str, report: Report) -> dict[str, dict[str, float]]:
-    """Ask for the present spot prices of Linux machines.
+    """Return the current spot prices of Linux machines.
 
     Args:
         aws: The account.

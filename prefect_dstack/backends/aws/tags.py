@@ -21,7 +21,7 @@ GPUS = f"{PREFIX}:gpus"
 
 
 def to_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    """Write tags as EC2 takes them."""
+    """Return tags as EC2 takes them."""
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
@@ -31,12 +31,12 @@ def from_list(tags: Iterable[Mapping[str, str]] | None) -> dict[str, str]:
 
 
 def specifications(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
-    """Write tags for the call that creates resources of these kinds."""
+    """Return tags for the call that creates resources of these kinds."""
     return [{"ResourceType": kind, "Tags": to_list(tags)} for kind in kinds]
 
 
 def filters(**values: str | Iterable[str]) -> list[dict[str, Any]]:
-    """Write filters of EC2's describe calls; `_` stands for `-`, and `tag` holds a mapping's items apart."""
+    """Return filters of EC2's describe calls; `_` stands for `-`, and `tag` holds a mapping's items apart."""
     return [
         {"Name": name.replace("_", "-"), "Values": [value] if isinstance(value, str) else list(value)}
         for name, value in values.items()
@@ -44,7 +44,7 @@ def filters(**values: str | Iterable[str]) -> list[dict[str, Any]]:
 
 
 def tagged(key: str, *values: str) -> dict[str, Any]:
-    """Write a filter for a tag; without values, for its presence."""
+    """Return a filter for a tag; without values, for its presence."""
     if not values:
         return {"Name": "tag-key", "Values": [key]}
     return {"Name": f"tag:{key}", "Values": list(values)}

@@ -36,7 +36,7 @@ touch {READY}
 
 
 def user_data(host_key: KeyPair, authorized_keys: Iterable[str]) -> str:
-    """Write the user data of a machine.
+    """Return the user data of a machine.
 
     Args:
         host_key: The key that its SSH server shows: made by us, so that we know it before we connect.

@@ -66,7 +66,7 @@ class TinyCloud:
 
     def machine(self, instance: Instance) -> LocalMachine:
         machine = LocalMachine()
-        machine.name = instance.name  # type: ignore[misc]
+        machine.name = instance.name
         return machine
 
     def runtime(self, name: str) -> Runtime:

@@ -1,0 +1,6 @@
+"""Let a canary that waits for a person take over; used by `promote-service/default` in `prefect.yaml`."""
+
+from prefect_dstack import promote_service
+
+if __name__ == "__main__":
+    promote_service.serve(name="default")

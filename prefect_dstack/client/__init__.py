@@ -1,0 +1,1 @@
+"""What programs call beside the flows: what is known of services, and services for a while."""
