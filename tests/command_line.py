@@ -76,11 +76,11 @@ class CommandLine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=_as_in_a_terminal,
+            preexec_fn=as_in_a_terminal,
         )
 
 
-def _as_in_a_terminal() -> None:
+def as_in_a_terminal() -> None:
     """Whoever runs tests in the background has these ignored."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

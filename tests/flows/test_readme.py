@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import as_in_a_terminal
 from tests.flows.test_documented import BIN, ROOT
 from tests.home import Home
 from tests.polling import wait_until
@@ -46,7 +47,7 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
-@pytest.mark.timeout(660)
+@pytest.mark.timeout(1200)
 def test_the_readme_from_top_to_bottom(clone: Path, home: Home) -> None:
     # With jobs in groups of their own, as in a terminal: else a job in the background ignores Ctrl-C.
     script = "set -m\n" + "\n".join(f"echo '$' {command.split('  #')[0]!r}\n{command}" for command in typed())
@@ -62,8 +63,9 @@ def test_the_readme_from_top_to_bottom(clone: Path, home: Home) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            timeout=580,
+            timeout=1100,
             check=False,
+            preexec_fn=as_in_a_terminal,
         )
     shown = (home.path / "output").read_text()
     wait_until(lambda: not list(home.processes()), 60, "the worker has ended")
