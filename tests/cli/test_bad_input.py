@@ -101,8 +101,8 @@ def refused(run: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
         ),
         (GOOD + "env:\n  - TOKEN=${{ secret.TOKEN }}\n", "serve.dstack.yml:7: "),
         (GOOD + "env:\n  - TOKEN=${{ env.NOT_SET_ANYWHERE }}\n", "serve.dstack.yml:7: "),
-        (GOOD + "repos:\n  - .\n", "serve.dstack.yml:6: repos: is not acted on yet"),
-        (GOOD + "user: root\n", "serve.dstack.yml:6: user: needs an 'image'"),
+        (GOOD + "instances:\n  - one\n", "serve.dstack.yml:6: instances: is not acted on yet"),
+        (GOOD + "user: root\n", "serve.dstack.yml:6: user: needs a container"),
     ],
 )
 def test_is_told_with_its_place(refused: Callable[..., str], content: str | bytes, message: str) -> None:
