@@ -164,7 +164,8 @@ def remove_entry(name: str, home: Path) -> None:
         return
     with _locked():
         blocks = _read(directory)
-        blocks.pop(name, None)
+        if blocks.pop(name, None) is None:
+            return  # somebody else was faster
         if not blocks:
             _exclude(directory / "config")
         with _explained(directory):

@@ -50,19 +50,22 @@ class Stay:
         if line.endswith(self._line):
             self._ready.set()
 
-    def begin(self, entrance: Entrance) -> None:
-        """Let `ssh NAME` enter it from now on.
-
-        Args:
-            entrance: The way into it.
-        """
+    def begin(self) -> None:
+        """Let `ssh NAME` enter it from now on."""
         name = self._configuration.name or ""
         self._seen = time.monotonic()
         try:
             add_entry(ssh_entry(name, self._infrastructure.home), self._infrastructure.home)
         except ConfigurationError as error:
             self._log.warning("%s; prefect-dstack ssh %s enters it without that", error, name)
-        for line in how_to_enter(self._configuration, entrance.working_directory()):
+
+    def announce(self, directory: str) -> None:
+        """Log how it is entered.
+
+        Args:
+            directory: Where its sessions begin.
+        """
+        for line in how_to_enter(self._configuration, directory):
             self._log.info("%s", line)
 
     def end(self) -> None:

@@ -461,12 +461,14 @@ class _Run:
             self._read(node, follow=False)
         if self.stay.is_ready and not self._is_stopped():
             try:
-                self.stay.begin(entrance_of_found(found, self.infrastructure))
+                directory = entrance_of_found(found, self.infrastructure).working_directory()
             except HostUnreachableError:
                 return None  # it may be back in a moment
+            self.stay.begin()
             if self._is_stopped():
                 return STOPPED
             self._is_running()
+            self.stay.announce(directory)
         return None
 
     def _is_stopped(self) -> bool:

@@ -175,6 +175,13 @@ class TestRemove:
         remove_entry("train")
         assert list(home.iterdir()) == []
 
+    def test_several_at_once_are_no_error(self, home: Path) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                add_entry(TRAIN)
+                list(pool.map(remove_entry, ["train"] * 8))
+                assert leftovers(home) == []
+
     def test_an_empty_file_of_the_users_stays(self, home: Path) -> None:
         (home / ".ssh").mkdir()
         (home / ".ssh/config").touch()
