@@ -27,7 +27,7 @@ def history(name: Name, json: Json = False) -> None:
             print_json(
                 [
                     revision.model_dump(mode="json", exclude={"workload", "settings"})
-                    | {"changes": changes_of(record, revision)}
+                    | {"changes": changes_of(record, revision), "waiting": _waits(record, revision)}
                     for revision in record.revisions
                 ]
             )
@@ -39,7 +39,7 @@ def history(name: Name, json: Json = False) -> None:
 
 def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None:
     title = paint(f"{record.name}@{revision.number}", "bold")
-    pending = record.approval if record.approval and record.approval.revision == revision.number else None
+    pending = record.approval if _waits(record, revision) else None
     ended = revision.outcome if pending is None else "waiting"
     outcome = paint(ended, OUTCOMES.get(ended))
     print(f"{title}  {revision.created_at:%Y-%m-%d %H:%M:%S} UTC  {revision.created_by}  {outcome}")  # noqa: T201
@@ -58,6 +58,10 @@ def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None
     lines += [(line, CHANGES.get(line[:1], "dim")) for line in changes]
     for line, style in lines:
         print(f"    {paint(line, style)}")  # noqa: T201
+
+
+def _waits(record: ServiceRecord, revision: Revision) -> bool:
+    return record.approval is not None and record.approval.revision == revision.number
 
 
 def inspect(name: Name, json: Json = False) -> None:

@@ -17,7 +17,9 @@ Names = Annotated[
 ]
 RunNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="The names of services or tasks.", autocompletion=complete_run),
+    typer.Argument(
+        metavar="NAME", help="The names of services, tasks or dev environments.", autocompletion=complete_run
+    ),
 ]
 Profile = Annotated[str | None, typer.Option(help="The profile to use, of .dstack/profiles.yml.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, print_json, show_table
-from prefect_dstack.errors import ConflictError, UserError
+from prefect_dstack.errors import ConflictError, NotFoundError, UserError
 
 if TYPE_CHECKING:
     from prefect_dstack.cli.apply import ApplyOptions
@@ -233,7 +233,10 @@ def _forwarded(name: str, before: int) -> contextlib.ExitStack | None:
             entrance = None
             if record.kind == "dev-environment":
                 entrance = entrance_of_found(found, infrastructure)
-                forwarders.enter_context(entrance.staying())
+                try:
+                    forwarders.enter_context(entrance.staying())
+                except (NotFoundError, OSError):
+                    return None  # it is being removed
             # A process listens on the port itself: nothing has to lead to what is there already.
             ports = [
                 port

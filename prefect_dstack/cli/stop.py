@@ -23,7 +23,7 @@ def stop(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Stop services and tasks; the history of services is kept."""
+    """Stop services, tasks and dev environments; the history of services is kept."""
     if bool(names) == stop_all:
         raise UserError("stop: name what to stop, or say --all")
     connected()
@@ -32,7 +32,7 @@ def stop(
 
     records, unreadable = readable_records()
     runs = {run.name: run for run in all_runs()}
-    serving = [it.name for it in records if it.active is not None or it.deploying is not None]
+    serving = [it.name for it in records if it.active is not None or it.deploying or it.approval]
     services = [*(it.name for it in records), *unreadable]
     if stop_all:
         chosen = [*serving, *(name for name, run in runs.items() if not run.is_over and name not in serving)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from prefect_dstack.configurations import RunConfiguration
 
@@ -16,19 +16,20 @@ RuntimeName = Literal["docker", "process"]
 _INSTALLER = re.compile(r"(?<![\w./-])(?:uvx?|pip[0-9.]*)(?![\w./-])")
 
 
-def runtime_of(configuration: RunConfiguration) -> RuntimeName:
+def runtime_of(configuration: RunConfiguration | Mapping[str, Any]) -> RuntimeName:
     """Decide what starts the replicas or nodes of a configuration.
 
     Args:
-        configuration: A service, a task or a development environment.
+        configuration: A service, a task or a development environment, or the keys that one was recorded with.
 
     Returns:
         `docker` where an image is named, or machines other than this one may be used: fleets, or any
         backend but `local`; then a configuration without an image gets the default one. `process` otherwise.
     """
-    if configuration.image is not None or configuration.fleets:
+    keys = configuration if isinstance(configuration, Mapping) else vars(configuration)
+    if keys.get("image") or keys.get("fleets"):
         return "docker"
-    elsewhere = [name for name in configuration.backends or () if name != "local"]
+    elsewhere = [name for name in keys.get("backends") or () if name != "local"]
     return "docker" if elsewhere else "process"
 
 

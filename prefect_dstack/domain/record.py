@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.evaluation import Evaluation
+from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.hosts.identity import MachineIdentity
 
@@ -197,8 +198,8 @@ class Revision(_Part):
 
     @property
     def runtime(self) -> str:
-        """What its replicas run in: `docker` where the configuration names an image, else `process`."""
-        return "docker" if self.configuration.get("image") else "process"
+        """What its replicas run in: `docker` or `process`."""
+        return runtime_of(self.configuration)
 
     def decided(self, decision: Decision) -> Revision:
         """Return the revision with what became of its approval.
@@ -301,8 +302,12 @@ class ServiceRecord(_Part):
 
     @property
     def runtimes(self) -> frozenset[str]:
-        """What the replicas of its revisions run in: `docker`, `process`."""
-        return frozenset(revision.runtime for revision in self.revisions)
+        """What the replicas of its revisions may run in: `docker`, `process`."""
+        found = {revision.runtime for revision in self.revisions}
+        # Earlier versions ran everything without an image as a process, wherever it might have been.
+        if not all(revision.configuration.get("image") for revision in self.revisions):
+            found.add("process")
+        return frozenset(found)
 
     @property
     def active_revision(self) -> Revision | None:

@@ -23,7 +23,7 @@ __all__ = [
     "written",
 ]
 
-# How many replicas are wanted is no part of a revision: the record keeps it.
+# How many replicas are wanted now is no part of a revision: the record keeps it.
 DESIRED = frozenset({"replicas", "scaling"})
 
 # Everything else of a configuration goes into the replicas themselves.
@@ -138,7 +138,10 @@ def settings_digest(configuration: ServiceConfiguration, salt: str) -> str:
     Returns:
         A hexadecimal digest.
     """
-    keys = {key: value for key, value in written(configuration).items() if key in SETTINGS}
+    # A fixed number is only what is wanted now; a range is the terms of whoever scales.
+    scales = not configuration.group_names and not configuration.replica_range.fixed
+    relevant = SETTINGS | DESIRED if scales else SETTINGS
+    keys = {key: value for key, value in written(configuration).items() if key in relevant}
     return _digest({"keys": keys, "port": configuration.port.gateway_port}, salt)
 
 

@@ -32,7 +32,7 @@ from prefect_dstack.store.records import find_record, new_record
 
 __all__ = ["adeploy_service", "deploy_service"]
 
-# A function cannot be entered into a form, so the schema of a deployment leaves it out.
+# The form of the Prefect UI asks for text or a mapping: a path is text, and a function cannot be entered.
 EvaluateParameter = Annotated[SkipJsonSchema[Any], "a function"]
 
 
@@ -53,7 +53,7 @@ def _run_name() -> str:
     on_crashed=[restore_hook],
 )
 def deploy_service(
-    configuration: str | Path | dict[str, Any] | SkipJsonSchema[ServiceConfiguration],
+    configuration: str | SkipJsonSchema[Path] | dict[str, Any] | SkipJsonSchema[ServiceConfiguration],
     name: str | None = None,
     force: bool = False,
     approval: bool = False,

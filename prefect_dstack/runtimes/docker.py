@@ -143,7 +143,10 @@ class DockerRuntime:
                 "exit_code": state.get("ExitCode"),
                 "out_of_memory": state.get("OOMKilled", False),
                 "detail": state.get("Error", ""),
-                "started_at": state.get("StartedAt"),
+                # One that never was has the year 1.
+                "started_at": None
+                if state.get("StartedAt", "").startswith("0001")
+                else state.get("StartedAt"),
             }
         )
 

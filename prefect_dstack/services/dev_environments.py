@@ -10,7 +10,7 @@ from prefect_dstack.controller.convergence import Log
 from prefect_dstack.domain.dev_environments import how_to_enter, ready_line
 from prefect_dstack.domain.task_nodes import RunOutcome
 from prefect_dstack.errors import ConfigurationError, PrefectDstackError
-from prefect_dstack.hosts.ssh_entry import add_entry
+from prefect_dstack.hosts.ssh_entry import add_entry, remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.runtimes.entering import Entrance
 from prefect_dstack.services.entering import ssh_entry
@@ -64,6 +64,13 @@ class Stay:
             self._log.warning("%s; prefect-dstack ssh %s enters it without that", error, name)
         for line in how_to_enter(self._configuration, entrance.working_directory()):
             self._log.info("%s", line)
+
+    def end(self) -> None:
+        """Let nobody in any more, now that it is gone."""
+        try:
+            remove_entry(self._configuration.name or "", self._infrastructure.home)
+        except ConfigurationError as error:
+            self._log.warning("%s", error)
 
     def look(self, entrance: Entrance) -> RunOutcome | None:
         """Return how it ends if nobody was connected for too long; None while it goes on.

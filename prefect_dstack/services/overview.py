@@ -193,6 +193,10 @@ def _overview_of(record: ServiceRecord, infrastructure: Infrastructure, *, close
     if pending is not None:
         condition = "waiting" if condition == "serving" else condition
         problems.append(f"{record.name}@{pending.revision} waits: {how_to_approve(record.name)}")
+        ready = [r for r in replicas if r.name.rsplit("-", 2)[1] == str(waiting) and r.state == "running"]
+        problems += (
+            [] if ready else [f"no replica of {record.name}@{waiting} runs; approve starts them again"]
+        )
     summary = _summary(record, condition, replicas, problems, serving=serving)
     return summary.model_copy(update={"resolutions": _resolutions(record, replicas, missing)})
 

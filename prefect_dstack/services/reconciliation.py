@@ -140,7 +140,9 @@ def _repair(
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
-            _restore(fresh, run, lines if steps or not runs else [])
+            # What only has to go makes nothing worse for clients.
+            lacking = not runs or any(step.action in ("launch", "route") for step in steps)
+            _restore(fresh, run, lines if lacking else [])
     except TimeoutError:
         log.info("%s: somebody else works on it, left alone", record.name)
         return []
@@ -321,7 +323,8 @@ def _remove_entries(infrastructure: Infrastructure, runs: dict[str, RunRecord], 
     """Remove what leads into development environments that are gone; they may have ended from elsewhere."""
     lines = []
     for name in entry_names(infrastructure.home):
-        if name not in runs or runs[name].is_over:
+        # What is not known here may be another Prefect API's.
+        if name in runs and runs[name].is_over:
             lines.append(f"{name}: remove its SSH entry")
             if not dry_run:
                 remove_entry(name, infrastructure.home)

@@ -46,6 +46,7 @@ from prefect_dstack.errors import (
     CapacityError,
     ConflictError,
     HostError,
+    HostUnreachableError,
     NoOfferError,
     NotFoundError,
     RunFailedError,
@@ -204,7 +205,6 @@ def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
         record: The record of the run.
         infrastructure: Where its nodes are.
     """
-    remove_entry(record.name, infrastructure.home)
     found = infrastructure.observe(record.name, [record.runtime])
     for item in found.found:
         remove_replica(infrastructure, item, DEFAULT_GRACE)
@@ -212,6 +212,7 @@ def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
     for instance in instances:
         if infrastructure.is_owned(instance):
             terminate_instance(infrastructure, instance)
+    remove_entry(record.name, infrastructure.home)
 
 
 def run_nodes(
@@ -459,7 +460,10 @@ class _Run:
             # Its log was cut off with the connection to its machine.
             self._read(node, follow=False)
         if self.stay.is_ready and not self._is_stopped():
-            self.stay.begin(entrance_of_found(found, self.infrastructure))
+            try:
+                self.stay.begin(entrance_of_found(found, self.infrastructure))
+            except HostUnreachableError:
+                return None  # it may be back in a moment
             if self._is_stopped():
                 return STOPPED
             self._is_running()
@@ -532,8 +536,6 @@ class _Run:
         return copied
 
     def remove(self) -> None:
-        if self.stay is not None:
-            remove_entry(self.record.name, self.infrastructure.home)
         for node in self.nodes:
             if node.instance is None:
                 continue
@@ -542,6 +544,8 @@ class _Run:
                 remove_replica(self.infrastructure, found, DEFAULT_GRACE)
             if self.infrastructure.is_owned(node.instance):
                 terminate_instance(self.infrastructure, node.instance)
+        if self.stay is not None:
+            self.stay.end()
 
     def conclude(self, outcome: RunOutcome, seconds: float) -> None:
         """Write down how the run has ended; raises what is a failure."""

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from prefect_dstack.hosts.ports import free_port
+from prefect_dstack.hosts.ssh_entry import SshEntry, add_entry, entry_names
 from prefect_dstack.store.run_records import find_run, load_run
 from tests.cli.terminal import Terminal
 from tests.cli.test_runs import answers, is_running
@@ -315,6 +316,12 @@ def test_what_a_killed_one_has_left_is_removed(
     wait_until(lambda: not home.leftovers(), 60, "nothing is left")
     assert not entries(home)
     assert load_run(name).state == "failed"
+
+    # What was ended from another machine has left its entry here; what is not known may be another API's.
+    for one in (name, "unknown"):
+        add_entry(SshEntry(name=one, hostname=one), home.state)
+    assert f"{name}: remove its SSH entry" in cli.ok("reconcile").err
+    assert entry_names(home.state) == ["unknown"]
 
 
 @pytest.mark.slow

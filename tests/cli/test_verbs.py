@@ -47,6 +47,30 @@ def serve(
     cli("stop", name, "-y")
 
 
+def test_a_revision_waits_for_approval(
+    serve: Callable[..., dict[str, Any]], cli: CommandLine, name: str
+) -> None:
+    serve()
+    nothing = cli("approve", name, "-y")
+    assert (nothing.code, nothing.err.count("\n")) == (2, 1)
+    assert "no revision waits for approval" in nothing.err
+    applied = serve(env={"GREETING": "two"}, rollout={"approval": True})
+    assert (applied["revision"], applied["changed"], applied["waiting"]["revision"]) == (1, False, 2)
+    private = applied["waiting"]["private_url"]
+    assert get(private)["greeting"] == "two"
+    shown = cli.ok("ps", name).out
+    assert f"private   {private} on this machine" in shown
+    assert f"{name}@2 waits: prefect-dstack approve {name}" in shown
+    assert [it["waiting"] for it in cli.ok("history", name, "--json").json] == [False, True]
+    assert cli.ok("inspect", name, "--json").json["approval"]["private_url"] == private
+
+    approved = cli.ok("approve", name, "-y", "--reason", "faster")
+    assert approved.out == f"{name}@2 serves at {applied['endpoint']['url']}\n"
+    assert ": faster" in cli.ok("history", name).out
+    serve(env={"GREETING": "three"}, rollout={"approval": True})
+    assert cli.ok("reject", name, "-y").out == f"{name}: rejected; {name}@2 serves on\n"
+
+
 @pytest.mark.parametrize("columns", [60, 140])
 def test_apply_shows_what_it_would_change_before_it_asks(
     serve: Callable[..., dict[str, Any]],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from prefect_dstack.configurations import Environment, ServiceConfiguration
 from prefect_dstack.domain.execution import python_of, runtime_of
+from prefect_dstack.domain.revision import written
 from prefect_dstack.domain.workload import requirements_of, workload_spec
 
 BACKENDS = st.none() | st.lists(st.sampled_from(["local", "ssh", "aws", "tinycloud"]), min_size=1).map(tuple)
@@ -28,6 +29,16 @@ def test_only_what_stays_on_this_machine_and_names_no_image_is_a_process(
 
     here = fleets is None and set(backends or ()) <= {"local"}
     assert decided == ("process" if here and image is None else "docker")
+
+
+@given(backends=BACKENDS, fleets=FLEETS, image=st.none() | st.just("app"))
+def test_what_was_recorded_is_looked_for_where_it_was_started(
+    backends: tuple[str, ...] | None, fleets: tuple[str, ...] | None, image: str | None
+) -> None:
+    given_keys = {"backends": backends, "fleets": fleets, "image": image}
+    configuration = service(**{key: value for key, value in given_keys.items() if value is not None})
+
+    assert runtime_of(written(configuration)) == runtime_of(configuration)
 
 
 @given(backends=BACKENDS, fleets=FLEETS)

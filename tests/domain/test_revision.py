@@ -120,6 +120,22 @@ class TestWorkload:
     def test_neither_changes_with_the_wanted_number_of_replicas(self) -> None:
         assert changes(replicas=3) == (False, False)
 
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"replicas": "1..8", "scaling": {"metric": "rps", "target": 10}},
+            {"replicas": "1..4", "scaling": {"metric": "rps", "target": 20}},
+            {"replicas": "1..4", "scaling": {"metric": "concurrency", "target": 10}},
+            {"replicas": 2},
+        ],
+    )
+    def test_the_terms_of_scaling_are_settings(self, keys: dict[str, Any]) -> None:
+        before = service(replicas="1..4", scaling={"metric": "rps", "target": 10})
+        after = service(**keys)
+
+        assert workload(before) == workload(after)
+        assert settings_digest(before, "salt") != settings_digest(after, "salt")
+
     def test_says_of_every_key_of_a_service_to_which_part_it_belongs(self) -> None:
         """A key that is misspelled in the list of settings would take new replicas for nothing."""
         assert set(ServiceConfiguration.model_fields) >= SETTINGS

@@ -114,7 +114,7 @@ def test_what_is_rejected_goes(deploy: Deploy, name: str, prefect_server: Prefec
     wait_until(lambda: events_of(prefect_server, "prefect-dstack.service.rejected", name), 30, "the event")
 
 
-def test_what_nobody_approves_in_time_goes(deploy: Deploy, name: str) -> None:
+def test_what_nobody_approves_in_time_goes(deploy: Deploy, name: str, prefect_server: PrefectServer) -> None:
     rollout = {"approval": True, "approval_timeout": 1}
     deploy(env={"GREETING": "one"})
     deploy(env={"GREETING": "two"}, rollout=rollout)
@@ -124,6 +124,8 @@ def test_what_nobody_approves_in_time_goes(deploy: Deploy, name: str) -> None:
         f"{name}: give up {name}@2, as nobody approved it",
     ]
     assert running(name) == [f"{name}-1-0"]
+    wait_until(lambda: events_of(prefect_server, "prefect-dstack.service.rejected", name), 30, "the event")
+    assert not events_of(prefect_server, "prefect-dstack.service.degraded", name), "clients lacked nothing"
 
     deploy(env={"GREETING": "three"}, rollout=rollout)
     wait_until(lambda: load_record(name).pending() is None, 30, "it has expired")
@@ -199,6 +201,8 @@ def test_a_candidate_that_died_is_started_again(deploy: Deploy, name: str, home:
     wait_for_approval(deploy)
     lock = home.state / "replicas" / f"{name}-2-0" / "supervisor.lock"
     os.kill(int(lock.read_text()), signal.SIGKILL)
+    gone = f"no replica of {name}@2 runs; approve starts them again"
+    wait_until(lambda: gone in overview([name])[0].problems, 30, "it is seen that it died")
     assert get(approve_service(name).url)["revision"] == "2"
 
 

@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
+from prefect_dstack import deploy_service
 from prefect_dstack.configurations import load_configuration
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.flows.served import is_of_deployment
@@ -29,6 +30,24 @@ def test_only_the_flow_run_of_a_deployment_has_its_parameters(deployment: UUID |
     context: Any = FlowRunContext.model_construct
     with context(flow_run=run(deployment_id=deployment)):
         assert is_of_deployment() is (deployment is not None)
+
+
+def test_the_form_asks_first_for_what_people_set_first() -> None:
+    schema = deploy_service.parameters
+
+    assert list(schema.properties) == [
+        "configuration",
+        "name",
+        "force",
+        "approval",
+        "profile",
+        "args",
+        "move",
+    ]
+    assert [it["type"] for it in schema.properties["configuration"]["anyOf"]] == ["string", "object"]
+    assert schema.required == ["configuration"]
+    assert all(it["description"] for it in schema.properties.values())
+    assert not schema.definitions, "every key of a configuration would be a field"
 
 
 def test_a_mapping_that_prefect_has_taken_a_reference_out_of_is_refused() -> None:

@@ -75,15 +75,14 @@ def worker(home: Home) -> Iterator[None]:
             process.wait()
 
 
-def deploy_all(project: dict[str, Any] | None = None, directory: Path = ROOT) -> None:
-    """Deploy what `prefect.yaml` has, or a variant of it."""
+def deploy_all(
+    project: dict[str, Any] | None = None, file: Path = ROOT / "prefect.yaml", directory: Path = ROOT
+) -> None:
+    """Deploy what `prefect.yaml` has, or a variant of it; flows are in the directory."""
     prefect("work-pool", "create", "dstack", "--type", "process", "--overwrite")
-    if project is None:
-        prefect("deploy", "--all", directory=directory)
-        return
-    file = directory / "variant.yaml"
-    file.write_text(yaml.safe_dump(project))
-    prefect("deploy", "--all", "--prefect-file", str(file))
+    if project is not None:
+        file.write_text(yaml.safe_dump(project))
+    prefect("deploy", "--all", "--prefect-file", str(file), directory=directory)
 
 
 def run(deployment: str, **parameters: Any) -> FlowRun:
@@ -222,7 +221,7 @@ def test_the_triggers_fire(
         )
     for trigger in itertools.chain(*triggers):
         trigger["enabled"] = True
-    deploy_all(pulled_from(ROOT, deployments=deployments), tmp_path)
+    deploy_all(pulled_from(ROOT, deployments=deployments), tmp_path / "enabled.yaml")
     with worker(home):
         run("deploy-service/default", configuration=hello(name, env={"GREETING": "one"}))
         run("deploy-service/default", configuration=hello(name, env={"GREETING": "two"}))
@@ -253,7 +252,7 @@ def test_people_are_told_that_a_revision_waits(
 ) -> None:
     (tmp_path / "notify.py").write_text(documented("python", "def ask_people"))
     project = yaml.safe_load(documented("yaml", "approval-requested"))
-    deploy_all(pulled_from(tmp_path, **project), tmp_path)
+    deploy_all(pulled_from(tmp_path, **project), tmp_path / "prefect.yaml", tmp_path)
     with worker(home):
         waiting = deploy(approval=True).waiting
         assert waiting is not None
@@ -284,7 +283,7 @@ def test_the_flows_come_from_git(
     pull = documented("yaml", "git_clone").replace(
         "https://github.com/acme/deployments.git", repository.as_uri()
     )
-    deploy_all({**shipped(), **yaml.safe_load(pull)}, repository)
+    deploy_all({**shipped(), **yaml.safe_load(pull)}, repository / "prefect.yaml", repository)
     with worker(home):
         run("deploy-service/default", name=name)
         run("scale-service/default", name=name, replicas=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefect_dstack.gateways.counters import (
@@ -84,6 +84,7 @@ ACTIONS = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ACTIONS, max_size=60))
 def test_totals_are_exact_in_the_end_and_never_fall(actions: list[tuple[str, ...]]) -> None:
     haproxy, ledger = HAProxy(), Ledger()

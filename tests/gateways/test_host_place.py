@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways.counters import CODES
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.host import HostPlace, gateways_on
 from prefect_dstack.gateways.route import Route, RouteReplica
@@ -133,3 +134,20 @@ def test_without_its_image_it_says_what_to_do(make_host: Callable[..., Host]) ->
     host = make_host("edge-bare")
     with pytest.raises(GatewayError, match=r"cannot pull haproxy:2\.8.*docker load"):
         Gateway(HostPlace(machine(host), "edge")).ensure_running(STATE)
+
+
+def test_its_counters_are_read_and_a_former_process_is_kept(
+    hosts: tuple[Host, Host], gateway: Gateway
+) -> None:
+    publish(gateway, hosts[1])
+    assert httpx.get(f"http://{hosts[0].address}/").status_code == 200
+    (sample,) = gateway.samples()[0]
+    assert sum(sample.replicas["hello"]["a"].counters[code] for code in CODES) == 1
+    held = gateway.place.hold(5)
+
+    publish(gateway, hosts[1], service="other", port=8081)
+
+    former = [it.process for it in gateway.samples()[0] if not it.current]
+    assert former == [sample.process]
+    held.close()
+    wait_until(lambda: [it.current for it in gateway.samples()[0]] == [True], 20, "it has ended")
