@@ -46,7 +46,7 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; take the defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
-    """Return a first configuration, with comments."""
+    """Write a first configuration, with comments."""
     from prefect_dstack.cli.starters import STARTERS
 
     place = directory or Path()
