@@ -139,7 +139,7 @@ def kept_gateway() -> Iterator[None]:
 def seconds_of(run: dict[str, Any]) -> tuple[float, float]:
     """When a run began and ended, as Unix time."""
     ends = (run["start_time"], run["end_time"])
-    began, ended = (datetime.fromisoformat(it.replace("Z", "+00:00")).timestamp() for it in ends)
+    began, ended = (datetime.fromisoformat(it).timestamp() for it in ends)
     return began, ended
 
 

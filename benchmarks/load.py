@@ -157,7 +157,7 @@ async def _client(
                         writer.close()
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 failure, reusable = await _exchange(reader, writer, method, keep_alive)
-        except (OSError, EOFError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, EOFError) as error:
             failure = f"{method}: {type(error).__name__}"
         note(Request(start, time.monotonic() - start, failure))
         if not reusable and writer is not None:
@@ -201,7 +201,7 @@ async def _events(port: int, seconds: float, begun: asyncio.Event) -> str:
                     received = received[-64:] + await reader.read(65536)
                 if reader.at_eof() and b"event: end" not in received:
                     return "event stream: cut"
-    except (OSError, EOFError, asyncio.TimeoutError) as error:
+    except (TimeoutError, OSError, EOFError) as error:
         return f"event stream: {type(error).__name__}"
     return "whole" if status == 200 else f"event stream: {status}"
 
@@ -231,7 +231,7 @@ async def _websocket(port: int, seconds: float, begun: asyncio.Event) -> str:
                         return "websocket: another message came back"
                 begun.set()
                 await asyncio.sleep(0.2)
-    except (OSError, EOFError, asyncio.TimeoutError) as error:
+    except (TimeoutError, OSError, EOFError) as error:
         return f"websocket: {type(error).__name__}"
     return "whole" if status == 101 else f"websocket: {status}"
 
@@ -253,7 +253,7 @@ async def _timeout(seconds: float) -> Any:
         yield
     except asyncio.CancelledError:
         if expired:
-            raise asyncio.TimeoutError from None
+            raise TimeoutError from None
         raise
     finally:
         handle.cancel()

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from prefect_dstack.errors import HostError, OrchestratorError, PrefectDstackError
@@ -133,7 +133,7 @@ def _scheduler() -> Diagnosis:
     )
 
     summary = "the scheduler of the Prefect API"
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     with get_client(sync_client=True) as client:
         version = client.api_version()
         scheduled = [

@@ -10,7 +10,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -188,9 +188,9 @@ class TestCheck:
     @pytest.fixture
     def authority(self, tmp_path: Path) -> Path:
         """The file of a private authority, beside a certificate that it has issued."""
-        authority = new_authority(datetime.now(timezone.utc))
+        authority = new_authority(datetime.now(UTC))
         key = ec.generate_private_key(ec.SECP256R1())
-        chain = authority.issue(key, ["localhost"], datetime.now(timezone.utc))
+        chain = authority.issue(key, ["localhost"], datetime.now(UTC))
         unlocked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (tmp_path / "server.pem").write_bytes(unlocked + chain)
         file = tmp_path / "authority.pem"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from typing_extensions import Self
 
 from prefect_dstack.configurations import FleetConfiguration, SshConfig, SshHost, SshProxy, resolve_text
 from prefect_dstack.errors import ConfigurationError

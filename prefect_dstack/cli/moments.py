@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from prefect_dstack.errors import UserError
 
@@ -25,12 +25,12 @@ def parse_moment(text: str, option: str) -> datetime:
         UserError: If it is neither.
     """
     written = text.strip()
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     try:
         if _AGO.fullmatch(written):
             parts = re.findall(r"(\d+)([smhdw])", written)
             return now - timedelta(seconds=sum(int(number) * _UNITS[unit] for number, unit in parts))
-        return datetime.fromisoformat(written).astimezone(timezone.utc)
+        return datetime.fromisoformat(written).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise UserError(
             f"{option} {text}: write how long ago, such as 10m, 2h or 1d, or a time such as "
@@ -44,7 +44,7 @@ def age(since: datetime) -> str:
     Args:
         since: The time.
     """
-    seconds = max(0, int((datetime.now(timezone.utc) - since).total_seconds()))
+    seconds = max(0, int((datetime.now(UTC) - since).total_seconds()))
     parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         number, seconds = divmod(seconds, length)

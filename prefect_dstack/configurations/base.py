@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 from pydantic import (
     BaseModel,
@@ -13,7 +13,6 @@ from pydantic import (
     model_serializer,
 )
 from pydantic_core import PydanticCustomError
-from typing_extensions import Self
 
 from prefect_dstack.configurations.interpolation import Places, escape_literals
 

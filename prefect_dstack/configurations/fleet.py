@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
 from prefect_dstack.configurations.environment import Env

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from typing_extensions import Self
 
 from prefect_dstack.configurations.base import ConfigurationModel, Model, refuse
 from prefect_dstack.configurations.interpolation import Places

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from prefect_dstack.configurations.base import Model, refuse
 from prefect_dstack.configurations.interpolation import Places

@@ -7,7 +7,7 @@ version does not know are kept as they are; a record of a newer `version` is ref
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -379,7 +379,7 @@ class ServiceRecord(_Part):
         record = self._with_outcome(before, "superseded") if before is not None else self
         served = record._with_outcome(number, "active")  # noqa: SLF001 - of its own kind
         revisions = [
-            revision.model_copy(update={"served_at": datetime.now(timezone.utc)})
+            revision.model_copy(update={"served_at": datetime.now(UTC)})
             if revision.number == number
             else revision
             for revision in served.revisions
@@ -513,7 +513,7 @@ def now() -> datetime:
     Returns:
         The time now, in UTC, to the second.
     """
-    return datetime.now(timezone.utc).replace(microsecond=0)
+    return datetime.now(UTC).replace(microsecond=0)
 
 
 def readable(configuration: Mapping[str, Any]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import Self
 
 from prefect_dstack.configurations.names import Domain, Name, PathPrefix
 from prefect_dstack.configurations.ports import Port

@@ -19,9 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Self, cast
 
 from prefect_dstack.configurations import PortMapping
 from prefect_dstack.errors import ConfigurationError, ConflictError, HostError

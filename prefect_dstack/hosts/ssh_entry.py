@@ -15,9 +15,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from typing_extensions import Self
 
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.hosts.access import SshAccess

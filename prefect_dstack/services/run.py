@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
@@ -87,7 +87,7 @@ class ServiceRun:
 def requested_at() -> datetime:
     """Return when the flow run that this code runs in began, before it waited for others, in UTC."""
     context = FlowRunContext.get()
-    return datetime.now(timezone.utc) if context is None else context.start_time
+    return datetime.now(UTC) if context is None else context.start_time
 
 
 def flow_run_id() -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
@@ -60,7 +60,7 @@ def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
         frequency = heartbeat or get_current_settings().flows.heartbeat_frequency
         if frequency is None or not (run.state.is_running() or run.state.is_cancelling()):
             return False
-        silent_since = datetime.now(timezone.utc) - timedelta(seconds=frequency * MISSED_HEARTBEATS)
+        silent_since = datetime.now(UTC) - timedelta(seconds=frequency * MISSED_HEARTBEATS)
         if run.start_time is None or run.start_time > silent_since:
             return False
         heartbeats = client.request(

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -88,7 +88,7 @@ class Pebble:
         self.http_port = http_port
         self.port, self._management = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}/dir"
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         authority, key = new_authority(now), new_key()
         directory.mkdir(parents=True, exist_ok=True)
         self.trusted = directory / "trusted.pem"

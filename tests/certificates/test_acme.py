@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import stat
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -36,9 +36,9 @@ def get_certificate(
         RequiredCertificate(hosts[0], hosts),
         certificate,
         gateway,
-        now=datetime.now(timezone.utc),
+        now=datetime.now(UTC),
         directory=Path(),
-        authority=lambda: new_authority(datetime.now(timezone.utc)),
+        authority=lambda: new_authority(datetime.now(UTC)),
         dns=lambda: names or server.names,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from tests.certificates.conftest import NOW
 
 def handshake(directory: Path, authority: Authority, hosts: list[str], asked: str, trusted: str) -> str:
     """Shake hands with a server that has a certificate for hosts, and trust only one authority."""
-    key, now = new_key(), datetime.now(timezone.utc)
+    key, now = new_key(), datetime.now(UTC)
     (directory / "bundle.pem").write_bytes(private_pem(key) + authority.issue(key, hosts, now))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(directory / "bundle.pem")
@@ -53,13 +53,13 @@ def handshake(directory: Path, authority: Authority, hosts: list[str], asked: st
     ],
 )
 def test_who_trusts_it_trusts_what_it_signs(tmp_path: Path, hosts: list[str], asked: str) -> None:
-    authority = new_authority(datetime.now(timezone.utc))
+    authority = new_authority(datetime.now(UTC))
 
     assert handshake(tmp_path, authority, hosts, asked, authority.certificate) == "TLSv1.3"
 
 
 def test_nobody_else_does(tmp_path: Path) -> None:
-    authority, other = (new_authority(datetime.now(timezone.utc)) for _ in range(2))
+    authority, other = (new_authority(datetime.now(UTC)) for _ in range(2))
 
     with pytest.raises(ssl.SSLCertVerificationError, match="issuer"):
         handshake(tmp_path, authority, ["a.test"], "a.test", other.certificate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -74,7 +74,7 @@ class TestDue:
         assert NOW <= due_at(certificate) <= certificate.not_after
 
     def test_after_60_of_90_days(self) -> None:
-        assert due_at(valid(90)) == datetime(2026, 4, 30, tzinfo=timezone.utc)
+        assert due_at(valid(90)) == datetime(2026, 4, 30, tzinfo=UTC)
 
 
 class TestCovers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -24,14 +24,12 @@ from prefect_dstack.errors import UserError
     ],
 )
 def test_how_long_ago(text: str, ago: timedelta) -> None:
-    assert abs(datetime.now(timezone.utc) - ago - parse_moment(text, "--since")) < timedelta(seconds=5)
+    assert abs(datetime.now(UTC) - ago - parse_moment(text, "--since")) < timedelta(seconds=5)
 
 
 def test_when() -> None:
-    assert parse_moment("2026-01-02T03:04:05+00:00", "--since") == datetime(
-        2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc
-    )
-    assert parse_moment("2026-01-02", "--since").tzinfo is timezone.utc
+    assert parse_moment("2026-01-02T03:04:05+00:00", "--since") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert parse_moment("2026-01-02", "--since").tzinfo is UTC
 
 
 @pytest.mark.parametrize("text", ["", "10", "yesterday", "10 m", "-5m", "m", "999999999w", "2026-13-01"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prefect_dstack.domain.record import Replacement, ServiceRecord
 from prefect_dstack.domain.replacement import LONGEST_PAUSE, noted, pause_after, replica_to_replace
 
-START = datetime(2030, 1, 1, tzinfo=timezone.utc)
+START = datetime(2030, 1, 1, tzinfo=UTC)
 DURATIONS = st.integers(1, 900).map(float)
 NAMES = st.sampled_from([f"chat-3-{number}" for number in range(4)])
 

@@ -7,9 +7,8 @@ import json
 import threading
 from collections import Counter
 from types import TracebackType
+from typing import Self
 from urllib.parse import urlsplit
-
-from typing_extensions import Self
 
 PAUSE = 0.02
 

@@ -8,9 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from tests.gateways.hosts import traces
 from tests.polling import wait_until

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ def test_a_gateway_without_a_domain_has_a_certificate_for_its_address(
 def test_a_file_is_used_and_a_newer_one_taken_by_the_next_renewal(
     gateway: Create, name: str, tmp_path: Path
 ) -> None:
-    ours = new_authority(datetime.now(timezone.utc))
+    ours = new_authority(datetime.now(UTC))
     write(ours, tmp_path)
     files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
     made = gateway({"type": "file", **files})
@@ -248,7 +248,7 @@ def test_a_file_is_used_and_a_newer_one_taken_by_the_next_renewal(
 def test_a_file_that_cannot_be_used_makes_no_gateway(
     gateway: Create, tmp_path: Path, name: str, home: Home
 ) -> None:
-    write(new_authority(datetime.now(timezone.utc)), tmp_path)
+    write(new_authority(datetime.now(UTC)), tmp_path)
     (tmp_path / "key.pem").write_bytes(private_pem(new_key()))
     files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
 
@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_used_makes_no_gateway(
 def test_files_that_do_not_fit_are_refused_while_good_ones_serve(
     gateway: Create, name: str, tmp_path: Path
 ) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     ours = new_authority(now)
     write(ours, tmp_path)
     files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
@@ -320,7 +320,7 @@ def test_what_nothing_acts_on_is_refused(gateway: Create, certificate: dict[str,
 
 def write(authority: Authority, directory: Path) -> None:
     key = new_key()
-    chain = authority.issue(key, ["*.example.org"], datetime.now(timezone.utc))
+    chain = authority.issue(key, ["*.example.org"], datetime.now(UTC))
     (directory / "cert.pem").write_bytes(chain)
     (directory / "key.pem").write_bytes(private_pem(key))
 

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
 from prefect.blocks.system import Secret
-from typing_extensions import Self
 
 from prefect_dstack import (
     create_gateway,

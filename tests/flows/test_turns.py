@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -73,7 +73,7 @@ def test_a_deployment_that_was_overtaken_while_it_waited_does_nothing(
     with lock(f"service-{name}", str(uuid4()), lambda: None, print):
         waiting.start()
         wait_until(lambda: flow_runs(prefect_server, name, "RUNNING") > running, 30)
-        later = datetime.now(timezone.utc) + timedelta(seconds=1)
+        later = datetime.now(UTC) + timedelta(seconds=1)
         save_record(load_record(name).model_copy(update={"asked_at": later}))
     waiting.join()
     assert results == [endpoint.model_copy(update={"changed": False, "superseded": True})]

@@ -309,7 +309,7 @@ class Load:
                         self.address, self.port, ssl=self.tls, server_hostname=name
                     )
                 close = await asyncio.wait_for(self._once(*connection, method, path, keep), 20)
-            except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, ValueError) as error:
+            except (TimeoutError, OSError, asyncio.IncompleteReadError, ValueError) as error:
                 self.failures.append(f"{method} {path}: {type(error).__name__}: {error}")
                 close = True
             if close and connection is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ STATE = (
     .with_route(ROUTE)
     .with_replica("hello", R1)
 )
-TOKEN = AcceptedToken(sha256="a" * 64, expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc))
+TOKEN = AcceptedToken(sha256="a" * 64, expires_at=datetime(2030, 1, 1, tzinfo=UTC))
 CHECKED = (
     "check inter 2s fastinter 500ms downinter 1s fall 2 rise 1 observe layer4 error-limit 3 "
     "on-error mark-down on-marked-down shutdown-sessions"

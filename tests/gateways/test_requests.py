@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -81,8 +81,8 @@ def test_tokens_open_what_they_are_for(world: World) -> None:
         auth=True,
         tokens={
             "mine": token("right"),
-            "old": token("late", datetime.now(timezone.utc) - timedelta(seconds=1)),
-            "new": token("early", datetime.now(timezone.utc) + timedelta(hours=1)),
+            "old": token("late", datetime.now(UTC) - timedelta(seconds=1)),
+            "new": token("early", datetime.now(UTC) + timedelta(hours=1)),
         },
     )
     other, _ = world.service(auth=True, tokens={"theirs": token("foreign")})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ def test_a_state_survives_json() -> None:
         .with_challenge("abc", "abc.def")
         .with_certificate("a.example.com")
     )
-    token = AcceptedToken(sha256="0" * 64, expires_at=datetime.now(timezone.utc))
+    token = AcceptedToken(sha256="0" * 64, expires_at=datetime.now(UTC))
     state = with_token(state, "hello", "t", token)
     assert GatewayState.model_validate_json(state.model_dump_json()) == state
 
@@ -221,5 +221,5 @@ def test_addresses_that_pass_are_ip_addresses(text: str) -> None:
 
 
 def test_an_expiry_needs_a_zone() -> None:
-    soon = datetime.now(timezone.utc) + timedelta(hours=1)
+    soon = datetime.now(UTC) + timedelta(hours=1)
     assert AcceptedToken(sha256="0" * 64, expires_at=soon).expires_at == soon

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def test_since_leaves_out_what_is_older_and_nothing_else(
         log.stream.close()
         log.times.close()
 
-    moment = datetime.fromtimestamp(START + since, timezone.utc)
+    moment = datetime.fromtimestamp(START + since, UTC)
 
     assert list(read_output(directory, since=moment)) == expected
 
@@ -42,4 +42,4 @@ def test_since_leaves_out_what_is_older_and_nothing_else(
 def test_all_is_shown_where_no_times_were_noted(tmp_path: Path) -> None:
     (tmp_path / "output.log").write_text("one\ntwo\n")
 
-    assert list(read_output(tmp_path, since=datetime.now(timezone.utc))) == ["one", "two"]
+    assert list(read_output(tmp_path, since=datetime.now(UTC))) == ["one", "two"]

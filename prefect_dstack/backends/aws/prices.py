@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect_dstack.backends.aws.cache import Cache
@@ -100,7 +100,7 @@ def spot_prices(aws: Aws, cache: Cache, region: str, report: Report) -> dict[str
             "describe_spot_price_history",
             "SpotPriceHistory",
             ProductDescriptions=["Linux/UNIX", "Linux/UNIX (Amazon VPC)"],
-            StartTime=datetime.now(timezone.utc),
+            StartTime=datetime.now(UTC),
         ):
             # Newest first: the first one of a zone is the present one.
             latest.setdefault(entry["InstanceType"], {}).setdefault(

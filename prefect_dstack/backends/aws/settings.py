@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from typing_extensions import Self
 
 __all__ = ["AwsSettings", "Image", "Region"]
 
