@@ -43,6 +43,10 @@ def test_the_form_asks_first_for_what_people_set_first() -> None:
         "profile",
         "args",
         "move",
+        "directory",
+        "pull",
+        "model_asset",
+        "annotations",
     ]
     assert [it["type"] for it in schema.properties["configuration"]["anyOf"]] == ["string", "object"]
     assert schema.required == ["configuration"]
