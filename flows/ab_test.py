@@ -28,7 +28,7 @@ async def ask(url: str, release: asyncio.Task[Endpoint], count: int) -> dict[str
 
 
 async def promoted(name: str, release: asyncio.Task[Endpoint]) -> Endpoint:
-    """Let the new revision take over as soon as it waits for that."""
+    """Promote the new revision as soon as it waits for that."""
     while not release.done() and (await aget_service(name)).state != "waiting":
         await asyncio.sleep(1)  # the comparison of the canary goes on for its duration
     if not release.done():

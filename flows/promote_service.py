@@ -1,4 +1,4 @@
-"""Let a canary that waits for a person take over; used by `promote-service/default` in `prefect.yaml`."""
+"""Promote a canary that waits for a person; used by `promote-service/default` in `prefect.yaml`."""
 
 from prefect_dstack import promote_service
 

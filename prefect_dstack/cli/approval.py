@@ -15,7 +15,7 @@ Reason = Annotated[str, typer.Option("--reason", "-r", help="Why, for the histor
 
 
 def approve(name: Name, reason: Reason = "", yes: Yes = False, json: Json = False) -> None:
-    """Let a revision that waits for approval take over."""
+    """Approve a revision that waits for it."""
     connected()
     from prefect_dstack.flows.approval import approve_service
 

@@ -77,7 +77,7 @@ class GatewayMetrics:
         self._hold(samples)
 
     def close(self) -> None:
-        """Let go of all processes."""
+        """Release all processes."""
         for _, connection in self._holds.values():
             connection.close()
         self._holds.clear()

@@ -61,7 +61,7 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the program; one that has a terminal is told with SIGHUP, if it still runs."""
+        """Release the program; one that has a terminal gets SIGHUP if it still runs."""
         ...
 
 

@@ -134,7 +134,7 @@ class SshServer(paramiko.ServerInterface):
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        """Let in whoever has our client key, under any name."""
+        """Accept whoever has our client key, under any name."""
         return AUTH_SUCCESSFUL if key == self._client_key else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
@@ -146,7 +146,7 @@ class SshServer(paramiko.ServerInterface):
         return OPEN_SUCCEEDED
 
     def check_channel_env_request(self, channel: paramiko.Channel, name: bytes, value: bytes) -> bool:
-        """Take a variable that says how to write for the client."""
+        """Accept a variable that describes the client's terminal or locale."""
         text = name.decode(errors="replace")
         if not text.startswith(LANGUAGES):
             return False
@@ -165,7 +165,7 @@ class SshServer(paramiko.ServerInterface):
         pixelheight: int,
         modes: bytes,
     ) -> bool:
-        """Give the session a terminal."""
+        """Allocate a terminal for the session."""
         asked = self._asked_on(channel)
         if asked is not None:
             asked.terminal = Terminal(term.decode(errors="replace") or "dumb", width, height)

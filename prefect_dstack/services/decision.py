@@ -34,7 +34,7 @@ def decided(record: ServiceRecord, flow_run: str) -> Endpoint | None:
 
 
 def approve(record: ServiceRecord, run: ServiceRun, *, by: str, reason: str = "") -> Endpoint:
-    """Let the revision that waits take over.
+    """Approve the revision that waits.
 
     Args:
         record: The record of the service; its lock is held.

@@ -46,12 +46,12 @@ class Stay:
         return self._ready.is_set()
 
     def read(self, line: str) -> None:
-        """Take notice of a line that it has written."""
+        """Notice a line that it has written."""
         if line.endswith(self._line):
             self._ready.set()
 
     def begin(self) -> None:
-        """Let `ssh NAME` enter it from now on."""
+        """Add the entry with which `ssh NAME` reaches it."""
         name = self._configuration.name or ""
         self._seen = time.monotonic()
         try:
@@ -69,7 +69,7 @@ class Stay:
             self._log.info("%s", line)
 
     def end(self) -> None:
-        """Let nobody in any more, now that it is gone."""
+        """Remove the entry, now that it is gone."""
         try:
             remove_entry(self._configuration.name or "", self._infrastructure.home)
         except ConfigurationError as error:

@@ -25,7 +25,7 @@ def service_key(service: str) -> str:
 
 
 def materialize_revision(revision: Revision, endpoint: Endpoint) -> None:
-    """Tell Prefect that a service, as an asset, was made anew of its model; do nothing without one.
+    """Report to Prefect that a service, as an asset, was materialized from its model; without one, do nothing.
 
     A revision without a model counts too if its deployer has written something on it.
 

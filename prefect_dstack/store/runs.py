@@ -131,7 +131,7 @@ def fail_paused(flow_run: str, message: str) -> None:
 
 
 def resume_paused(flow_run: str) -> None:
-    """Let a flow run that is suspended go on; others are left alone.
+    """Resume a suspended flow run; others are left alone.
 
     Args:
         flow_run: The id of the flow run.
