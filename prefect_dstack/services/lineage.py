@@ -25,7 +25,7 @@ def service_key(service: str) -> str:
 
 
 def materialize_revision(revision: Revision, endpoint: Endpoint) -> None:
-    """Report to Prefect that a service, as an asset, was materialized from its model; without one, do nothing.
+    """Report to Prefect that a service, as an asset, was materialized; without a model, do nothing.
 
     A revision without a model counts too if its deployer has written something on it.
 
