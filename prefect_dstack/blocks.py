@@ -148,6 +148,9 @@ class DstackGateway(Block):
         default_factory=dict,
         description="What its backend needs to reach it again, such as addresses and ids.",
     )
+    location: dict[str, str] | None = Field(
+        default=None, description="The one machine on which it can be changed; none: any that reaches it."
+    )
 
 
 class DstackSshFleet(Block):

@@ -119,9 +119,14 @@ def decide(history: Sequence[Sample], terms: ScalingTerms, current: int) -> Deci
     up = _needs(history, terms, now - terms.up_delay)
     if up and min(up) > current:
         return Decision(min(up), _reason(history, terms))
-    down = _needs(history, terms, now - terms.down_delay)
-    covered = history[0].at <= now - terms.down_delay
-    if covered and down and max(down) < current:
+    since = now - terms.down_delay
+    if history[0].at > since:
+        return Decision(current)
+    if terms.least == 0 and _is_idle(history, since):
+        return Decision(0, f"no request for {terms.down_delay:g} s")
+    # A request between two looks is in no average: only a time without any ends the last replica.
+    down = [max(count, 1) for count in _needs(history, terms, since)]
+    if down and max(down) < current:
         return Decision(max(down), _reason(history, terms))
     return Decision(current)
 
@@ -159,6 +164,15 @@ def _needs(history: Sequence[Sample], terms: ScalingTerms, since: float) -> list
     return found
 
 
+def _is_idle(history: Sequence[Sample], since: float) -> bool:
+    """Return whether no request has begun, or was open, since a moment."""
+    first = max((number for number, sample in enumerate(history) if sample.at <= since), default=0)
+    seen = history[first:]
+    if any(sample.load.in_flight + sample.load.queued + sample.load.held for sample in seen):
+        return False
+    return not _begun(seen)
+
+
 def _value(history: Sequence[Sample], terms: ScalingTerms) -> float | None:
     last = history[-1]
     window = [sample for sample in history if sample.at >= last.at - terms.window]
@@ -177,15 +191,20 @@ def _value(history: Sequence[Sample], terms: ScalingTerms) -> float | None:
 
 
 def _rate(window: Sequence[Sample]) -> float | None:
-    """Return the requests per second, over reloads of the gateway, each of which counts anew."""
+    """Return the requests per second."""
     seconds = window[-1].at - window[0].at
     if seconds <= 0:
         return None
+    return _begun(window) / seconds
+
+
+def _begun(history: Sequence[Sample]) -> int:
+    """Return how many requests have begun, over reloads of the gateway, each of which counts anew."""
     requests = 0
-    for before, after in itertools.pairwise(window):
+    for before, after in itertools.pairwise(history):
         same = before.process == after.process
         requests += max(0, after.load.requests - before.load.requests) if same else after.load.requests
-    return requests / seconds
+    return requests
 
 
 def _reason(history: Sequence[Sample], terms: ScalingTerms) -> str:

@@ -29,6 +29,7 @@ from prefect_dstack.infrastructure.certificates import check_files
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.services.certificates import ensure_certificates
+from prefect_dstack.services.location import refuse_gateway_elsewhere
 from prefect_dstack.store import documents
 from prefect_dstack.store.records import all_records
 from prefect_dstack.store.sources import resolve_infrastructure
@@ -53,6 +54,7 @@ def create_gateway(
     Raises:
         ConfigurationError: If the configuration cannot be accepted.
         CertificateError: If the certificate that it names cannot be used, or is not for its services.
+        ConflictError: If a gateway of that name is on another machine.
         GatewayError: If it cannot be started.
     """
     loaded = load_configuration(configuration, name=name)
@@ -72,6 +74,9 @@ def create_gateway(
     )
     # A host that only this gateway names belongs to a backend once its block is there.
     gateway = _gateway(loaded, infrastructure)
+    refuse_gateway_elsewhere(gateway, infrastructure.here, "apply")
+    if gateway.bound_to_machine:
+        block.location = infrastructure.here.model_dump()
     check_files(gateway, _known_routes(gateway), must_exist=True)
     documents.save(block, loaded.name)
     infrastructure = resolve_infrastructure()
@@ -139,7 +144,7 @@ def delete_gateway(name: str, force: bool = False) -> None:
 
     Raises:
         NotFoundError: If there is no such gateway.
-        ConflictError: If services use it.
+        ConflictError: If services use it, or it is on another machine.
         GatewayError: If its machine cannot be reached.
     """
     infrastructure = resolve_infrastructure()
@@ -148,6 +153,8 @@ def delete_gateway(name: str, force: bool = False) -> None:
     if gateway is None:
         known = ", ".join(infrastructure.configured_gateways) or "none"
         raise NotFoundError(f"{name}: there is no such gateway; there are: {known}")
+    if not force:
+        refuse_gateway_elsewhere(gateway, infrastructure.here, "delete")
     users = [record.name for record in all_records() if record.gateway == name and record.active is not None]
     if users:
         raise ConflictError(f"{name}: serves {', '.join(users)}; stop them first")

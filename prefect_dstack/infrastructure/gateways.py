@@ -30,6 +30,7 @@ from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.observation import ReplicaHealth
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.transitions import EVEN_WEIGHT, configured, keeping_replicas, with_tokens
+from prefect_dstack.hosts.identity import MachineIdentity
 from prefect_dstack.hosts.machine import Machine
 from prefect_dstack.runtimes.base import Replica
 
@@ -50,6 +51,7 @@ class ManagedGateway:
         created: The machine that was created for it, and its DNS records; None where none is created.
         implicit: Whether it comes with the first service and goes with the last.
         tokens: Returns all tokens that open services.
+        location: The machine that it is on, if only programs there reach it; None: not known, or any.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class ManagedGateway:
         created: CreatedGateway | None = None,
         implicit: bool = False,
         tokens: Callable[[], Sequence[Token]] = tuple,
+        location: MachineIdentity | None = None,
     ) -> None:
         self.name = name
         self.configuration = configuration
         self.created = created
         self.implicit = implicit
+        self.location = location
         self._backend: Any = backend
         self._tokens = tokens
         self._host: GatewayHost | None = None

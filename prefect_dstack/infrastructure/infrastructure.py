@@ -347,8 +347,11 @@ class Infrastructure:
         """
         wanted = resolve_gateway(configuration, self.sources.secret)
         asks_address = isinstance(wanted, str) and wanted.rpartition("/")[2] not in self.gateway_names
+        named = wanted.rpartition("/")[2] if isinstance(wanted, str) else None
         candidates = [
-            self._candidate(name, with_address=asks_address) for name in sorted(self._gateway_blocks)
+            self._candidate(name, with_address=asks_address)
+            for name in sorted(self._gateway_blocks)
+            if name == named or not self._is_elsewhere(name)
         ]
         name = choose_gateway(
             wanted,
@@ -358,6 +361,10 @@ class Infrastructure:
             source=configuration.source_name,
         )
         return self.gateway(name)
+
+    def _is_elsewhere(self, name: str) -> bool:
+        location = _location(self._gateway_blocks[name])
+        return location is not None and location.id != self.here.id
 
     def _candidate(self, name: str, *, with_address: bool) -> GatewayCandidate:
         try:
@@ -393,6 +400,7 @@ class Infrastructure:
             created=None if data is None else _created(name, data),
             implicit=data is None,
             tokens=self.sources.tokens,
+            location=None if data is None else _location(data),
         )
 
 
@@ -406,6 +414,10 @@ def _gateway_configuration(name: str, data: Mapping[str, Any]) -> GatewayConfigu
     if not isinstance(loaded, GatewayConfiguration):
         raise ConfigurationError(f"gateway '{name}': its block holds a {loaded.type}; {REMEDY}")
     return loaded
+
+
+def _location(data: Mapping[str, Any]) -> MachineIdentity | None:
+    return None if data.get("location") is None else MachineIdentity.model_validate(data["location"])
 
 
 def _created(name: str, data: Mapping[str, Any]) -> CreatedGateway | None:

@@ -40,7 +40,12 @@ from prefect_dstack.services.evaluation import Evaluate, acceptance, evaluate_re
 from prefect_dstack.services.failures import keep_failure_log
 from prefect_dstack.services.image_versions import running_image
 from prefect_dstack.services.lineage import materialize_revision
-from prefect_dstack.services.location import is_elsewhere, location_of, refuse_elsewhere
+from prefect_dstack.services.location import (
+    is_elsewhere,
+    location_of,
+    refuse_elsewhere,
+    refuse_gateway_elsewhere,
+)
 from prefect_dstack.services.preparation import (
     PreparedService,
     desired_replicas,
@@ -256,6 +261,7 @@ def put_revision(
     active = None if moves else record.active_revision
     gateway = infrastructure.gateway_for(prepared.configuration, record.gateway if active else None)
     gateway.require_backend()
+    refuse_gateway_elsewhere(gateway, infrastructure.here, "use")
     route = _router(prepared.routed, gateway)
     state = gateway.state() or gateway.initial_state()
     # Asked here to refuse what cannot be before anything is created; it is taken below.

@@ -21,7 +21,7 @@ class GatewayOverview(BaseModel):
     backend: str = Field(description="Where it runs.")
     address: str = Field(description="Where it is reached.")
     domain: str | None = Field(description="The domain below which services have names.")
-    state: str = Field(description="`running`, or why not.")
+    state: str = Field(description="`running`, `elsewhere` with the machine, or why not.")
     services: list[str] = Field(description="The services that it routes.")
     certificates: list[CertificateStatus] = Field(
         default_factory=list, description="The certificates that it has."
@@ -49,6 +49,8 @@ def gateway_overview() -> list[GatewayOverview]:
         try:
             state = gateway.state()
             condition = "running" if gateway.running() else "stopped"
+            if gateway.location is not None and gateway.location.id != infrastructure.here.id:
+                condition = f"elsewhere: {gateway.location}"
             if state is not None and state.https_port is not None:
                 known = certificates(gateway)
         except PrefectDstackError as error:

@@ -8,7 +8,7 @@ from prefect_dstack.hosts.identity import MachineIdentity
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 
-__all__ = ["is_elsewhere", "location_of", "refuse_elsewhere"]
+__all__ = ["is_elsewhere", "location_of", "refuse_elsewhere", "refuse_gateway_elsewhere"]
 
 
 def is_elsewhere(record: ServiceRecord, here: MachineIdentity) -> bool:
@@ -42,6 +42,24 @@ def refuse_elsewhere(
         f"{record.name}: runs on {record.location}, and this is {here}: {verb} it there, or on a worker of "
         f"that machine{move}; an SSH fleet with a gateway of its own can be reached from everywhere"
     )
+
+
+def refuse_gateway_elsewhere(gateway: ManagedGateway, here: MachineIdentity, verb: str) -> None:
+    """Refuse to change a gateway that only programs on another machine reach.
+
+    Args:
+        gateway: The gateway.
+        here: This machine.
+        verb: What was asked for, for the message: `delete`.
+
+    Raises:
+        ConflictError: If it is on another machine; names that machine.
+    """
+    if gateway.location is not None and gateway.location.id != here.id:
+        raise ConflictError(
+            f"gateway '{gateway.name}': runs on {gateway.location}, and this is {here}: {verb} it there, or "
+            "on a worker of that machine"
+        )
 
 
 def location_of(infrastructure: Infrastructure, gateway: ManagedGateway) -> MachineIdentity | None:

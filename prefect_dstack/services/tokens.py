@@ -19,9 +19,10 @@ from prefect_dstack.gateways.choice import LOCAL
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.gateways.transitions import with_tokens
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.services.location import is_elsewhere, refuse_elsewhere, refuse_gateway_elsewhere
 from prefect_dstack.services.preparation import this_user
 from prefect_dstack.store import tokens as store
-from prefect_dstack.store.records import load_record
+from prefect_dstack.store.records import load_record, readable_records
 from prefect_dstack.store.sources import resolve_infrastructure
 
 __all__ = [
@@ -54,6 +55,7 @@ def create_token(
     Raises:
         NotFoundError: If there is no such service or gateway.
         ConfigurationError: If what is asked makes no sense.
+        ConflictError: If the service or gateway can only be changed on another machine.
         GatewayError: If a gateway cannot be told.
 
     Example:
@@ -70,12 +72,14 @@ def create_token(
     ends = expiry(expires, moment)
     if service is not None and gateway is not None:
         raise ConfigurationError("is for one service or for a gateway, not both; leave one out", key="token")
-    if service is not None:
-        load_record(service)
     infrastructure = resolve_infrastructure()
+    if service is not None:
+        refuse_elsewhere(load_record(service), infrastructure.here, "create its tokens")
     if gateway is not None and gateway not in infrastructure.gateway_names:
         known = ", ".join([*infrastructure.configured_gateways, LOCAL])
         raise NotFoundError(f"{gateway}: there is no such gateway; there are: {known}")
+    if gateway is not None:
+        refuse_gateway_elsewhere(infrastructure.gateway(gateway), infrastructure.here, "create its tokens")
     token = new_token(
         moment,
         service=service,
@@ -130,7 +134,7 @@ def revoke_token(token: str) -> Token:
     # First the gateways, because that is what counts; once more when no record can bring it back to them.
     _tell_gateways(infrastructure, known, lambda state: _without(state, known))
     store.save_token(known.model_copy(update={"revoked": True}))
-    problems = _tell_gateways(infrastructure, known, _refreshed)
+    problems = _tell_gateways(infrastructure, known, _refreshed) + _out_of_reach(infrastructure, known)
     if problems:
         raise GatewayError(f"token {known.id} still works, revoke it again later: {'; '.join(problems)}")
     store.delete_token(known.id)
@@ -169,6 +173,18 @@ def _tell_gateways(
         # What Prefect knows of this run is in the context of this thread.
         told = [executor.submit(copy_context().run, tell, name) for name in names]
         return [problem for future in told if (problem := future.result()) is not None]
+
+
+def _out_of_reach(infrastructure: Infrastructure, token: Token) -> list[str]:
+    """Return why which services that the token opens cannot be told here: they are on other machines."""
+    return [
+        f"{record.name} runs on {record.location}: revoke it there too"
+        for record in readable_records()[0]
+        if is_elsewhere(record, infrastructure.here)
+        and record.active is not None
+        and token.service in (None, record.name)
+        and token.gateway in (None, record.gateway)
+    ]
 
 
 def _without(state: GatewayState, token: Token) -> GatewayState:

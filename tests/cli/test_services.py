@@ -33,6 +33,7 @@ def test_the_life_of_a_service(
         "replicas": [f"{name}-1-0", f"{name}-1-1"],
         "changed": True,
         "superseded": False,
+        "waiting": None,
     }
     assert f"{name}@1: serves at {url}" in applied.err.splitlines()
     assert "\x1b" not in applied.err
@@ -119,7 +120,7 @@ def test_a_stopped_service_is_deleted_with_all_that_is_known_of_it(
     refused = cli("delete", name, "-y")
     assert (refused.code, refused.err.splitlines()[-1]) == (
         2,
-        f"error: {name}: serves; stop it first: prefect-dstack stop {name}",
+        f"error: {name}: serves, or waits for approval; stop it first: prefect-dstack stop {name}",
     )
     cli.ok("stop", name, "-y")
     assert name not in cli.ok("ps").out

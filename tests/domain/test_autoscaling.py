@@ -61,6 +61,37 @@ def test_a_request_that_is_held_wakes_a_service_at_zero() -> None:
     assert decide([Sample(0.0, Load(held=3))], terms, 0).replicas == 1
 
 
+TO_ZERO = ScalingTerms("concurrency", target=4, least=0, most=2, up_delay=1, down_delay=10)
+
+
+def test_any_request_keeps_the_last_replica_for_the_whole_delay() -> None:
+    """Also one that was answered between two looks, so that nobody has seen it in flight."""
+    samples = [Sample(float(at), Load(requests=int(at >= 60))) for at in range(80)]
+
+    numbers = [decide(samples[: at + 1], TO_ZERO, 1).replicas for at in range(60, 80)]
+
+    assert numbers[:10] == [1] * 10
+    assert numbers[-1] == 0
+
+
+def test_a_service_that_has_just_been_woken_stays_awake() -> None:
+    asleep = [Sample(float(at), Load(), replicas=0) for at in range(120)]
+    woken = [Sample(120.0, Load(held=1), replicas=0), Sample(121.0, Load(requests=1))]
+    quiet = [Sample(float(at), Load(requests=1)) for at in range(122, 140)]
+    samples = [*asleep, *woken, *quiet]
+
+    numbers = [decide(samples[: at + 1], TO_ZERO, 1).replicas for at in range(121, 140)]
+
+    assert numbers[:9] == [1] * 9
+    assert numbers[-1] == 0
+
+
+def test_a_little_load_is_not_none() -> None:
+    samples = [Sample(float(at), Load(requests=at // 5)) for at in range(120)]
+
+    assert decide(samples, TO_ZERO, 2).replicas == 1
+
+
 def test_a_reload_of_the_gateway_is_no_burst() -> None:
     samples = trace([10.0] * 30)
     counted_anew = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import subprocess
 import threading
@@ -409,7 +408,7 @@ def blocks() -> list[str]:
     """The gateways and fleets that are known."""
     from prefect_dstack.blocks import DstackGateway, DstackSshFleet
 
-    return list(itertools.chain.from_iterable(map(documents.names, (DstackGateway, DstackSshFleet))))
+    return [*documents.names(DstackGateway), *documents.names(DstackSshFleet)]
 
 
 def test_a_gpu_is_given_once_however_many_deployments_choose_it(hosts: Lab, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
+from prefect_dstack.hosts.ports import free_port
 from tests.command_line import CommandLine, Outcome
 from tests.flows.conftest import get, hello
 from tests.home import Home
@@ -143,3 +145,43 @@ def test_a_move_that_fails_leaves_the_old_one_serving(
     assert (listed(a, name)["state"], listed(a, name)["revision"]) == ("serving", 1)
     assert listed(b, name)["state"] == "elsewhere"
     a.ok("stop", name, "-y")
+
+
+def test_a_gateway_and_its_tokens_belong_to_its_machine(
+    machines: tuple[Machine, Machine], file: Callable[..., Path], name: str, tmp_path: Path
+) -> None:
+    a, b = machines
+    gateway = f"g{name}"
+    written = tmp_path / "gateway.dstack.yml"
+    written.write_text(yaml.safe_dump({"type": "gateway", "name": gateway, "port": free_port()}))
+    a.ok("apply", "-f", written, "-y")
+    service = file("one")
+    keys = {**yaml.safe_load(service.read_text()), "gateway": gateway, "auth": True}
+    service.write_text(yaml.safe_dump(keys))
+    url = a.ok("apply", "-f", service, "-y", "--json").json["endpoint"]["url"]
+    token = a.ok("token", "create", "--service", name, "--json").json
+
+    other = tmp_path / "other.dstack.yml"
+    other.write_text(yaml.safe_dump(hello(f"{name}-other", gateway=gateway)))
+    for verb in (
+        ("apply", "-f", written, "-y"),
+        ("gateway", "delete", gateway, "-y"),
+        ("apply", "-f", other, "-y"),
+        ("token", "create", "--service", name),
+        ("token", "create", "--gateway", gateway),
+        ("token", "revoke", token["id"]),
+    ):
+        refused = b(*verb)
+        assert refused.code != 0, (verb, refused)
+        assert str(a.home.state) in refused.err, "the machine is named"
+    (seen,) = (it for it in b.ok("gateway", "list", "--json").json if it["name"] == gateway)
+    assert seen["state"].startswith("elsewhere")
+
+    def status(value: str) -> int:
+        return httpx.get(url, headers={"Authorization": f"Bearer {value}"}).status_code
+
+    assert status(token["token"]) == 200
+    a.ok("token", "revoke", token["id"])
+    assert status(token["token"]) == 401
+    a.ok("stop", name, "-y")
+    a.ok("gateway", "delete", gateway, "-y")
