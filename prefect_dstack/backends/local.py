@@ -139,7 +139,7 @@ class LocalBackend:
             return devices
 
     def _machine_as_offer(self) -> Offer:
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Offer(
             backend=self.name,
             instance_type="local",

@@ -180,6 +180,8 @@ class BundleStore:
         """Hold the store: shared to add to it, exclusively to remove from it."""
         for directory in (self.directory, self._files, self._held):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Whoever remembered digests first has made it by the way, open to all.
+        self.directory.chmod(0o700)
         with _lock(self.directory / ".lock", kind):
             yield
 

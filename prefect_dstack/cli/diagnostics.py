@@ -54,11 +54,16 @@ def doctor(
 def _print_policy(regions: list[str] | None) -> None:
     import json
 
+    from pydantic import ValidationError
+
     from prefect_dstack.backends.aws import AwsSettings, least_policy
-    from prefect_dstack.errors import NotFoundError
+    from prefect_dstack.errors import NotFoundError, UserError
 
     if regions:
-        settings = AwsSettings(regions=tuple(regions))
+        try:
+            settings = AwsSettings(regions=tuple(regions))
+        except ValidationError as error:
+            raise UserError(f"--region {' '.join(regions)}: write names such as eu-west-1") from error
     else:
         connected()
         from prefect_dstack.backends.aws import AwsBackend

@@ -59,6 +59,8 @@ class Proof:
             ReplicaNotReadyError: If it answers worse than before, or the gateway's own checks fail.
         """
         path = _path_at(route, self.path)
+        if not endpoint.replicas:
+            return  # a request would wait at the gateway, and wake what nobody has asked for
         if self.before is None:
             verify_endpoint(endpoint.url, self.gateway.address, path)
             return

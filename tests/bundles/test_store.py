@@ -395,3 +395,10 @@ def test_copies_share_their_blocks_where_the_file_system_can(
     assert contents(replicas[1]) == contents(store.path(collect(app).digest)) == contents(app)
     os.sync()
     assert before.f_bavail - os.statvfs(btrfs).f_bavail < 10 * 1024**2 // before.f_bsize
+
+
+def test_nobody_else_reads_the_copies(app: Path, store: BundleStore) -> None:
+    write(app / ".env", "TOKEN=hunter2")
+    store.put(collect(app, cache=store.cache))
+
+    assert store.directory.stat().st_mode & 0o777 == 0o700
