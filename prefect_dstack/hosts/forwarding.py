@@ -230,6 +230,9 @@ class _Link:
             upward.join()
             with self._lock:
                 self._remote = None
+            if (self._failed or self._cut) and type(remote) is socket.socket:
+                # A server that still sends must not wait for a window that never opens again.
+                remote.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         """Carry bytes until their end, which is handed on, while the other direction may go on."""
