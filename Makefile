@@ -3,6 +3,8 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST ?=
+# Tests share the machine with servers, engines and gateways; only what fails again has failed.
+RERUNS := --reruns 2
 DIST ?= dist
 
 .PHONY: check clean coverage demo dist docs help install llm site test test-hosts test-slow
@@ -23,15 +25,15 @@ demo: $(INSTALLED) ## deploy an example, and replace it under load
 
 test: $(INSTALLED) ## run the fast tests
 	sh tests/testbed/install.sh
-	$(BIN)/python -m pytest -m "not slow and not testbed and not llm" $(PYTEST)
+	$(BIN)/python -m pytest -m "not slow and not testbed and not llm" $(RERUNS) $(PYTEST)
 
 test-slow: $(INSTALLED) ## run the slow tests: minutes
 	sh tests/testbed/install.sh
-	$(BIN)/python -m pytest -m "slow and not testbed and not llm" $(PYTEST)
+	$(BIN)/python -m pytest -m "slow and not testbed and not llm" $(RERUNS) $(PYTEST)
 
 test-hosts: $(INSTALLED) ## run the tests on real hosts: root on Debian only
 	sh tests/testbed/install.sh
-	$(BIN)/python -m pytest -m testbed $(PYTEST)
+	$(BIN)/python -m pytest -m testbed $(RERUNS) $(PYTEST)
 
 check: $(INSTALLED) ## check format, lint, types, import contracts and the site
 	$(BIN)/ruff format --check .
