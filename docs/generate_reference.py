@@ -632,7 +632,8 @@ Read where Prefect reads its own settings, by the command line and by flows: in 
 by these names; in `prefect.toml` under `[integrations.dstack]` and in `pyproject.toml` under
 `[tool.prefect.integrations.dstack]` as `home` and so on; and last in the active profile, where Prefect warns
 of a setting that it does not know. Each has a shorter name in the environment too,
-such as `PREFECT_DSTACK_HOME`. `prefect config view` shows settings of no integration; `prefect-dstack doctor` shows these.
+such as `PREFECT_DSTACK_HOME`. `prefect config view` shows settings of no integration;
+`prefect-dstack doctor` shows these.
 """
 
 SETTINGS_OTHERS = """\

@@ -8,6 +8,7 @@ PrefectDstackError                 exit code 1: something went wrong
 │   ├── NotFoundError              a service, gateway, fleet, secret or revision that does not exist
 │   ├── ConflictError              a port, host name or path that something else already holds
 │   ├── NoOfferError               no machine of any backend satisfies what was asked
+│   │   └── NoRoomError            machines that would do have no room for it now
 │   ├── ImageError                 a container image that cannot be pulled or started
 │   ├── ReplicaExitedError         the workload ended instead of serving
 │   └── ReplicaNotReadyError       the workload runs but did not pass its probes in time
@@ -47,6 +48,7 @@ __all__ = [
     "HostUnreachableError",
     "ImageError",
     "NoOfferError",
+    "NoRoomError",
     "NotFoundError",
     "OrchestratorError",
     "PrefectDstackError",
@@ -185,6 +187,10 @@ class ConflictError(UserError):
 
 class NoOfferError(UserError):
     """No machine of any backend satisfies what was asked."""
+
+
+class NoRoomError(NoOfferError):
+    """Machines that would do have no room for it now."""
 
 
 class ImageError(UserError):

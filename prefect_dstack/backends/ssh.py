@@ -22,6 +22,7 @@ from prefect_dstack.errors import (
     GatewayError,
     HostError,
     NoOfferError,
+    NoRoomError,
     NotFoundError,
     ProvisioningError,
 )
@@ -115,7 +116,7 @@ class SshBackend:
             return [offer for *_, offer in sorted(fitting, key=lambda one: one[:3])]
         if not any(report.inventory for report in reports):
             raise ProvisioningError(f"no host can be used: {'; '.join(reasons)}")
-        raise NoOfferError(
+        raise NoRoomError(
             f"no host has room for a replica with {_describe(requirements.resources)}: {'; '.join(reasons)}"
         )
 

@@ -21,7 +21,7 @@ from prefect_dstack.controller.world import World
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.rollout import Step, Wanted, next_steps
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.errors import CapacityError, DeploymentError, NoOfferError, PrefectDstackError
+from prefect_dstack.errors import CapacityError, DeploymentError, NoRoomError, PrefectDstackError
 from prefect_dstack.infrastructure.observation import Observation, running_replicas
 from prefect_dstack.runtimes.base import Launch
 
@@ -79,7 +79,7 @@ def converge(
             raise DeploymentError(f"{goal.service}: replicas end as fast as they are started")
         try:
             run.take(steps, observation, offers)
-        except (CapacityError, NoOfferError) as error:
+        except (CapacityError, NoRoomError) as error:
             if time.monotonic() - began >= goal.capacity_timeout:
                 raise
             log.warning("%s: %s; trying again in %.0f s", goal.service, error, CAPACITY_PAUSE)

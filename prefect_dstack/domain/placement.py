@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from prefect_dstack.errors import NoOfferError
+from prefect_dstack.errors import NoRoomError
 
 __all__ = ["Placeable", "place"]
 
@@ -57,7 +57,7 @@ def place(
         For each replica its offers; the first ones of all lists together fit.
 
     Raises:
-        NoOfferError: If there is not room for all of them.
+        NoRoomError: If there is not room for all of them.
 
     Example:
         >>> from prefect_dstack.backends.base import Offer
@@ -80,7 +80,7 @@ def place(
         )
         candidates = [held[number] for number in order] + made
         if not candidates:
-            raise NoOfferError(_shortage(held, count, len(placed)))
+            raise NoRoomError(_shortage(held, count, len(placed)))
         if order:
             left[order[0]] -= 1
             taken[held[order[0]].instance_type] += 1

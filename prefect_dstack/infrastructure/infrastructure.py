@@ -33,6 +33,7 @@ from prefect_dstack.errors import (
     ConfigurationError,
     HostError,
     NoOfferError,
+    NoRoomError,
     NotFoundError,
     ProvisioningError,
 )
@@ -179,6 +180,7 @@ class Infrastructure:
         """
         offers: list[Offer] = []
         reasons: list[str] = []
+        full = False
         for name in self._candidates(requirements):
             if name not in self.backends:
                 reasons.append(f"{name}: not configured; configured are {', '.join(self.backends)}")
@@ -190,8 +192,10 @@ class Infrastructure:
                 offers += self.backends[name].offers(requirements)
             except NoOfferError as error:
                 reasons.append(str(error))
+                full = full or isinstance(error, NoRoomError)
         if not offers:
-            raise NoOfferError(f"{requirements.name}: no machine has what it asks for: {'; '.join(reasons)}")
+            kind = NoRoomError if full else NoOfferError
+            raise kind(f"{requirements.name}: no machine has what it asks for: {'; '.join(reasons)}")
         return sorted(offers, key=lambda offer: (offer.price is None, offer.price or 0.0))
 
     def _candidates(self, requirements: Requirements) -> list[str]:

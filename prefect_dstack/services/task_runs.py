@@ -47,7 +47,7 @@ from prefect_dstack.errors import (
     ConflictError,
     HostError,
     HostUnreachableError,
-    NoOfferError,
+    NoRoomError,
     NotFoundError,
     RunFailedError,
 )
@@ -331,7 +331,7 @@ class _Run:
         while True:
             try:
                 action()
-            except (CapacityError, NoOfferError) as error:
+            except (CapacityError, NoRoomError) as error:
                 if time.monotonic() - began >= duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)

@@ -21,7 +21,7 @@ from prefect_dstack.errors import (
     CapacityError,
     DeploymentError,
     HostUnreachableError,
-    NoOfferError,
+    NoRoomError,
     ReplicaNotReadyError,
 )
 from prefect_dstack.runtimes.base import ReplicaStatus
@@ -116,7 +116,7 @@ def test_machines_that_have_room_later_are_waited_for_too(monkeypatch: pytest.Mo
 
     def later(requirements: Requirements) -> Sequence[Offer]:
         if next(full, False):
-            raise NoOfferError("every host is full")
+            raise NoRoomError("every host is full")
         return offers(requirements)
 
     monkeypatch.setattr(world, "offers", later)
