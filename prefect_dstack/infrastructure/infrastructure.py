@@ -367,7 +367,10 @@ class Infrastructure:
         return self.gateway(name)
 
     def _is_elsewhere(self, name: str) -> bool:
-        location = _location(self._gateway_blocks[name])
+        try:
+            location = self.gateway(name).location
+        except ConfigurationError:
+            return False
         return location is not None and location.id != self.here.id
 
     def _candidate(self, name: str, *, with_address: bool) -> GatewayCandidate:
@@ -404,7 +407,7 @@ class Infrastructure:
             created=None if data is None else _created(name, data),
             implicit=data is None,
             tokens=self.sources.tokens,
-            location=None if data is None else _location(data),
+            location=None if data is None else _location(name, data),
         )
 
 
@@ -420,8 +423,13 @@ def _gateway_configuration(name: str, data: Mapping[str, Any]) -> GatewayConfigu
     return loaded
 
 
-def _location(data: Mapping[str, Any]) -> MachineIdentity | None:
-    return None if data.get("location") is None else MachineIdentity.model_validate(data["location"])
+def _location(name: str, data: Mapping[str, Any]) -> MachineIdentity | None:
+    if data.get("location") is None:
+        return None
+    try:
+        return MachineIdentity.model_validate(data["location"])
+    except ValidationError as error:
+        raise _unusable(name, "location", error) from None
 
 
 def _created(name: str, data: Mapping[str, Any]) -> CreatedGateway | None:
@@ -431,11 +439,15 @@ def _created(name: str, data: Mapping[str, Any]) -> CreatedGateway | None:
     try:
         return CreatedGateway.model_validate(details)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, ("details", *first["loc"])))
-        raise ConfigurationError(
-            f"gateway '{name}': its block cannot be used: {place}: {first['msg']}; {REMEDY}"
-        ) from None
+        raise _unusable(name, "details", error) from None
+
+
+def _unusable(name: str, field: str, error: ValidationError) -> ConfigurationError:
+    first = error.errors()[0]
+    place = ".".join(map(str, (field, *first["loc"])))
+    return ConfigurationError(
+        f"gateway '{name}': its block cannot be used: {place}: {first['msg']}; {REMEDY}"
+    )
 
 
 def _at_once(action: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
