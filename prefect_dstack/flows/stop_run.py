@@ -28,7 +28,7 @@ def stop_run(name: str) -> None:
     """
     record = load_run(name)
     infrastructure = resolve_infrastructure()
-    if record.location is not None and record.location.id != infrastructure.here.id:
+    if infrastructure.here.differs_from(record.location):
         raise ConflictError(
             f"{name}: runs on {record.location}, and this is {infrastructure.here}: stop it there"
         )

@@ -24,6 +24,14 @@ class MachineIdentity(BaseModel):
     hostname: str = Field(description="What the machine calls itself.")
     home: str = Field(default="", description="The home directory of prefect-dstack there.")
 
+    def differs_from(self, location: MachineIdentity | None) -> bool:
+        """Return whether something is bound to another machine than this one.
+
+        Args:
+            location: The machine that it is bound to; None: none.
+        """
+        return location is not None and location.id != self.id
+
     def __str__(self) -> str:
         return f"{self.hostname} ({self.home})" if self.home else self.hostname
 

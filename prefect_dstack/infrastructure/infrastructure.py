@@ -368,10 +368,9 @@ class Infrastructure:
 
     def _is_elsewhere(self, name: str) -> bool:
         try:
-            location = self.gateway(name).location
+            return self.here.differs_from(self.gateway(name).location)
         except ConfigurationError:
             return False
-        return location is not None and location.id != self.here.id
 
     def _candidate(self, name: str, *, with_address: bool) -> GatewayCandidate:
         try:

@@ -105,7 +105,7 @@ def check_entry(record: RunRecord, here: MachineIdentity, node: int = 0) -> None
     name = record.name
     if record.is_over:
         raise ConflictError(f"{name}: has ended ({record.state}); prefect-dstack apply runs it again")
-    if record.location is not None and record.location.id != here.id:
+    if here.differs_from(record.location):
         raise ConflictError(f"{name}: runs on {record.location}, and this is {here}: enter it there")
     if not 0 <= node < record.nodes:
         raise NotFoundError(f"{name}: has no node {node}; it has {record.nodes}, counted from 0")

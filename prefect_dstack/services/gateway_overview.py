@@ -49,7 +49,7 @@ def gateway_overview() -> list[GatewayOverview]:
         try:
             state = gateway.state()
             condition = "running" if gateway.running() else "stopped"
-            if gateway.location is not None and gateway.location.id != infrastructure.here.id:
+            if infrastructure.here.differs_from(gateway.location):
                 condition = f"elsewhere: {gateway.location}"
             if state is not None and state.https_port is not None:
                 known = certificates(gateway)

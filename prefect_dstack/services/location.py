@@ -18,7 +18,7 @@ def is_elsewhere(record: ServiceRecord, here: MachineIdentity) -> bool:
         record: The record of the service.
         here: This machine.
     """
-    return record.location is not None and record.location.id != here.id
+    return here.differs_from(record.location)
 
 
 def refuse_elsewhere(
@@ -35,7 +35,7 @@ def refuse_elsewhere(
     Raises:
         ConflictError: If it is on another machine; names that machine and the ways there.
     """
-    if record.location is None or record.location.id == here.id:
+    if not here.differs_from(record.location):
         return
     move = f", or move it here with: prefect-dstack {verb} --move" if movable else ""
     raise ConflictError(
@@ -55,7 +55,7 @@ def refuse_gateway_elsewhere(gateway: ManagedGateway, here: MachineIdentity, ver
     Raises:
         ConflictError: If it is on another machine; names that machine.
     """
-    if gateway.location is not None and gateway.location.id != here.id:
+    if here.differs_from(gateway.location):
         raise ConflictError(
             f"gateway '{gateway.name}': runs on {gateway.location}, and this is {here}: {verb} it there, or "
             "on a worker of that machine"

@@ -308,7 +308,7 @@ def _cleaning(
 
 def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
     """Remove a task or a development environment whose process has died."""
-    if run.location is not None and run.location.id != infrastructure.here.id:
+    if infrastructure.here.differs_from(run.location):
         return []
     if not dry_run:
         if run.working is not None:

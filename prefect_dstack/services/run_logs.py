@@ -49,7 +49,7 @@ def read_run_logs(
         lines = list(_of_flow_run(record.flow_run, since)) if record.flow_run else []
         yield from lines if tail is None else lines[len(lines) - min(tail, len(lines)) :]
         return
-    if record.location is not None and record.location.id != infrastructure.here.id:
+    if infrastructure.here.differs_from(record.location):
         raise ConflictError(
             f"{name}: runs on {record.location}, and this is {infrastructure.here}: read its log there"
         )

@@ -61,7 +61,7 @@ def _overview_of(record: RunRecord, infrastructure: Infrastructure) -> RunOvervi
     if record.working is not None and not record.is_over and has_died(record.working):
         state = "unfinished"
         problems.append("its process has died; prefect-dstack reconcile takes it down")
-    elsewhere = record.location is not None and record.location.id != infrastructure.here.id
+    elsewhere = infrastructure.here.differs_from(record.location)
     if not record.is_over and not elsewhere:
         seen = infrastructure.observe(record.name, [record.runtime])
         running = sum(found.status.state == "running" for found in seen.found)
