@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from prefect_dstack import Endpoint
+from prefect_dstack.errors import NotFoundError
 from prefect_dstack.hosts.pool import close_connections
 from tests.flows.lab import Lab
 from tests.home import Home
@@ -38,6 +40,16 @@ def get(url: str, timeout: float = 10) -> Any:
     """The JSON that a URL answers."""
     with urllib.request.urlopen(url, timeout=timeout) as response:
         return json.load(response)
+
+
+def forget(*names: str) -> None:
+    """Stop services and delete what is remembered of them: pages may use the same names."""
+    from prefect_dstack import delete_service, stop_service
+
+    for name in names:
+        with contextlib.suppress(NotFoundError):
+            stop_service(name)
+            delete_service(name)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from prefect.deployments import run_deployment
 from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.store.records import load_record
 from tests.bundles.repositories import git, repository, serving
-from tests.flows.conftest import EXAMPLES
+from tests.flows.conftest import EXAMPLES, forget
 from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
@@ -146,8 +146,6 @@ def test_the_caller_of_the_shipped_deployment_prints_the_url(tmp_path: Path) -> 
 @pytest.mark.timeout(600)
 def test_a_pipeline_waits_for_a_person(answer: Path) -> None:
     """What the page on approvals shows, with the application of the tutorial."""
-    from prefect_dstack import stop_service
-
     page = DOCS / "how-to" / "approve.md"
     (answer / "answer.dstack.yml").unlink()
     (answer / "serve.dstack.yml").unlink()
@@ -182,7 +180,7 @@ def test_a_pipeline_waits_for_a_person(answer: Path) -> None:
     for line in blocks(page, "console")[0].splitlines()[1:]:
         assert re.search(re.sub(r"\d+", r"\\d+", re.escape(line)), said), (line, said)
     typed(program_name, "reject", "shop", "-y")
-    stop_service("shop")
+    forget("shop")
 
 
 def test_the_account_is_saved(tmp_path: Path, prefect_server: PrefectServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from prefect_dstack.cli.top import HEADS
 from prefect_dstack.hosts.ports import free_port
 from tests.command_line import CommandLine
+from tests.flows.conftest import forget
 from tests.flows.test_documented import BIN, DOCS, blocks
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
@@ -49,9 +49,8 @@ def typed(tmp_path: Path) -> Iterator[Callable[[str], subprocess.CompletedProces
     (directory / "app.py").write_text(blocks(DOCS / "tutorial.md", "python")[0])
     (directory / "shop.dstack.yml").write_text(blocks(PAGE, "yaml")[0])
     yield type_it
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        CommandLine(directory)("stop", "shop", "-y")
-        CommandLine(directory)("controller", "stop")
+    CommandLine(directory)("controller", "stop")
+    forget("shop")
 
 
 def test_the_page(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -13,9 +12,8 @@ import pytest
 from prefect import flow
 from prefect.assets import materialize
 
-from prefect_dstack import deploy_service, get_service, list_revisions, stop_service
-from prefect_dstack.errors import NotFoundError
-from tests.flows.conftest import get
+from prefect_dstack import deploy_service, get_service, list_revisions
+from tests.flows.conftest import forget, get
 from tests.flows.test_documented import DOCS, blocks, program, snippet
 from tests.home import Home
 from tests.polling import wait_until
@@ -34,9 +32,7 @@ def shop(tmp_path: Path, home: Home) -> Iterator[Path]:
     (directory / "app.py").write_text(blocks(DOCS / "tutorial.md", "python")[0])
     (directory / "shop.dstack.yml").write_text(blocks(PAGE, "yaml")[0])
     yield directory
-    for name in SERVICES:
-        with contextlib.suppress(NotFoundError):
-            stop_service(name)
+    forget(*SERVICES)
 
 
 def run(directory: Path, part: str) -> str:
