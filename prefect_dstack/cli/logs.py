@@ -46,7 +46,7 @@ def logs(
     with reading():
         from prefect_dstack.cli.runs import is_run
         from prefect_dstack.services.logs import read_logs_of
-        from prefect_dstack.services.run_logs import read_run_logs
+        from prefect_dstack.services.runs.logs import read_run_logs
 
         if len(names) == 1 and is_run(names[0]):
             for line in read_run_logs(names[0], tail=tail, follow=follow, since=moment):

@@ -18,7 +18,7 @@ from prefect_dstack.cli.tables import fold
 
 if TYPE_CHECKING:
     from prefect_dstack.services.overview import ReplicaFigures, ServiceOverview
-    from prefect_dstack.services.run_overview import RunOverview
+    from prefect_dstack.services.runs.overview import RunOverview
 
 __all__ = ["ps"]
 
@@ -46,7 +46,7 @@ def ps(
 def _found(
     names: list[str], *, show_all: bool, closely: bool = False
 ) -> tuple[list[ServiceOverview], list[RunOverview]]:
-    from prefect_dstack.services.run_overview import run_overview
+    from prefect_dstack.services.runs.overview import run_overview
     from prefect_dstack.store.sources import seen_at_once
 
     with seen_at_once():

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from prefect_dstack.infrastructure.infrastructure import Infrastructure
     from prefect_dstack.infrastructure.observation import FoundReplica
     from prefect_dstack.runtimes.entering import Entrance
-    from prefect_dstack.services.run_overview import RunOverview
-    from prefect_dstack.services.task_runs import Runnable
+    from prefect_dstack.services.runs.names import Runnable
+    from prefect_dstack.services.runs.overview import RunOverview
 
 __all__ = ["apply_dev_environment", "apply_task", "attach", "is_run", "parse_artifacts", "show_runs"]
 
@@ -71,7 +71,7 @@ def _apply(configuration: Runnable, options: ApplyOptions) -> None:
 
     name = configuration.name or ""
     connected()
-    from prefect_dstack.services.task_runs import refuse_running
+    from prefect_dstack.services.runs.names import refuse_running
     from prefect_dstack.store.run_records import find_run
 
     refuse_running(name)
@@ -218,7 +218,7 @@ def _forwarded(name: str, before: int) -> contextlib.ExitStack | None:
     if record is None or record.number <= before or record.state != "running":
         return None
     from prefect_dstack.domain.task_nodes import plan_nodes
-    from prefect_dstack.services.entering import entrance_of_found
+    from prefect_dstack.services.runs.entering import entrance_of_found
     from prefect_dstack.store.sources import resolve_infrastructure
 
     loaded = _configuration(record)
@@ -352,7 +352,7 @@ def attach(name: Annotated[str, typer.Argument(help="The task or dev environment
 def _say_how_to_enter(record: RunRecord, infrastructure: Infrastructure) -> None:
     from prefect_dstack.configurations import DevEnvironmentConfiguration
     from prefect_dstack.domain.dev_environments import how_to_enter
-    from prefect_dstack.services.entering import entrance_of
+    from prefect_dstack.services.runs.entering import entrance_of
 
     configuration = _configuration(record)
     if isinstance(configuration, DevEnvironmentConfiguration):

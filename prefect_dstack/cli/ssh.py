@@ -43,7 +43,7 @@ def ssh(
     """Enter a dev environment or a task that runs, or run a command in it after --."""
     with reading():
         from prefect_dstack.hosts.identity import machine_identity
-        from prefect_dstack.services.entering import check_entry, ssh_entry
+        from prefect_dstack.services.runs.entering import check_entry, ssh_entry
         from prefect_dstack.settings import settings
         from prefect_dstack.store.run_records import load_run
 

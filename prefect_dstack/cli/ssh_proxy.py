@@ -44,7 +44,7 @@ def main() -> None:
     try:
         with reading():
             from prefect_dstack.runtimes.ssh_server import PipePair, SshServer
-            from prefect_dstack.services.entering import entrance_of, ssh_keys
+            from prefect_dstack.services.runs.entering import entrance_of, ssh_keys
             from prefect_dstack.store.sources import resolve_infrastructure
 
             infrastructure = resolve_infrastructure()

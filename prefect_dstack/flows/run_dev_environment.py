@@ -13,7 +13,8 @@ from prefect_dstack.flows.hooks import remove_run_hook
 from prefect_dstack.flows.run_task import load_of_kind, run_name
 from prefect_dstack.flows.served import is_of_deployment, served_flow
 from prefect_dstack.services.run import flow_run_id
-from prefect_dstack.services.task_runs import begin_run, holding_name, run_nodes
+from prefect_dstack.services.runs.names import begin_run, holding_name
+from prefect_dstack.services.runs.running import run_nodes
 from prefect_dstack.store.sources import resolve_infrastructure
 
 __all__ = ["run_dev_environment"]

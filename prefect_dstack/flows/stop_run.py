@@ -7,7 +7,7 @@ from prefect import get_run_logger
 from prefect_dstack.domain.record import now
 from prefect_dstack.errors import ConflictError
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.task_runs import remove_run
+from prefect_dstack.services.runs.names import remove_run
 from prefect_dstack.store.run_records import find_run, load_run, save_run
 from prefect_dstack.store.runs import has_died
 from prefect_dstack.store.sources import resolve_infrastructure

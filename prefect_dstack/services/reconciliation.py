@@ -28,7 +28,7 @@ from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
 from prefect_dstack.services.run import ServiceRun, holding
-from prefect_dstack.services.task_runs import remove_run
+from prefect_dstack.services.runs.names import remove_run
 from prefect_dstack.store.records import find_record, readable_records, save_record
 from prefect_dstack.store.run_records import all_runs, save_run
 from prefect_dstack.store.runs import close_run, has_died, is_known, is_over

@@ -21,7 +21,7 @@ from prefect_dstack.errors import (
     NotFoundError,
     RunFailedError,
 )
-from prefect_dstack.services import task_runs
+from prefect_dstack.services.runs import running
 from prefect_dstack.store.run_records import find_run, load_run
 from tests.flows.conftest import get, hello
 from tests.flows.killing import deploy_and_die_when
@@ -241,7 +241,7 @@ class TestWithoutCapacity:
         """Lets this machine be full so many times, as only a cloud can be."""
         from prefect_dstack.backends.local import LocalBackend
 
-        monkeypatch.setattr(task_runs, "RETRY_PAUSE", 0.1)
+        monkeypatch.setattr(running, "RETRY_PAUSE", 0.1)
         provision = LocalBackend.provision
 
         def no_capacity(times: int) -> None:

@@ -13,7 +13,7 @@ from prefect_dstack.errors import ConfigurationError, PrefectDstackError
 from prefect_dstack.hosts.ssh_entry import add_entry, remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.runtimes.entering import Entrance
-from prefect_dstack.services.entering import ssh_entry
+from prefect_dstack.services.runs.entering import ssh_entry
 
 __all__ = ["Stay"]
 

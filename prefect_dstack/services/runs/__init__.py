@@ -1,0 +1,1 @@
+"""Tasks and development environments: run, followed, entered and removed."""
