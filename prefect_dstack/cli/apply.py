@@ -3,52 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prefect_dstack.cli.help import CommandWithArguments
-from prefect_dstack.cli.options import Json, Profile, Yes
+from prefect_dstack.cli.options import ApplyOptions, Json, Profile, Yes
 from prefect_dstack.errors import ConfigurationError
 
-__all__ = ["HANDLERS", "ApplyOptions", "apply", "load", "register"]
-
-
-@dataclass(frozen=True)
-class ApplyOptions:
-    """How something is applied.
-
-    Attributes:
-        yes: Whether not to ask.
-        json: Whether to print JSON.
-        force: Whether replicas are replaced even if nothing has changed.
-        move: Whether a service of another machine is moved to this one.
-        detach: Whether not to wait for a task or a development environment to end.
-        artifacts: What is copied back from a task: local paths by those in the task.
-    """
-
-    yes: bool = False
-    json: bool = False
-    force: bool = False
-    move: bool = False
-    detach: bool = False
-    artifacts: Mapping[str, str] = field(default_factory=dict)
-
-
-def register(application: typer.Typer, section: str) -> None:
-    """Add the command.
-
-    Args:
-        application: The command line.
-        section: Where its help is listed.
-    """
-    application.command(
-        cls=CommandWithArguments,
-        epilog="What follows -- is what ${{ run.args }} stands for.",
-        rich_help_panel=section,
-    )(apply)
+__all__ = ["HANDLERS", "apply", "load"]
 
 
 def apply(

@@ -7,21 +7,10 @@ from typing import Annotated
 
 import typer
 
-from prefect_dstack.cli.help import CommandWithArguments
 from prefect_dstack.cli.options import Json, Profile
 from prefect_dstack.cli.output import print_json
 
-__all__ = ["register"]
-
-
-def register(application: typer.Typer, section: str) -> None:
-    """Add the command.
-
-    Args:
-        application: The command line.
-        section: Where its help is listed.
-    """
-    application.command(cls=CommandWithArguments, rich_help_panel=section)(config)
+__all__ = ["config"]
 
 
 def config(

@@ -10,7 +10,7 @@ from prefect_dstack.cli.offers import show_offers
 from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, print_json, progress
 
 if TYPE_CHECKING:
-    from prefect_dstack.cli.apply import ApplyOptions
+    from prefect_dstack.cli.options import ApplyOptions
     from prefect_dstack.configurations import ServiceConfiguration
     from prefect_dstack.domain.record import Endpoint
     from prefect_dstack.services.planned_changes import PlannedChanges

@@ -31,7 +31,7 @@ from prefect_dstack.cli import (
     top,
 )
 from prefect_dstack.cli.diagnostics import doctor
-from prefect_dstack.cli.help import Commands
+from prefect_dstack.cli.help import Commands, CommandWithArguments
 from prefect_dstack.cli.init import init
 from prefect_dstack.cli.output import INTERRUPTED, console_error
 from prefect_dstack.cli.runs import attach
@@ -87,12 +87,16 @@ def _add(section: str, *commands: Callable[..., None]) -> None:
         application.command(command.__name__.strip("_"), rich_help_panel=section)(command)
 
 
+def _add_with_arguments(section: str, command: Callable[..., None], meaning: str) -> None:
+    application.command(cls=CommandWithArguments, epilog=meaning, rich_help_panel=section)(command)
+
+
 _add(DEPLOY, init)
-apply.register(application, DEPLOY)
+_add_with_arguments(DEPLOY, apply.apply, "What follows -- is what ${{ run.args }} stands for.")
 _add(DEPLOY, offers.offer)
-config.register(application, DEPLOY)
+_add_with_arguments(DEPLOY, config.config, "What follows -- is what ${{ run.args }} stands for.")
 _add(LOOK, ps.ps, top.top, logs.logs, attach)
-ssh.register(application, LOOK)
+_add_with_arguments(LOOK, ssh.ssh, "What follows -- is run there instead of a shell.")
 _add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
 _add(CHANGE, change.scale, change.restart, change.rollback, change.promote)

@@ -1,4 +1,4 @@
-"""`ps`: what is wanted, and what truly runs."""
+"""`ps`: what is wanted, and what actually runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ps(
     show_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped and failed services too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show every change, until Ctrl-C.")] = False,
 ) -> None:
-    """List the services: what is wanted of each, and what truly runs."""
+    """List the services: what is wanted of each, and what actually runs."""
     with reading():
         if watch:
             _watch(names or [], json=json, show_all=show_all)

@@ -18,7 +18,7 @@ from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, pri
 from prefect_dstack.errors import ConflictError, NotFoundError, UserError
 
 if TYPE_CHECKING:
-    from prefect_dstack.cli.apply import ApplyOptions
+    from prefect_dstack.cli.options import ApplyOptions
     from prefect_dstack.configurations import (
         DevEnvironmentConfiguration,
         PortMapping,

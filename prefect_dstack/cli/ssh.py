@@ -11,25 +11,10 @@ from typing import Annotated
 import typer
 
 from prefect_dstack.cli.completion import complete_run
-from prefect_dstack.cli.help import CommandWithArguments
 from prefect_dstack.cli.output import reading
 from prefect_dstack.errors import HostNotReadyError
 
-__all__ = ["register", "ssh"]
-
-
-def register(application: typer.Typer, section: str) -> None:
-    """Add the command.
-
-    Args:
-        application: The command line.
-        section: Where its help is listed.
-    """
-    application.command(
-        cls=CommandWithArguments,
-        epilog="What follows -- is run there instead of a shell.",
-        rich_help_panel=section,
-    )(ssh)
+__all__ = ["ssh"]
 
 
 def ssh(

@@ -1,4 +1,4 @@
-"""`top`: what the services bear, live."""
+"""`top`: the traffic of the services, live."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def top(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show what the services bear, live: requests and errors per second, and how long answers take.
+    """Show the traffic of the services, live: requests and errors per second, and latency.
 
     MEAN is the mean time to the first byte of the slowest replica's last 1,024 answers.
     """

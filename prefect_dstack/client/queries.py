@@ -30,7 +30,7 @@ __all__ = [
 
 @connected
 def list_services(names: Sequence[str] = ()) -> list[ServiceOverview]:
-    """List services: what is wanted of each, and what truly runs.
+    """List services: what is wanted of each, and what actually runs.
 
     Args:
         names: Only these; default: all, stopped and failed ones too.
@@ -46,7 +46,7 @@ def list_services(names: Sequence[str] = ()) -> list[ServiceOverview]:
 
 @connected
 def get_service(name: str) -> ServiceOverview:
-    """Return the state of a service: what is wanted of it, and what truly runs.
+    """Return the state of a service: what is wanted of it, and what actually runs.
 
     Args:
         name: The service.

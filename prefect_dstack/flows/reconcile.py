@@ -15,7 +15,7 @@ __all__ = ["areconcile_services", "reconcile_services"]
 
 @served_flow(name="reconcile-services")
 def reconcile_services(dry_run: bool = False, foreign: bool = False) -> list[str]:
-    """Compare the records with what truly runs, and repair the difference.
+    """Compare the records with what actually runs, and repair the difference.
 
     Replicas that are gone are replaced and missing routes restored. What neither a record nor a live flow run
     owns is removed, if this Prefect API knows the flow run that created it. A machine or service that cannot

@@ -1,4 +1,4 @@
-"""What truly runs: replicas found on machines, beside what a gateway routes."""
+"""What actually runs: replicas found on machines, beside what a gateway routes."""
 
 from __future__ import annotations
 

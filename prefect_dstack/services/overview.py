@@ -1,4 +1,4 @@
-"""What is wanted of the services, beside what truly runs."""
+"""What is wanted of the services, beside what actually runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair: what truly runs, on every machine and gateway, is made what the records want."""
+"""Repair: what actually runs, on every machine and gateway, is made what the records want."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Reconciliation:
 
 
 def reconcile(infrastructure: Infrastructure, log: Log, *, dry_run: bool, foreign: bool) -> Reconciliation:
-    """Compare the records with what truly runs, and repair the difference, service by service at once.
+    """Compare the records with what actually runs, and repair the difference, service by service at once.
 
     Args:
         infrastructure: Where to look.

@@ -1,4 +1,4 @@
-"""What services bear right now, from the counters of their gateways."""
+"""The traffic of services right now, from the counters of their gateways."""
 
 from __future__ import annotations
 

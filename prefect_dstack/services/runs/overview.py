@@ -1,4 +1,4 @@
-"""What is wanted of tasks and development environments, beside what truly runs."""
+"""What is wanted of tasks and development environments, beside what actually runs."""
 
 from __future__ import annotations
 
