@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shlex
 import socket
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig
 
-from prefect_dstack.bundles import BundleStore, Entry, collect_files, stored_entries
-from prefect_dstack.configurations import Environment, FileMapping, InstanceMount
+from prefect_dstack.bundles import BundleStore
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.errors import (
     CapacityError,
-    ConfigurationError,
     ConflictError,
     HostNotReadyError,
     ImageError,
@@ -31,21 +26,17 @@ from prefect_dstack.errors import (
 )
 from prefect_dstack.hosts.download import unpack
 from prefect_dstack.hosts.machine import DockerHost, Machine
-from prefect_dstack.hosts.upload import container_path, pack_files
 from prefect_dstack.runtimes import docker_sessions
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus, Report
+from prefect_dstack.runtimes.container_files import ENVIRONMENT_FILE, put_files, put_secrets
+from prefect_dstack.runtimes.container_options import GPU_LABEL, container_options
 from prefect_dstack.runtimes.entering import Session, Terminal
-from prefect_dstack.runtimes.environment import described_environment
 from prefect_dstack.runtimes.images import ensure_image
-from prefect_dstack.runtimes.virtual_environment import environment_commands
 
 __all__ = ["DockerRuntime"]
 
-GPU_LABEL = "prefect-dstack.gpu-devices"
-ENVIRONMENT_FILE = "/.prefect-dstack-environment"
 # A directory that every host has: whoever may read it may lock it, and no file is left there.
 GPU_LOCK = "/run"
-LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 
 
 class DockerRuntime:
@@ -90,13 +81,12 @@ class DockerRuntime:
         while True:
             published = {} if launch.spec.host_network else _free_ports(machine, launch.spec.ports)
             try:
-                container = engine.containers.create(**creation(engine, machine, launch, published))
+                container = engine.containers.create(**container_options(engine, machine, launch, published))
             except (ImageNotFound, APIError) as error:
                 raise ImageError(f"{machine.name}: {launch.spec.image}: {_words(error)}") from error
             try:
-                if launch.spec.environment.secret:
-                    container.put_archive("/", _environment_archive(launch.spec.environment))
-                _put_files(container, launch, self.bundles)
+                put_secrets(container, launch.spec.environment)
+                put_files(container, launch, self.bundles)
                 _require_shell(container, launch.spec)
                 container.start()
             except APIError as error:
@@ -285,66 +275,6 @@ def _refuse_taken(engine: DockerClient, machine: DockerHost, launch: Launch) -> 
             raise CapacityError(f"{machine.name}: {stamp.name} has just taken the GPU {', '.join(taken)}")
 
 
-def creation(
-    engine: DockerClient, machine: DockerHost, launch: Launch, published: Mapping[int, int]
-) -> dict[str, Any]:
-    """Describe the container of a replica.
-
-    Args:
-        engine: Asked for the image's own entry point where secrets have to be put before it.
-        machine: Where it will run.
-        launch: What it is for.
-        published: The ports of the machine by those of the container that are published on them.
-
-    Returns:
-        The arguments of the Docker SDK's `containers.create`.
-    """
-    spec = launch.spec
-    inner = spec.port
-    resources = spec.resources
-    memory = resources.memory.max if resources.memory else None
-    cpus = resources.cpu.count.max if resources.cpu and resources.cpu.count else None
-    entrypoint, command = _command(spec)
-    if launch.spec.environment.secret:
-        entrypoint, command = _with_secrets(engine, spec, entrypoint, command)
-    environment = {
-        **described_environment(launch.stamp, inner),
-        **({} if inner is None else {"PORT": str(inner)}),
-        **spec.facts,
-        "PYTHONUNBUFFERED": "1",
-        **launch.spec.environment.plain,
-    }
-    return {
-        "image": spec.image,
-        "name": f"prefect-dstack-{launch.stamp.name}",
-        "hostname": None if spec.host_network else launch.stamp.name,
-        "labels": labels(launch, inner),
-        "entrypoint": entrypoint,
-        "command": command,
-        "environment": environment,
-        "ports": {f"{own}/tcp": (machine.publish_address, port) for own, port in published.items()},
-        "network_mode": "host" if spec.host_network else None,
-        "restart_policy": {"Name": "unless-stopped" if spec.restart else "no"},
-        "log_config": LOGS,
-        "init": True,
-        "user": spec.user,
-        "working_dir": spec.working_dir,
-        "privileged": spec.privileged,
-        "security_opt": None if spec.privileged else ["no-new-privileges:true"],
-        # In this older form the engine makes directories that are missing.
-        "volumes": [
-            f"{_on_machine(machine, volume)}:{volume.path}{':ro' if volume.read_only else ''}"
-            for volume in spec.mounts
-            if _is_there_if_it_must(machine, volume)
-        ],
-        "mem_limit": None if memory is None else round(memory * 1024**3),
-        # The engine refuses a limit above what its machine has.
-        "nano_cpus": None if cpus is None else round(min(cpus, engine.info()["NCPU"]) * 1e9),
-        "shm_size": round(resources.shm_size * 1024**3) if resources.shm_size else None,
-        "device_requests": _devices(launch),
-    }
-
-
 def _free_ports(machine: DockerHost, ports: Sequence[int]) -> dict[int, int]:
     chosen: dict[int, int] = {}
     for own in ports:
@@ -353,162 +283,6 @@ def _free_ports(machine: DockerHost, ports: Sequence[int]) -> dict[int, int]:
             port = machine.free_port()
         chosen[own] = port
     return chosen
-
-
-def labels(launch: Launch, port: int | None) -> dict[str, str]:
-    """Return the labels of a container: what it is for, and what is reserved for it.
-
-    Args:
-        launch: The replica.
-        port: The port it listens on inside; None: none.
-
-    Returns:
-        The container's labels.
-    """
-    requirements = launch.spec.requirements
-    return {
-        **requirements.tags,
-        **launch.stamp.labels(),
-        "prefect-dstack.port": "" if port is None else str(port),
-        "prefect-dstack.ports": ",".join(map(str, launch.spec.ports)),
-        "prefect-dstack.cpus": f"{requirements.cpus:g}",
-        "prefect-dstack.memory-gb": f"{requirements.memory_gb:.10g}",
-        GPU_LABEL: ",".join(launch.gpu_devices),
-    }
-
-
-def _command(spec: WorkloadSpec) -> tuple[list[str] | None, list[str] | None]:
-    before = ["start-dockerd"] if spec.docker else []
-    if spec.python is not None:
-        before += environment_commands(spec.python)
-    script = "\n".join(["set -e", *before, *spec.commands]) if spec.commands else None
-    if spec.entrypoint:
-        return shlex.split(spec.entrypoint), None if script is None else [script]
-    if script is None:
-        return None, None
-    # Default images have Bash, and what is written for dstack counts on it.
-    shell = "/bin/bash" if spec.docker or spec.python is not None else "/bin/sh"
-    return [spec.shell or shell, "-c"], [script]
-
-
-def _with_secrets(
-    engine: DockerClient,
-    spec: WorkloadSpec,
-    entrypoint: list[str] | None,
-    command: list[str] | None,
-) -> tuple[list[str], list[str]]:
-    """Read secrets from a file in the container, where `docker inspect` does not show them."""
-    if entrypoint is None:
-        own = engine.images.get(spec.image or "").attrs["Config"]
-        entrypoint, command = own.get("Entrypoint") or [], command or own.get("Cmd") or []
-    return (
-        ["/bin/sh", "-c", f'. {ENVIRONMENT_FILE}; exec "$@"', "sh"],
-        [*entrypoint, *(command or [])],
-    )
-
-
-def _put_files(container: Container, launch: Launch, bundles: BundleStore | None) -> None:
-    spec = launch.spec
-    files = list(spec.files)
-    if spec.repository is not None:
-        files.append(FileMapping(local_path=".", path=spec.repository.path))
-    if not files:
-        return
-    entries = _entries(spec, bundles)
-    directory = container.attrs["Config"].get("WorkingDir") or "/"
-    home = _home(container) if any(file.path.startswith("~") for file in files) else None
-    if spec.repository is not None:
-        target = f"/{container_path(spec.repository.path, directory, 'repos.0.path', home)}"
-        if _has_something(container, target):
-            if spec.repository.if_exists == "error":
-                raise ConfigurationError(
-                    f"{target} is not empty in {spec.image}: give the repository another path, or set "
-                    "'if_exists: skip'",
-                    source=spec.source,
-                    line=spec.lines.get("repos.0.path"),
-                    key="repos.0.path",
-                )
-            entries = [it for it in entries if it.path.partition("/")[0] != str(len(spec.files))]
-    with pack_files(files, entries, directory, home=home) as archive:
-        container.put_archive("/", archive)
-
-
-def _has_something(container: Container, path: str) -> bool:
-    """Return whether there is anything at a path of a container but an empty directory."""
-    try:
-        stream, _ = container.get_archive(path)
-    except NotFound:
-        return False
-    read = io.BytesIO()
-    for part in cast("Any", stream):
-        read.write(part)
-        # The directory itself comes first; so much is enough to see whether something comes after it.
-        if read.tell() > 10 * tarfile.BLOCKSIZE:
-            return True
-    read.seek(0)
-    with tarfile.open(fileobj=read) as archive:
-        return len(archive.getmembers()) > 1 or not archive.getmembers()[0].isdir()
-
-
-def _home(container: Container) -> str | None:
-    """Return the home directory of the container's user, or None where its image does not say."""
-    config = container.attrs["Config"]
-    for variable in config.get("Env") or ():
-        if variable.startswith("HOME="):
-            return str(variable.removeprefix("HOME="))
-    user = (config.get("User") or "root").partition(":")[0]
-    try:
-        stream: Any = container.get_archive("/etc/passwd")[0]
-    except NotFound:
-        return None
-    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
-        member = archive.extractfile("passwd")
-        lines = [] if member is None else member.read().decode(errors="replace").splitlines()
-    accounts = [line.split(":") for line in lines]
-    return next((one[5] for one in accounts if len(one) > 5 and user in (one[0], one[2])), None)
-
-
-def _entries(spec: WorkloadSpec, bundles: BundleStore | None) -> Sequence[Entry]:
-    """Return the files of a revision, from its own copy, or from where they are if they are the same."""
-    if bundles is None or not spec.bundle:
-        return collect_files(spec.files, spec.directory).entries
-    try:
-        return stored_entries(bundles.path(spec.bundle))
-    except NotFoundError:
-        # The copy is on the machine that deployed it first; this one may have the same files.
-        with contextlib.suppress(ConfigurationError):
-            here = collect_files(spec.files, spec.directory)
-            if here.digest == spec.bundle:
-                return here.entries
-        raise
-
-
-def _environment_archive(environment: Environment) -> bytes:
-    text = "".join(
-        f"export {name}={shlex.quote(value.get_secret_value())}\n"
-        for name, value in environment.secret.items()
-    ).encode()
-    member = tarfile.TarInfo(ENVIRONMENT_FILE.lstrip("/"))
-    member.size, member.mode = len(text), 0o444
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(member, io.BytesIO(text))
-    return buffer.getvalue()
-
-
-def _is_there_if_it_must(machine: DockerHost, volume: InstanceMount) -> bool:
-    return not volume.optional or machine.run(["test", "-e", _on_machine(machine, volume)]).exit_code == 0
-
-
-def _on_machine(machine: DockerHost, volume: InstanceMount) -> str:
-    path = volume.instance_path
-    if not path.startswith("~"):
-        return path
-    found = machine.run(["/bin/sh", "-c", 'printf %s "$HOME"'])
-    home = found.stdout.decode(errors="replace").rstrip("/")
-    if found.exit_code != 0 or (home and not home.startswith("/")):
-        raise HostNotReadyError(f"{machine.name}: its user has no home directory, which {path} starts from")
-    return home + path[1:] or "/"
 
 
 def _require_shell(container: Container, spec: WorkloadSpec) -> None:
@@ -524,15 +298,6 @@ def _require_shell(container: Container, spec: WorkloadSpec) -> None:
         hint = "name a program of its own in 'entrypoint'" if spec.commands else "give it one"
         raise ImageError(f"{spec.image}: the image has no {shell}, which {needs}; {hint}") from None
     stream.close()
-
-
-def _devices(launch: Launch) -> list[DeviceRequest] | None:
-    if launch.gpu_devices:
-        return [DeviceRequest(device_ids=list(launch.gpu_devices), capabilities=[["gpu"]])]
-    if launch.spec.requirements.gpu_count == 0:
-        return None
-    # Its backend has set none aside: the machine is the replica's own, with all that it has.
-    return [DeviceRequest(count=-1, capabilities=[["gpu"]])]
 
 
 def _container(engine: DockerClient, stamp: Stamp) -> Container | None:

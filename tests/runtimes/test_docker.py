@@ -21,7 +21,8 @@ from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import ImageError
 from prefect_dstack.hosts.local_machine import LocalMachine
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
-from prefect_dstack.runtimes.docker import DockerRuntime, creation
+from prefect_dstack.runtimes.container_options import container_options
+from prefect_dstack.runtimes.docker import DockerRuntime
 from tests.polling import wait_until
 from tests.testbed.engine import LocalEngine
 from tests.testbed.images import load_image
@@ -70,7 +71,7 @@ class TestCreation:
 
     def made(self, *commands: str, **options: Any) -> dict[str, Any]:
         launch = launch_of(*commands, **options)
-        return creation(self.engine, MACHINE, launch, dict.fromkeys(launch.spec.ports, 20001))
+        return container_options(self.engine, MACHINE, launch, dict.fromkeys(launch.spec.ports, 20001))
 
     def test_publishes_the_port_on_loopback_only(self) -> None:
         assert self.made(port="80:9000")["ports"] == {"9000/tcp": ("127.0.0.1", 20001)}
