@@ -192,6 +192,13 @@ class Gateway:
                 self._apply(old, new, stale)
         return new
 
+    def is_unfinished(self) -> bool:
+        """Return whether a change was cut off, so that HAProxy may not run what the state says."""
+        if self.place.read(UNFINISHED) is None:
+            return False
+        with self.place.lock():  # somebody may be changing it
+            return self.place.read(UNFINISHED) is not None
+
     def _stale(self, state: GatewayState) -> bool:
         """Return whether HAProxy may run something else: an unfinished change, or another version."""
         return (

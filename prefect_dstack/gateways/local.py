@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from prefect_dstack.hosts.socket_paths import socket_directory
 
 __all__ = ["LocalPlace", "haproxy_binary"]
 
+STATE = "state.json"
 LOCK_PATIENCE = 60.0
 LOG_TAIL = 4096
 
@@ -101,15 +101,16 @@ class LocalPlace:
         for name, data in files.items():
             path = self.directory / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            # Always the same, as only who holds the lock writes: what was left by who was killed is replaced.
+            fresh = path.with_name(f".{path.name}.new")
             try:
-                with os.fdopen(descriptor, "wb") as stream:
+                with open(fresh, "wb", opener=_privately) as stream:
                     stream.write(data)
                     stream.flush()
                     os.fsync(stream.fileno())
-                Path(temporary).replace(path)
+                fresh.replace(path)
             except BaseException:
-                Path(temporary).unlink(missing_ok=True)
+                fresh.unlink(missing_ok=True)
                 raise
 
     def remove(self, name: str) -> None:
@@ -203,12 +204,17 @@ class LocalPlace:
         """Implement `Place.destroy`."""
         self.stop()
         sockets = self._master_socket().parent
-        shutil.rmtree(self.directory, ignore_errors=True)
         if sockets != self.directory:
             shutil.rmtree(sockets, ignore_errors=True)
+        # By its state it is found again if this is cut off, so that goes last.
+        supervisor.remove(self.directory, last=STATE)
 
     def _master_socket(self) -> Path:
         return socket_directory(self.directory) / "master.sock"
+
+
+def _privately(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _alerts(output: str) -> str:

@@ -140,12 +140,19 @@ def stop(directory: Path, grace: float | None = None) -> None:
     raise HostError(f"{directory}: the supervisor did not end within {patience:.0f} s, kill it by hand")
 
 
-def remove(directory: Path) -> None:
+def remove(directory: Path, last: str = "") -> None:
     """Forget a program that has stopped.
 
     Args:
         directory: The program's directory; gone afterwards.
+        last: A file in it that goes after all others.
     """
+    with contextlib.suppress(FileNotFoundError):
+        for entry in directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != last:
+                entry.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -32,6 +32,9 @@ __all__ = ["ProcessRuntime"]
 # Holds the replica's directory: names are given again by who uses another home directory.
 STAMP_VARIABLE = "PREFECT_DSTACK_REPLICA"
 
+# In a replica's directory: by it the replica is found again.
+RECORD = "replica.json"
+
 # What must not be shared, or is of no use, beside the copy of a revision's files.
 NEVER_LINKED = frozenset({".git", "__pycache__", ".dstack", ".dstackignore", ".gitignore"})
 CONFIGURATION_ENDINGS = (".dstack.yml", ".dstack.yaml")
@@ -62,6 +65,7 @@ class ProcessRuntime:
         """Start a replica; see `Runtime.launch`."""
         place = self.directory / launch.stamp.name
         with self._lock():
+            self._sweep()
             replica = _recorded(place)
             if replica is None or replica.stamp.model_copy(
                 update={"flow_run": ""}
@@ -75,7 +79,7 @@ class ProcessRuntime:
                     ports={port: port for port in launch.spec.ports if launch.spec.port is None},
                 )
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _write(place / "replica.json", replica.model_dump_json())
+                _write(place / RECORD, replica.model_dump_json())
             elif supervisor.status(place).state == "lost":
                 _kill_strays(replica)
         report(f"{replica.name}: starting{f' on port {replica.port}' if replica.port else ''}")
@@ -132,7 +136,8 @@ class ProcessRuntime:
         place = Path(replica.id)
         supervisor.stop(place, grace)
         _kill_strays(replica)
-        supervisor.remove(place)
+        # By its record it is found again if this is cut off, so that goes last.
+        supervisor.remove(place, last=RECORD)
 
     def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
         """Copy a file or directory of a replica; see `Runtime.copy_back`."""
@@ -199,6 +204,18 @@ class ProcessRuntime:
                     if connection.status == psutil.CONN_LISTEN
                 }
         return sorted(ports)
+
+    def sweep(self) -> None:
+        """Remove what is left of replicas whose launch or removal was cut off: nobody else can find it."""
+        if self.directory.is_dir():
+            with self._lock():
+                self._sweep()
+
+    def _sweep(self) -> None:
+        # Whoever makes a replica's directory holds the lock until the replica can be found in it.
+        for place in self.directory.iterdir():
+            if place.is_dir() and not (place / RECORD).exists():
+                shutil.rmtree(place, ignore_errors=True)
 
     def _files(self, spec: WorkloadSpec, place: Path) -> Path:
         """Return where a replica runs: in its own copy of the revision's files, beside what is not in it."""
@@ -339,7 +356,7 @@ def _environment(replica: Replica) -> dict[str, str]:
 
 def _recorded(place: Path) -> Replica | None:
     try:
-        return Replica.model_validate_json((place / "replica.json").read_text())
+        return Replica.model_validate_json((place / RECORD).read_text())
     except (OSError, ValueError):
         return None
 

@@ -32,7 +32,7 @@ from prefect_dstack.services.runs.names import remove_run
 from prefect_dstack.store.records import find_record, readable_records, save_record
 from prefect_dstack.store.run_records import all_runs, save_run
 from prefect_dstack.store.runs import close_run, has_died, is_known, is_over
-from prefect_dstack.tasks.gateways import remove_route
+from prefect_dstack.tasks.gateways import create_gateway, remove_route
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 
 __all__ = ["Reconciliation", "reconcile"]
@@ -286,6 +286,7 @@ def _cleaning(
         busy |= _foreign(records, observation, log)
     held: dict[str, set[str]] = {}
     for name in infrastructure.gateway_names:
+        yield partial(_finish_change, infrastructure, name, dry_run)
         yield partial(_remove_routes, infrastructure, name, records, busy, dry_run)
         yield partial(_end_tunnels, infrastructure, name, busy, held, observation, dry_run)
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
@@ -371,6 +372,16 @@ def _remove_ownerless(
             if not dry_run:
                 terminate_instance(infrastructure, instance)
     return lines
+
+
+def _finish_change(infrastructure: Infrastructure, name: str, dry_run: bool) -> list[str]:
+    """Have a gateway run what its state says, if whoever changed it last was killed meanwhile."""
+    gateway = infrastructure.gateway(name)
+    if gateway.state() is None or not gateway.control.is_unfinished():
+        return []
+    if not dry_run:
+        create_gateway(gateway)
+    return [f"finish a change of gateway {name}"]
 
 
 def _remove_routes(

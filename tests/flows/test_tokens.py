@@ -21,10 +21,12 @@ from prefect_dstack import (
     create_token,
     deploy_service,
     list_tokens,
+    reconcile_services,
     revoke_token,
     stop_service,
 )
 from prefect_dstack.errors import ConfigurationError, NotFoundError
+from prefect_dstack.gateways.gateway import Gateway
 from tests.command_line import CommandLine
 from tests.home import Home
 from tests.polling import wait_until
@@ -130,6 +132,30 @@ def revocation(port: int, token: NewToken) -> float:
             took = time.monotonic() - started
             revoked.result()
         return took
+
+
+def test_reconcile_finishes_what_a_revocation_that_was_cut_off_has_begun(
+    service: dict[str, Any], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_service(service)
+    token = create_token(service["name"])
+
+    def cut_off(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(Gateway, "_run", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            revoke_token(token.id)
+
+    assert "finish a change of gateway local" in reconcile_services(dry_run=True)
+    assert "finish a change of gateway local" in reconcile_services()
+
+    assert [known.id for known in list_tokens(service["name"])] == [token.id]
+    assert ask(home.port, token.value.get_secret_value())[0] == 200
+    assert "finish a change of gateway local" not in reconcile_services(dry_run=True)
+    revoke_token(token.id)
+    assert ask(home.port, token.value.get_secret_value())[0] == 401
 
 
 def test_a_token_ends_by_itself(service: dict[str, Any], home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -118,6 +119,23 @@ def test_no_admin_port_is_open(gateway: Gateway, port: int, application: Start) 
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {port}
+
+
+def test_a_removal_that_is_cut_off_leaves_a_gateway_that_can_be_removed(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = gateway.state()
+    with monkeypatch.context() as context:
+        context.setattr(shutil, "rmtree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            gateway.destroy()
+
+    assert gateway.state() == before
+    gateway.destroy()
+    assert not place(gateway).directory.exists()
 
 
 def test_a_destroyed_gateway_leaves_nothing(gateway: Gateway, port: int, application: Start) -> None:

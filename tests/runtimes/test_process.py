@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -401,11 +402,45 @@ class TestRemove:
             status = elsewhere.status(MACHINE, other)
             assert (status.state, status.restarts) == ("running", 0)
 
+    def test_that_is_cut_off_leaves_a_replica_that_can_be_removed(
+        self, runtime: ProcessRuntime, start: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replica = start(SLEEP)
+        running(runtime, replica)
+        (Path(replica.id) / "files").mkdir()
+        with monkeypatch.context() as context:
+            context.setattr(shutil, "rmtree", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                runtime.remove(MACHINE, replica, grace=0)
+
+        assert runtime.replicas(MACHINE) == [replica]
+        runtime.remove(MACHINE, replica, grace=0)
+        assert not Path(replica.id).exists()
+
     def test_twice_is_no_error(self, runtime: ProcessRuntime, start: Callable[..., Replica]) -> None:
         replica = start(SLEEP)
 
         runtime.remove(MACHINE, replica, grace=0)
         runtime.remove(MACHINE, replica, grace=0)
+
+
+def test_what_a_launch_that_was_cut_off_has_left_is_swept(
+    runtime: ProcessRuntime, start: Callable[..., Replica]
+) -> None:
+    kept = start(SLEEP)
+    cut = runtime.directory / "hello-4-0"
+    cut.mkdir()
+    (cut / "replica.new").write_text("{")
+
+    runtime.sweep()
+
+    assert not cut.exists()
+    assert runtime.replicas(MACHINE) == [kept]
+
+
+def cut_off(*_: object, **__: object) -> None:
+    """End as a process does that is killed."""
+    raise KeyboardInterrupt
 
 
 def test_says_on_which_other_ports_a_replica_listens(
