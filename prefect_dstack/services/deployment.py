@@ -197,7 +197,7 @@ def scale(
     gateway = run.infrastructure.gateway(record.gateway)
     route = _router(prepared.routed, gateway)
     state = gateway.state() or gateway.initial_state()
-    goal = goal_for(record, active, prepared, route(state), desired.replicas)
+    goal = goal_for(record, active, prepared, route(state), desired.numbers(prepared.groups))
     if gateway.running() and is_reached(goal, run.world(goal, gateway, record)):
         if record.desired != desired:
             save_record(record.scaled(desired))
@@ -268,12 +268,12 @@ def put_revision(
     first = route(state)
     check_files(gateway, [first])
     found, record = record, _replacing(record, revision)
-    goal = goal_for(record, revision, prepared, first, desired.replicas)
+    goal = goal_for(record, revision, prepared, first, desired.numbers(prepared.groups))
     goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
     if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
-        offers = infrastructure.offers(prepared.spec.requirements)
+        offers = [infrastructure.offers(spec.requirements) for spec in prepared.specs]
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:
         mine = mine.model_copy(update={"location": infrastructure.here})
@@ -476,7 +476,7 @@ def _router(configuration: ServiceConfiguration, gateway: ManagedGateway) -> Cal
 
 
 def _with_route(goal: Goal, route: Route) -> Goal:
-    return goal if goal.template is None else replace(goal, template=replace(goal.template, route=route))
+    return replace(goal, templates=tuple(replace(template, route=route) for template in goal.templates))
 
 
 def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun) -> bool:
