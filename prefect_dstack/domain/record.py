@@ -151,6 +151,13 @@ class DesiredReplicas(_Part):
         default=False, description="Whether it stays until somebody releases it, whatever the file says."
     )
 
+    @property
+    def summary(self) -> str:
+        """The number, or that of each group, to be read by people."""
+        if not self.groups:
+            return str(self.replicas)
+        return ", ".join(f"{name} {count}" for name, count in self.groups.items())
+
     def numbers(self, names: Sequence[str]) -> tuple[int, ...]:
         """Return the numbers of the replicas that are wanted.
 

@@ -154,8 +154,7 @@ def deploy(
     active = None if moves else record.active_revision
     if active is not None:
         seen = compared(active, revision)
-        image = prepared.configuration.image
-        if prepared.pull and image is not None and active.configuration.get("image") == image:
+        if prepared.pull and any(prepared.images) and active.workload == revision.workload:
             was, newest = running_image(record, prepared, run.infrastructure)
             seen.append(f"image {moved(was, newest)}")
             force = force or was != newest
@@ -204,10 +203,10 @@ def scale(
         run.log.info("%s@%d: unchanged, nothing to do", record.name, active.number)
         publish_event("unchanged", record.name, active.number, {"replicas": desired.replicas})
         return served_at.model_copy(update={"changed": False})
-    before = record.wanted_replicas
-    if before != desired.replicas:
+    if record.wanted_numbers != goal.numbers:
         why = f": {desired.reason}" if desired.reason else ""
-        run.log.info("%s@%d: scaling %d → %d%s", record.name, active.number, before, desired.replicas, why)
+        before = "0" if record.desired is None else record.desired.summary
+        run.log.info("%s@%d: scaling %s → %s%s", record.name, active.number, before, desired.summary, why)
     mine = deploying(active.number, run.flow_run, run.lease)
     record = record.model_copy(update={"deploying": mine})
     save_record(record)
@@ -284,7 +283,7 @@ def put_revision(
     save_record(record, prepared.own_environment)
     _end_replaced(found, record, revision, run)
     kept = active if keeps else None
-    log.info("%s@%d: %s", record.name, revision.number, _plan(goal, kept, record.name))
+    log.info("%s@%d: %s", record.name, revision.number, _plan(desired, kept, record.name))
     beside = active is not None and not keeps and not at_once and record.gateway == gateway.name
     try:
         state = create_gateway(gateway, route)
@@ -420,10 +419,12 @@ def _warn_of_missing_token(route: Route, gateway: ManagedGateway, run: ServiceRu
         )
 
 
-def _plan(goal: Goal, kept: Revision | None, service: str) -> str:
+def _plan(desired: DesiredReplicas, kept: Revision | None, service: str) -> str:
     if kept is not None:
         return f"keeps the replicas of {service}@{kept.number}"
-    return f"deploying {goal.replicas} {'replica' if goal.replicas == 1 else 'replicas'}"
+    if desired.groups:
+        return f"deploying replicas in groups: {desired.summary}"
+    return f"deploying {desired.replicas} {'replica' if desired.replicas == 1 else 'replicas'}"
 
 
 def _explain_port(

@@ -52,6 +52,7 @@ __all__ = [
     "next_revision",
     "prepare",
     "recorded",
+    "scaled_groups",
     "this_user",
     "with_files",
     "with_model_asset",
@@ -97,6 +98,11 @@ class PreparedService:
     def groups(self) -> tuple[str, ...]:
         """The names of the groups of its replicas; one empty name where there are none."""
         return group_names(self.configuration)
+
+    @property
+    def images(self) -> tuple[str | None, ...]:
+        """The image that the configuration names for each group; None: none."""
+        return tuple(configuration.image for configuration in group_configurations(self.configuration))
 
     @property
     def specs(self) -> tuple[WorkloadSpec, ...]:
@@ -338,9 +344,40 @@ def desired_replicas(record: ServiceRecord, configuration: ServiceConfiguration)
 def _desired_groups(before: DesiredReplicas | None, configuration: ServiceConfiguration) -> DesiredReplicas:
     ranges = (group.range for group in configuration.replica_groups)
     counts = {name: allowed.min or 0 for name, allowed in zip(configuration.group_names, ranges, strict=True)}
+    if before is not None and before.pinned and before.groups.keys() == counts.keys():
+        return before
     if before is not None and before.groups == counts:
         return before
     return DesiredReplicas(replicas=sum(counts.values()), groups=counts, set_by="configuration", set_at=now())
+
+
+def scaled_groups(
+    record: ServiceRecord, names: Sequence[str], replicas: int, group: str | None
+) -> dict[str, int]:
+    """Return how many replicas each group of a service is to have.
+
+    Args:
+        record: The record of the service, with the numbers that it has had.
+        names: The names of its groups.
+        replicas: How many the group is to have.
+        group: Which; None: the service has no groups.
+
+    Returns:
+        The number of each group; none for a service without groups.
+
+    Raises:
+        UserError: If there is no such group, or it is not said which.
+    """
+    if tuple(names) == ("",):
+        if group is not None:
+            raise UserError(f"{record.name}: has no groups of replicas; scale it without naming one")
+        return {}
+    if group not in names:
+        known = ", ".join(names)
+        problem = "has groups of replicas" if group is None else f"has no group '{group}'"
+        raise UserError(f"{record.name}: {problem}; name one of {known}: --group {names[0]}")
+    before = {} if record.desired is None else record.desired.groups
+    return {name: replicas if name == group else before.get(name, 0) for name in names}
 
 
 def drain_timeout(configuration: ServiceConfiguration) -> float | None:
