@@ -55,7 +55,15 @@ REFUSED = "Values of a service that are refused"
 ALWAYS = ("image", "entrypoint")
 # Keys that are acted on, but not with every value: each is written down once to see what is said of it.
 REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("`replicas:` with a list of groups", {"replicas": [{"count": 1}]}),
+    (
+        "`scaling` of a group",
+        {"groups": [{"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}]},
+    ),
+    ("`router` of a group", {"groups": [{"replicas": 1, "router": {"type": "smg"}}]}),
+    (
+        "`image` for some groups only",
+        {"image": None, "groups": [{"replicas": 1, "image": "i"}, {"replicas": 1, "commands": ["c"]}]},
+    ),
     ("`max_duration: 2h`", {"max_duration": "2h"}),
     ("`idle_duration: 10m`", {"idle_duration": "10m"}),
     ("`model:` with `format: tgi`", {"model": {"name": "m", "format": "tgi"}}),
@@ -279,7 +287,7 @@ def default_of(field: FieldInfo) -> str:
 def refusal(change: dict[str, Any]) -> str:
     """Ask what is said of a service with a value that is not acted on."""
     written = {"type": "service", "name": "s", "port": 8000, "image": "i", "commands": ["c"], **change}
-    if isinstance(change.get("replicas"), list):
+    if "groups" in change:
         del written["commands"]
     configuration = load_configuration({key: value for key, value in written.items() if value is not None})
     if not isinstance(configuration, ServiceConfiguration):

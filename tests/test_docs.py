@@ -21,6 +21,7 @@ from prefect_dstack import errors
 from prefect_dstack.cli.main import application
 from prefect_dstack.configurations import FleetConfiguration, ServiceConfiguration, load_configuration
 from prefect_dstack.domain.fleet_support import check_fleet_support
+from prefect_dstack.domain.groups import group_configurations
 from prefect_dstack.domain.support import check_support
 from prefect_dstack.hosts.ports import free_port
 
@@ -209,27 +210,28 @@ def test_what_serves_in_the_pages_does_so_only_as_a_program(text: str) -> None:
 def test_services_in_the_pages_have_what_their_application_needs(text: str, tmp_path: Path) -> None:
     configuration = load_configuration(text, name="documented", directory=tmp_path)
     assert isinstance(configuration, ServiceConfiguration)
-    is_hello = "name: hello" in text
+    is_hello = "name: hello" in text or "GREETING" in text
     tutorial = PYTHON.findall((DOCS / "tutorial.md").read_text())[0]
     hello = (ROOT / "examples" / "hello" / "app.py").read_text()
     (tmp_path / "app.py").write_text(hello if is_hello else tutorial)
     environment = {"PATH": os.environ["PATH"], "DSTACK_REVISION": "1"}
     environment |= {name: str(value) for name, value in configuration.env.items()}
 
-    port = free_port()
-    process = subprocess.Popen(
-        ["sh", "-c", "\n".join(configuration.commands)],
-        cwd=tmp_path,
-        env={**environment, "PORT": str(port)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("serving")
-        status = httpx.get(f"http://127.0.0.1:{port}/").status_code
-    finally:
-        process.kill()
-        process.communicate()
+    for run in group_configurations(configuration):
+        port = free_port()
+        process = subprocess.Popen(
+            ["sh", "-c", "\n".join(run.commands)],
+            cwd=tmp_path,
+            env={**environment, "PORT": str(port)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("serving")
+            status = httpx.get(f"http://127.0.0.1:{port}/").status_code
+        finally:
+            process.kill()
+            process.communicate()
 
-    assert status == 200
+        assert status == 200

@@ -33,6 +33,9 @@ def scale(
     release: Annotated[
         bool, typer.Option("--release", help="Let the file, or the autoscaler, decide again.")
     ] = False,
+    group: Annotated[
+        str | None, typer.Option("--group", "-g", help="The group of replicas, where there are groups.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Change how many replicas a service has; that makes no new revision."""
@@ -42,7 +45,7 @@ def scale(
     from prefect_dstack.flows.scale import scale_service
 
     with progress():
-        endpoint = scale_service(name, replicas)
+        endpoint = scale_service(name, replicas, group=group)
     if json:
         print_json(endpoint.model_dump(mode="json"))
         return

@@ -107,6 +107,7 @@ def _fields(endpoint: Endpoint) -> dict[str, Any]:
 
 def _show_plan(configuration: ServiceConfiguration, options: ApplyOptions) -> str:
     """Show what a deployment would change, and return what to ask."""
+    from prefect_dstack.domain.groups import group_configurations, group_names
     from prefect_dstack.domain.workload import requirements_of
     from prefect_dstack.services.images import default_image
     from prefect_dstack.services.planned_changes import planned_changes
@@ -114,16 +115,20 @@ def _show_plan(configuration: ServiceConfiguration, options: ApplyOptions) -> st
 
     infrastructure = resolve_infrastructure()
     plan = planned_changes(configuration, infrastructure, force=options.force, move=options.move)
-    what = configuration.image or default_image(configuration) or "a process"
-    out.print(f"[bold]{configuration.name}[/bold]: ", end="")
-    out.print(f"{plan.replicas} x {what}, port {configuration.port}", markup=False)
+    runs = dict(zip(group_names(configuration), group_configurations(configuration), strict=True))
+    for group, run in runs.items():
+        what = run.image or default_image(run) or "a process"
+        count = plan.desired.groups.get(group, plan.desired.replicas)
+        out.print(f"[bold]{configuration.name}[/bold]: {f'{group}: ' if group else ''}", end="")
+        out.print(f"{count} x {what}, port {configuration.port}", markup=False)
     for line in [*plan.difference, *plan.files[:FILE_LINES]]:
         out.print(f"    {line}", markup=False, style=COLOURS.get(line[:1], "dim"))
     if len(plan.files) > FILE_LINES:
         out.print(f"    and {len(plan.files) - FILE_LINES} more files", style="dim")
     if plan.effect in ("first", "replicas"):
-        offers = infrastructure.offers(requirements_of(configuration))
-        show_offers(offers[:PLAN_LINES], len(offers))
+        for group, run in runs.items():
+            offers = infrastructure.offers(requirements_of(run))
+            show_offers(offers[:PLAN_LINES], len(offers), group)
     err.print(f"{configuration.name}: {_effect(plan)}", style="dim", markup=False)
     verb = "Deploy" if plan.effect != "nothing" else "Nothing would change. Deploy"
     return f"{verb} {configuration.name}?"
@@ -137,5 +142,6 @@ def _effect(plan: PlannedChanges) -> str:
     if plan.effect == "settings":
         return f"the replicas of revision {plan.active} stay, with new settings"
     if plan.effect == "scale":
-        return f"from {plan.before} to {plan.replicas} replicas; that makes no new revision"
+        before = 0 if plan.before is None else plan.before.summary
+        return f"from {before} to {plan.desired.summary} replicas; that makes no new revision"
     return f"revision {plan.active} serves just this"

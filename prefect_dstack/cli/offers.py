@@ -35,23 +35,36 @@ def offer(
 
     configuration = load_service(source, name=name, profile=profile)
     connected()
+    from prefect_dstack.domain.groups import group_configurations, group_names
     from prefect_dstack.domain.workload import requirements_of
     from prefect_dstack.store.sources import resolve_infrastructure
 
-    offers = resolve_infrastructure().offers(requirements_of(configuration))
+    infrastructure = resolve_infrastructure()
+    runs = zip(group_names(configuration), group_configurations(configuration), strict=True)
+    found = {group: infrastructure.offers(requirements_of(run)) for group, run in runs}
     if json:
-        print_json([one.model_dump(mode="json") for one in offers])
-    else:
-        show_offers(offers, len(offers))
+        print_json(
+            [
+                one.model_dump(mode="json") | ({"group": group} if group else {})
+                for group, offers in found.items()
+                for one in offers
+            ]
+        )
+        return
+    for group, offers in found.items():
+        show_offers(offers, len(offers), group)
 
 
-def show_offers(offers: Sequence[Offer], of: int) -> None:
+def show_offers(offers: Sequence[Offer], of: int, group: str = "") -> None:
     """Print offers.
 
     Args:
         offers: The offers.
         of: How many there are in all.
+        group: The group of replicas that they are for, where there are groups.
     """
+    if group:
+        out.print(f"for group {group}:", markup=False)
     show_table(
         ["BACKEND", "INSTANCE", "REGION", "CPUS", "MEMORY", "GPUS", "SPOT", "PRICE PER HOUR"],
         [

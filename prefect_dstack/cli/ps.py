@@ -145,9 +145,11 @@ def _show_one(service: ServiceOverview) -> None:
         _show_folded("try", resolution, "cyan")
     if service.replicas:
         print()  # noqa: T201
+        has_groups = any(replica.group for replica in service.replicas)
         show_table(
             [
                 "REPLICA",
+                *(["GROUP"] if has_groups else []),
                 "STATE",
                 "ROUTED",
                 "AGE",
@@ -164,6 +166,7 @@ def _show_one(service: ServiceOverview) -> None:
             [
                 [
                     replica.name,
+                    *([replica.group] if has_groups else []),
                     replica.state,
                     "yes" if replica.routed else "no",
                     "" if replica.started_at is None else age(replica.started_at),

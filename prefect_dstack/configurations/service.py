@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -125,6 +126,19 @@ class ReplicaGroup(Model):
     def range(self) -> CountRange:
         """How many replicas there may be in the group."""
         return self.replicas or self.count or CountRange(min=1, max=1)
+
+
+def _check_beside_service(service: Any, group: ReplicaGroup, place: str) -> None:
+    """Refuse what a group says beside the whole service, if only one of them can count."""
+    for key in ("image", "python", "nvcc", "docker", "privileged", "spot_policy", "reservation"):
+        if getattr(service, key) and getattr(group, key) is not None:
+            refuse("is also given for the whole service; keep one of them", key=f"{place}.{key}")
+    sources = ("image", "python", "nvcc", "docker")
+    for key, other in itertools.product(sources, sources):
+        if getattr(group, key) and getattr(service, other) and {key, other} != {"python", "nvcc"}:
+            refuse(
+                f"cannot stand beside '{other}' of the whole service; keep one of them", key=f"{place}.{key}"
+            )
 
 
 def _kind_of_replicas(value: Any) -> str:
@@ -353,9 +367,7 @@ class ServiceConfiguration(RunConfiguration):
             check_addresses(group.commands, "replicas", sizes, f"{place}.commands")
             if not group.commands and group.image is None and self.image is None:
                 refuse("is missing; say what the group runs", key=f"{place}.commands")
-            for key in ("image", "python", "nvcc", "docker", "privileged", "spot_policy", "reservation"):
-                if getattr(self, key) and getattr(group, key) is not None:
-                    refuse("is also given for the whole service; keep one of them", key=f"{place}.{key}")
+            _check_beside_service(self, group, place)
         routers = [index for index, group in enumerate(groups) if group.router is not None]
         if len(routers) > 1:
             refuse("is given for another group too; keep one", key=f"{key_of_groups}.{routers[1]}.router")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
@@ -19,7 +20,7 @@ from prefect_dstack.controller.actions import Actions
 from prefect_dstack.controller.goal import DEFAULT_GRACE, Goal
 from prefect_dstack.controller.world import World
 from prefect_dstack.domain.placement import place
-from prefect_dstack.domain.rollout import Step, Wanted, next_steps
+from prefect_dstack.domain.rollout import Step, next_steps
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, DeploymentError, NoRoomError, PrefectDstackError
 from prefect_dstack.infrastructure.observation import Observation, running_replicas
@@ -45,7 +46,7 @@ def converge(
     *,
     flow_run: str,
     machine: str = "",
-    offers: Sequence[Offer] | None = None,
+    offers: Sequence[Sequence[Offer]] | None = None,
 ) -> Observation:
     """Bring a service to its goal in rounds, each from a fresh observation.
 
@@ -56,7 +57,8 @@ def converge(
         log: Told of failures beside the one that is raised.
         flow_run: Stamped on what is created.
         machine: The identity of this machine, stamped on what is created on it.
-        offers: Where the first replicas may run, if that is known already; asked for anew in each round.
+        offers: Where the first replicas of each group may run, if that is known already; asked for anew in
+            each round.
 
     Returns:
         What was found last, when nothing was left to do.
@@ -102,7 +104,7 @@ def is_reached(goal: Goal, world: World) -> bool:
         for replica in running_replicas(observation, goal.service, state)
         if replica.revision != goal.untouched
     ]
-    return not next_steps(running, Wanted(revision=goal.revision, replicas=goal.replicas), goal.limits)
+    return not next_steps(running, goal.wanted, goal.limits)
 
 
 class _Convergence:
@@ -126,16 +128,16 @@ class _Convergence:
             for replica in running_replicas(observation, goal.service, state)
             if replica.revision != goal.untouched
         ]
-        wanted = Wanted(revision=goal.revision, replicas=goal.replicas)
-        return next_steps(running, wanted, goal.limits), observation, len(running)
+        return next_steps(running, goal.wanted, goal.limits), observation, len(running)
 
-    def take(self, steps: Sequence[Step], observation: Observation, offers: Sequence[Offer] | None) -> None:
+    def take(
+        self, steps: Sequence[Step], observation: Observation, offers: Sequence[Sequence[Offer]] | None
+    ) -> None:
         """Do the steps of one round at once, and raise what failed when all have ended."""
         todo: list[Callable[[], None]] = []
         launches = [step for step in steps if step.action == "launch"]
-        candidates = self._candidates(len(launches), observation, offers) if launches else []
-        for step, tried in zip(launches, candidates, strict=True):
-            todo.append(self._launch(step, tried))
+        for step, candidates in self._placed(launches, observation, offers):
+            todo.append(self._launch(step, candidates))
         for step in steps:
             if step.action == "route":
                 todo.append(self._route(step, observation))
@@ -147,34 +149,37 @@ class _Convergence:
         if failures:
             raise self._first(failures)
 
-    def _candidates(
-        self, count: int, observation: Observation, offers: Sequence[Offer] | None
-    ) -> list[list[Offer]]:
-        template = self.goal.template
-        if template is None:
-            raise DeploymentError(f"{self.goal.service}: nothing is known of its replicas")
-        if offers is None:
-            offers = self.world.offers(template.spec.requirements)
-        return place(offers, count, observation.occupied(self.goal.revision))
+    def _placed(
+        self, launches: Sequence[Step], observation: Observation, offers: Sequence[Sequence[Offer]] | None
+    ) -> Iterator[tuple[Step, list[Offer]]]:
+        """Yield each launch with the offers to try, group by group."""
+        templates = self.goal.templates
+        occupied = Counter(observation.occupied(self.goal.revision))
+        for index, template in enumerate(templates):
+            mine = [step for step in launches if step.replica % len(templates) == index]
+            if not mine:
+                continue
+            known = self.world.offers(template.spec.requirements) if offers is None else offers[index]
+            for step, candidates in zip(mine, place(known, len(mine), occupied), strict=True):
+                occupied[candidates[0].instance_type] += 1
+                yield step, candidates
 
     def _launch(self, step: Step, offers: Sequence[Offer]) -> Callable[[], None]:
-        template = self.goal.template
+        spec = self.goal.template(step.replica).spec
 
         def launch() -> None:
-            if template is None:
-                return
             stamp = self._stamp(step).model_copy(update={"flow_run": self.flow_run})
-            instance = self.actions.provision(offers, stamp, template.spec.requirements)
+            instance = self.actions.provision(offers, stamp, spec.requirements)
             if not self.abandoned.is_set():
-                self.actions.launch(instance, Launch(stamp=stamp, spec=template.spec))
+                self.actions.launch(instance, Launch(stamp=stamp, spec=spec))
 
         return launch
 
     def _route(self, step: Step, observation: Observation) -> Callable[[], None]:
-        found, template = observation.of(self._stamp(step).name), self.goal.template
+        found, template = observation.of(self._stamp(step).name), self.goal.template(step.replica)
 
         def route() -> None:
-            if found is None or template is None:
+            if found is None:
                 return
             self.actions.wait_until_ready(found, template, self.abandoned)
             self.actions.register(found, template.route, self.goal.weight)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prefect_dstack.configurations import Probe
-from prefect_dstack.domain.rollout import Limits
+from prefect_dstack.domain.rollout import Limits, Wanted
 from prefect_dstack.domain.workload import WorkloadSpec
+from prefect_dstack.errors import DeploymentError
 from prefect_dstack.gateways.state import Route
 from prefect_dstack.gateways.transitions import EVEN_WEIGHT
 
@@ -42,9 +44,10 @@ class Goal:
     Attributes:
         service: The service.
         revision: The revision whose replicas are wanted; None: none.
-        replicas: How many of them.
-        limits: How far the number may go astray meanwhile.
-        template: What they are made of; None where none are wanted.
+        numbers: Their numbers, in order.
+        limits: How far their number may go astray meanwhile.
+        templates: What they are made of, by group; empty where none are wanted.
+        groups: The names of the groups of each revision that has any.
         stop_duration: Seconds that the open requests of a replica get to finish; None: as long as they take.
         weight: The share of the requests that each new replica gets, relative to others.
         untouched: A revision whose replicas stay as they are.
@@ -53,10 +56,42 @@ class Goal:
 
     service: str
     revision: int | None
-    replicas: int
+    numbers: tuple[int, ...]
     limits: Limits
-    template: ReplicaTemplate | None = None
+    templates: tuple[ReplicaTemplate, ...] = ()
+    groups: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     stop_duration: float | None = DEFAULT_STOP_DURATION
     weight: int = EVEN_WEIGHT
     untouched: int | None = None
     capacity_timeout: float = 0.0
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas are wanted."""
+        return len(self.numbers)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What shall run in the end."""
+        return Wanted(revision=self.revision, numbers=self.numbers, groups=self.groups)
+
+    def template(self, number: int) -> ReplicaTemplate:
+        """Return what a replica is made of.
+
+        Args:
+            number: Its number.
+
+        Raises:
+            DeploymentError: If no replicas are wanted.
+        """
+        if not self.templates:
+            raise DeploymentError(f"{self.service}: nothing is known of its replicas")
+        return self.templates[number % len(self.templates)]
+
+    def first(self, count: int) -> tuple[int, ...]:
+        """Return the numbers of the replicas with which to begin: one of each group at least.
+
+        Args:
+            count: How many there would be without groups.
+        """
+        return self.numbers[: max(count, len(self.templates))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from prefect_dstack.configurations import RunConfiguration
@@ -23,14 +23,22 @@ def runtime_of(configuration: RunConfiguration | Mapping[str, Any]) -> RuntimeNa
         configuration: A service, a task or a development environment, or the keys that one was recorded with.
 
     Returns:
-        `docker` where an image is named, or machines other than this one may be used: fleets, or any
-        backend but `local`; then a configuration without an image gets the default one. `process` otherwise.
+        `docker` where an image is named, be it for one group of replicas, or machines other than this one may
+        be used: fleets, or any backend but `local`; then a configuration without an image gets the default
+        one. `process` otherwise.
     """
     keys = configuration if isinstance(configuration, Mapping) else vars(configuration)
-    if keys.get("image") or keys.get("fleets"):
+    if keys.get("image") or keys.get("fleets") or any(_images_of_groups(keys)):
         return "docker"
     elsewhere = [name for name in keys.get("backends") or () if name != "local"]
     return "docker" if elsewhere else "process"
+
+
+def _images_of_groups(keys: Mapping[str, Any]) -> Iterator[Any]:
+    for key in ("groups", "replicas"):
+        groups = keys.get(key)
+        for group in groups if isinstance(groups, (list, tuple)) else ():
+            yield group.get("image") if isinstance(group, Mapping) else getattr(group, "image", None)
 
 
 def python_of(configuration: RunConfiguration, commands: Sequence[str]) -> str | None:

@@ -6,7 +6,7 @@ version does not know are kept as they are; a record of a newer `version` is ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.domain.groups import group_name, group_names, replica_numbers
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.hosts.identity import MachineIdentity
 
@@ -137,7 +138,10 @@ class Rollback(_Part):
 class DesiredReplicas(_Part):
     """How many replicas a service is to have: no part of a revision, and kept by those that follow."""
 
-    replicas: int = Field(ge=0, description="Their number.")
+    replicas: int = Field(ge=0, description="Their number, of all groups together.")
+    groups: dict[str, int] = Field(
+        default_factory=dict, description="The number of each group; empty for a service without groups."
+    )
     set_by: str = Field(
         description="`configuration`: as the file says; `autoscaler`; else who it was: user and machine."
     )
@@ -146,6 +150,23 @@ class DesiredReplicas(_Part):
     pinned: bool = Field(
         default=False, description="Whether it stays until somebody releases it, whatever the file says."
     )
+
+    @property
+    def summary(self) -> str:
+        """The number, or that of each group, to be read by people."""
+        if not self.groups:
+            return str(self.replicas)
+        return ", ".join(f"{name} {count}" for name, count in self.groups.items())
+
+    def numbers(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of the replicas that are wanted.
+
+        Args:
+            names: The names of the groups of the service.
+        """
+        return replica_numbers(
+            [self.groups.get(name, 0) for name in names] if self.groups else [self.replicas]
+        )
 
 
 class Replacement(_Part):
@@ -200,6 +221,11 @@ class Revision(_Part):
     def runtime(self) -> str:
         """What its replicas run in: `docker` or `process`."""
         return runtime_of(self.configuration)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups of its replicas; one empty name where there are none."""
+        return group_names(self.configuration)
 
     def decided(self, decision: Decision) -> Revision:
         """Return the revision with what became of its approval.
@@ -301,6 +327,26 @@ class ServiceRecord(_Part):
         return 0 if self.active is None or self.desired is None else self.desired.replicas
 
     @property
+    def wanted_numbers(self) -> tuple[int, ...]:
+        """The numbers of the replicas that it is to have."""
+        active = self.active_revision
+        return () if active is None or self.desired is None else self.desired.numbers(active.groups)
+
+    @property
+    def groups(self) -> dict[int, tuple[str, ...]]:
+        """The names of the groups of replicas, by the revision whose number the replicas bear."""
+        return {revision.replicas_of: revision.groups for revision in self.revisions}
+
+    def group_of(self, revision: int, number: int) -> str:
+        """Return the group of a replica; empty where there are none.
+
+        Args:
+            revision: The revision whose number it bears.
+            number: Its own number.
+        """
+        return group_name(self.groups.get(revision, ("",)), number)
+
+    @property
     def runtimes(self) -> frozenset[str]:
         """What the replicas of its revisions may run in: `docker`, `process`."""
         found = {revision.runtime for revision in self.revisions}
@@ -320,9 +366,7 @@ class ServiceRecord(_Part):
         active = self.active_revision
         if active is None:
             return frozenset()
-        return frozenset(
-            f"{self.name}-{active.replicas_of}-{number}" for number in range(self.wanted_replicas)
-        )
+        return frozenset(f"{self.name}-{active.replicas_of}-{number}" for number in self.wanted_numbers)
 
     @property
     def needs_controller(self) -> bool:
@@ -461,7 +505,8 @@ class ServiceRecord(_Part):
         Args:
             desired: The number, who wants it and why.
         """
-        if self.desired is not None and self.desired.replicas == desired.replicas:
+        before = self.desired
+        if before is not None and (before.replicas, before.groups) == (desired.replicas, desired.groups):
             return self.model_copy(update={"desired": desired})
         return self.model_copy(
             update={"desired": desired, "scalings": [*self.scalings, desired][-SCALINGS_KEPT:]}

@@ -92,10 +92,10 @@ def workload_digest(
         A hexadecimal digest.
     """
     keys = {key: value for key, value in written(configuration).items() if key not in SETTINGS | DESIRED}
-    if configuration.group_names:
-        groups = written(configuration)["replicas"]
+    if configuration.replica_groups:
         keys["groups"] = [
-            {k: v for k, v in group.items() if k not in ("count", "scaling")} for group in groups
+            group.model_dump(mode="json", exclude_unset=True, exclude={*DESIRED, "count"})
+            for group in configuration.replica_groups
         ]
     port = configuration.port.port
     secrets = {

@@ -6,12 +6,14 @@ round, and so goes on from wherever an earlier attempt was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import Rollout, amount_of
+from prefect_dstack.domain.groups import group_name
 
 __all__ = ["Limits", "Running", "Step", "Wanted", "after", "all_steps", "next_steps"]
 
@@ -35,7 +37,24 @@ class Wanted(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     revision: int | None = Field(description="The revision that shall serve; None: none at all.")
-    replicas: int = Field(ge=0, description="How many replicas of it.")
+    numbers: tuple[int, ...] = Field(default=(), description="The numbers of its replicas, in order.")
+    groups: Mapping[int, tuple[str, ...]] = Field(
+        default_factory=dict, description="The names of the groups of each revision that has any."
+    )
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas shall serve."""
+        return len(self.numbers)
+
+    def group(self, revision: int, number: int) -> str:
+        """Return the name of the group that a replica is of.
+
+        Args:
+            revision: Its revision.
+            number: Its number.
+        """
+        return group_name(self.groups.get(revision, ("",)), number)
 
 
 class Limits(BaseModel):
@@ -90,8 +109,9 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
     Returns:
         The steps of one round, to be done in parallel; empty when all is as wanted. Done without failures
         and called again, they end there. The number that serves falls below `wanted.replicas` less
-        `max_unavailable` only if it was below before, the number that exists rises above
-        `wanted.replicas` plus `max_surge` never.
+        `max_unavailable` only if it was below before, and so does that of each group below what is wanted of
+        it less `max_unavailable`; the number that exists rises above `wanted.replicas` plus `max_surge`
+        never.
     """
     good = {
         replica.replica for replica in running if _is_wanted(replica, wanted) and replica.phase == "serving"
@@ -104,12 +124,9 @@ def next_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> li
     finished += [r for r in running if r.phase in ("launched", "draining") and not _is_wanted(r, wanted)]
     steps = [_step("remove", replica) for replica in finished]
 
-    serving = [r for r in running if r.phase == "serving"]
-    surplus = sorted((r for r in serving if not _is_wanted(r, wanted)), key=lambda r: (r.revision, r.replica))
-    spare = max(len(serving) - max(wanted.replicas - limits.max_unavailable, 0), 0)
-    steps += [_step("drain", replica) for replica in surplus[:spare]]
+    steps += [_step("drain", replica) for replica in _to_spare(running, wanted, limits)]
 
-    missing = [number for number in range(wanted.replicas) if number not in good]
+    missing = [number for number in wanted.numbers if number not in good]
     existing = {(r.revision, r.replica) for r in running}
     room = max(wanted.replicas + limits.max_surge - len(running), 0)
     if wanted.revision is not None:
@@ -156,8 +173,25 @@ def all_steps(running: Sequence[Running], wanted: Wanted, limits: Limits) -> lis
     return steps
 
 
+def _to_spare(running: Sequence[Running], wanted: Wanted, limits: Limits) -> Iterator[Running]:
+    """Yield the replicas without which enough serve, in all and of each group."""
+    serving = [r for r in running if r.phase == "serving"]
+    left = Counter(wanted.group(r.revision, r.replica) for r in serving)
+    needed: Counter[str] = Counter()
+    if wanted.revision is not None:
+        needed.update(wanted.group(wanted.revision, number) for number in wanted.numbers)
+    spare = len(serving) - max(wanted.replicas - limits.max_unavailable, 0)
+    surplus = (r for r in serving if not _is_wanted(r, wanted))
+    for replica in sorted(surplus, key=lambda r: (r.revision, r.replica)):
+        group = wanted.group(replica.revision, replica.replica)
+        if spare > 0 and left[group] > max(needed[group] - limits.max_unavailable, 0):
+            spare -= 1
+            left[group] -= 1
+            yield replica
+
+
 def _is_wanted(replica: Running, wanted: Wanted) -> bool:
-    return replica.revision == wanted.revision and replica.replica < wanted.replicas
+    return replica.revision == wanted.revision and replica.replica in wanted.numbers
 
 
 def _step(action: Literal["route", "drain", "remove"], replica: Running) -> Step:

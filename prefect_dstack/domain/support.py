@@ -20,11 +20,13 @@ from prefect_dstack.configurations import (
     ServiceConfiguration,
     TaskConfiguration,
     VolumeConfiguration,
+    group_key,
     node_references,
     private_references,
 )
 from prefect_dstack.domain import fleet_support
 from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.domain.groups import group_configurations
 from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.errors import UnsupportedKeyError
 
@@ -60,7 +62,6 @@ OF_RUNS = {
 }
 OF_SERVICES = {
     "max_duration": LATER,
-    "groups": "groups of replicas are not acted on yet; give 'replicas' one number",
     "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "router": LATER,
     "startup_order": "is for tasks of several nodes; remove it",
@@ -155,22 +156,48 @@ def _of_runs(configuration: Run) -> Iterator[tuple[str, str]]:
         yield from _of_services(configuration)
     if isinstance(configuration, TaskConfiguration):
         yield from _of_groups(configuration, "groups", configuration.groups or ())
-    if configuration.image is None and _says_something(configuration, "registry_auth"):
-        yield "registry_auth", "is for a private 'image', and none is named"
     yield from _of_repositories(configuration)
+    runs: Sequence[Run] = (configuration,)
+    if isinstance(configuration, ServiceConfiguration):
+        runs = group_configurations(configuration)
+    if _says_something(configuration, "registry_auth") and all(run.image is None for run in runs):
+        yield "registry_auth", "is for a private 'image', and none is named"
+    if isinstance(configuration, ServiceConfiguration) and configuration.replica_groups:
+        yield from _of_what_groups_run(configuration)
+    else:
+        yield from _of_what_runs(configuration)
+
+
+def _of_what_runs(configuration: Run) -> Iterator[tuple[str, str]]:
     if runtime_of(configuration) == "process":
         yield from _of_processes(configuration)
     else:
         yield from _of_containers(configuration)
 
 
+def _of_what_groups_run(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
+    """Yield what is refused of the groups of a service, each with what the service says for all of them."""
+    groups, key = configuration.replica_groups, group_key(configuration)
+    runs = group_configurations(configuration)
+    if len({runtime_of(run) for run in runs}) > 1:
+        yield key, "some run in containers, and some as processes: give each of them an 'image', or none"
+        return
+    said = set[str]()
+    for number, (group, run) in enumerate(zip(groups, runs, strict=True)):
+        for found, reason in _of_what_runs(run):
+            own = found.partition(".")[0] in group.model_fields_set
+            place = f"{key}.{number}.{found}" if own else found
+            if place not in said:
+                said.add(place)
+                yield place, reason
+
+
 def _of_values(configuration: Run) -> Iterator[tuple[str, str]]:
     yield from _of_resources(configuration.resources, "resources")
-    never = NEVER[configuration.type]
-    # What nodes learn is acted on where there can be several of them.
-    if "groups" in never or "nodes" in never or isinstance(configuration, DevEnvironmentConfiguration):
+    # Replicas come and go, and none waits for another.
+    if not isinstance(configuration, TaskConfiguration):
         for key, reference in node_references(configuration):
-            yield key, f"{reference.path} is for several nodes, which are not acted on here; remove it"
+            yield key, f"{reference.path} is for the nodes of a task; remove it"
 
 
 def _of_resources(resources: Resources, key: str) -> Iterator[tuple[str, str]]:
@@ -191,13 +218,14 @@ def _of_groups(
 
 
 def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str]]:
-    never = NEVER["service"]
-    if isinstance(configuration.replicas, tuple):
-        # The older form of `groups`.
-        if "groups" in never:
-            yield "replicas", never["groups"]
-        yield from _of_groups(configuration, "replicas", configuration.replicas)
-    yield from _of_groups(configuration, "groups", configuration.groups or ())
+    key = group_key(configuration)
+    yield from _of_groups(configuration, key, configuration.replica_groups)
+    for number, group in enumerate(configuration.replica_groups):
+        if group.scaling is not None:
+            yield (
+                f"{key}.{number}.scaling",
+                "groups are not scaled with the load yet; give the group one number",
+            )
     retry = configuration.retry
     if retry is not None and retry.duration is not None and not capacity_timeout(retry):
         yield "retry.duration", "is for no-capacity only: what ends is started again for as long as it takes"

@@ -9,7 +9,7 @@ from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import scale
 from prefect_dstack.services.location import refuse_elsewhere
-from prefect_dstack.services.preparation import desired_replicas, recorded, this_user
+from prefect_dstack.services.preparation import desired_replicas, recorded, scaled_groups, this_user
 from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import load_record
 
@@ -26,7 +26,12 @@ MOST_REPLICAS = 1000
     on_crashed=[restore_hook],
 )
 def scale_service(
-    name: str, replicas: int | None, reason: str = "", set_by: str | None = None, pin: bool = True
+    name: str,
+    replicas: int | None,
+    reason: str = "",
+    set_by: str | None = None,
+    pin: bool = True,
+    group: str | None = None,
 ) -> Endpoint:
     """Scale a service to another number of replicas; this creates no revision.
 
@@ -37,6 +42,7 @@ def scale_service(
         reason: Why, for the history.
         set_by: Who wants it; default: this user.
         pin: Whether the number stays whatever the configuration says; an autoscaler does not pin.
+        group: The group of replicas that gets the number; needed for a service with groups.
 
     Returns:
         Where the service answers.
@@ -44,7 +50,7 @@ def scale_service(
     Raises:
         NotFoundError: If there is no such service.
         ConflictError: If it does not serve, or runs on another machine.
-        UserError: If the number makes no sense.
+        UserError: If the number makes no sense, or the service has no such group.
     """
     if replicas is not None and not 0 <= replicas <= MOST_REPLICAS:
         raise UserError(f"{replicas} replicas: must be from 0 to {MOST_REPLICAS}")
@@ -60,7 +66,15 @@ def scale_service(
             desired = desired_replicas(record, prepared.configuration)
         else:
             who = set_by or this_user()
-            desired = DesiredReplicas(replicas=replicas, set_by=who, set_at=now(), reason=reason, pinned=pin)
+            groups = scaled_groups(record, prepared.groups, replicas, group)
+            desired = DesiredReplicas(
+                replicas=sum(groups.values()) if groups else replicas,
+                groups=groups,
+                set_by=who,
+                set_at=now(),
+                reason=reason,
+                pinned=pin,
+            )
         return scale(record, prepared, run, desired)
 
 

@@ -51,7 +51,8 @@ def try_canary(
     """
     assert goal.revision is not None  # noqa: S101 - a rollout is to a revision
     assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
-    count = replicas_for(terms.weight, old.replicas, goal.replicas, goal.limits.max_surge)
+    numbers = goal.first(replicas_for(terms.weight, old.replicas, goal.replicas, goal.limits.max_surge))
+    count = len(numbers)
     old_weight, new_weight = weights_for(terms.weight, old.replicas, count)
     noun = "replica gets" if count == 1 else "replicas get"
     run.log.info(
@@ -61,7 +62,7 @@ def try_canary(
     share_traffic(gateway, goal.service, {old.revision: old_weight, goal.revision: new_weight})
     beside = Limits(max_surge=0, max_unavailable=0)
     canary = dataclasses.replace(
-        goal, replicas=count, limits=beside, weight=new_weight, untouched=old.revision
+        goal, numbers=numbers, limits=beside, weight=new_weight, untouched=old.revision
     )
     run.converge(canary, gateway, record)
     publish_event("canary-started", goal.service, goal.revision, {"weight": terms.weight})

@@ -26,7 +26,7 @@ def start_candidates(
 
     Args:
         goal: The new revision.
-        count: How many replicas.
+        count: How many replicas; one of each group at least.
         gateway: The gateway in front of the service.
         record: The record of the service.
         run: The flow run that does it.
@@ -37,7 +37,7 @@ def start_candidates(
     active = record.active_revision
     candidates = dataclasses.replace(
         goal,
-        replicas=count,
+        numbers=goal.first(count),
         limits=Limits(max_surge=0, max_unavailable=0),
         weight=0,
         untouched=None if active is None else active.replicas_of,

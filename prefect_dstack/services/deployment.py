@@ -154,8 +154,7 @@ def deploy(
     active = None if moves else record.active_revision
     if active is not None:
         seen = compared(active, revision)
-        image = prepared.configuration.image
-        if prepared.pull and image is not None and active.configuration.get("image") == image:
+        if prepared.pull and any(prepared.images) and active.workload == revision.workload:
             was, newest = running_image(record, prepared, run.infrastructure)
             seen.append(f"image {moved(was, newest)}")
             force = force or was != newest
@@ -197,17 +196,17 @@ def scale(
     gateway = run.infrastructure.gateway(record.gateway)
     route = _router(prepared.routed, gateway)
     state = gateway.state() or gateway.initial_state()
-    goal = goal_for(record, active, prepared, route(state), desired.replicas)
+    goal = goal_for(record, active, prepared, route(state), desired.numbers(prepared.groups))
     if gateway.running() and is_reached(goal, run.world(goal, gateway, record)):
         if record.desired != desired:
             save_record(record.scaled(desired))
         run.log.info("%s@%d: unchanged, nothing to do", record.name, active.number)
         publish_event("unchanged", record.name, active.number, {"replicas": desired.replicas})
         return served_at.model_copy(update={"changed": False})
-    before = record.wanted_replicas
-    if before != desired.replicas:
+    if record.wanted_numbers != goal.numbers:
         why = f": {desired.reason}" if desired.reason else ""
-        run.log.info("%s@%d: scaling %d → %d%s", record.name, active.number, before, desired.replicas, why)
+        before = "0" if record.desired is None else record.desired.summary
+        run.log.info("%s@%d: scaling %s → %s%s", record.name, active.number, before, desired.summary, why)
     mine = deploying(active.number, run.flow_run, run.lease)
     record = record.model_copy(update={"deploying": mine})
     save_record(record)
@@ -268,12 +267,12 @@ def put_revision(
     first = route(state)
     check_files(gateway, [first])
     found, record = record, _replacing(record, revision)
-    goal = goal_for(record, revision, prepared, first, desired.replicas)
+    goal = goal_for(record, revision, prepared, first, desired.numbers(prepared.groups))
     goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
     if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
-        offers = infrastructure.offers(prepared.spec.requirements)
+        offers = [infrastructure.offers(spec.requirements) for spec in prepared.specs]
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:
         mine = mine.model_copy(update={"location": infrastructure.here})
@@ -284,7 +283,7 @@ def put_revision(
     save_record(record, prepared.own_environment)
     _end_replaced(found, record, revision, run)
     kept = active if keeps else None
-    log.info("%s@%d: %s", record.name, revision.number, _plan(goal, kept, record.name))
+    log.info("%s@%d: %s", record.name, revision.number, _plan(desired, kept, record.name))
     beside = active is not None and not keeps and not at_once and record.gateway == gateway.name
     try:
         state = create_gateway(gateway, route)
@@ -420,10 +419,12 @@ def _warn_of_missing_token(route: Route, gateway: ManagedGateway, run: ServiceRu
         )
 
 
-def _plan(goal: Goal, kept: Revision | None, service: str) -> str:
+def _plan(desired: DesiredReplicas, kept: Revision | None, service: str) -> str:
     if kept is not None:
         return f"keeps the replicas of {service}@{kept.number}"
-    return f"deploying {goal.replicas} {'replica' if goal.replicas == 1 else 'replicas'}"
+    if desired.groups:
+        return f"deploying replicas in groups: {desired.summary}"
+    return f"deploying {desired.replicas} {'replica' if desired.replicas == 1 else 'replicas'}"
 
 
 def _explain_port(
@@ -476,7 +477,7 @@ def _router(configuration: ServiceConfiguration, gateway: ManagedGateway) -> Cal
 
 
 def _with_route(goal: Goal, route: Route) -> Goal:
-    return goal if goal.template is None else replace(goal, template=replace(goal.template, route=route))
+    return replace(goal, templates=tuple(replace(template, route=route) for template in goal.templates))
 
 
 def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun) -> bool:

@@ -25,12 +25,14 @@ def running_image(
         Two digests, the first of which differs from the second if any replica runs another image; empty
         if no container serves.
     """
-    active, image = record.active_revision, prepared.configuration.image
-    if active is None or image is None:
+    active, images = record.active_revision, prepared.images
+    if active is None or not any(images):
         return "", ""
     newest = ""
     for found in infrastructure.observe(record.name, ["docker"]).found:
-        if found.replica.stamp.revision == active.replicas_of:
+        stamp = found.replica.stamp
+        image = images[stamp.replica % len(images)]
+        if stamp.revision == active.replicas_of and image is not None:
             engine = docker_host(infrastructure.machine(found.instance)).docker()
             was, newest = image_digests(engine, image, prepared.registry, found.replica.id)
             if was != newest:

@@ -70,10 +70,10 @@ def read_logs(
             f"{name}: no replica runs" if replica is None else f"{name}: there is no replica {replica}"
         )
     if follow:
-        yield from _following(infrastructure, name, replica, revision, found, tail, since, named=named)
+        yield from _following(infrastructure, record, replica, revision, found, tail, since, named=named)
         return
     for item in found:
-        prefix = f"{item.replica.name}: " if named or len(found) > 1 else ""
+        prefix = f"{_name(item, record)}: " if named or len(found) > 1 else ""
         yield from (f"{prefix}{line}" for line in _lines(infrastructure, item, tail, since, follow=False))
 
 
@@ -150,6 +150,13 @@ def _replicas(
     ]
 
 
+def _name(found: FoundReplica, record: ServiceRecord) -> str:
+    """Return what the lines of a replica begin with: its name, and its group if it is of one."""
+    stamp = found.replica.stamp
+    group = record.group_of(stamp.revision, stamp.replica)
+    return f"{stamp.name} ({group})" if group else stamp.name
+
+
 def _lines(
     infrastructure: Infrastructure,
     found: FoundReplica,
@@ -165,7 +172,7 @@ def _lines(
 
 def _following(
     infrastructure: Infrastructure,
-    name: str,
+    known: ServiceRecord,
     replica: int | None,
     revision: int | None,
     found: list[FoundReplica],
@@ -176,7 +183,7 @@ def _following(
 ) -> Iterator[str]:
     """Follow replicas, and those that take their place, until the service is stopped."""
     readers = _Readers(infrastructure, since, named=named or len(found) > 1)
-    readers.follow(found, tail)
+    readers.follow(found, known, tail)
     looked = time.monotonic()
     while True:
         with contextlib.suppress(queue.Empty):
@@ -185,12 +192,13 @@ def _following(
         if time.monotonic() - looked < LOOK_INTERVAL:
             continue
         looked = time.monotonic()
-        record = find_record(name)
+        record = find_record(known.name)
         if readers.ended and (record is None or (record.active is None and record.deploying is None)):
             return
         if record is not None:
             with contextlib.suppress(HostError):
-                readers.follow(_replicas(infrastructure, record, replica, revision), None)
+                found = _replicas(infrastructure, record, replica, revision)
+                readers.follow(found, record, None)
 
 
 class _Readers:
@@ -208,12 +216,12 @@ class _Readers:
         """Whether none of the replicas writes any more."""
         return not any(thread.is_alive() for thread in self._threads.values())
 
-    def follow(self, found: list[FoundReplica], tail: int | None) -> None:
+    def follow(self, found: list[FoundReplica], record: ServiceRecord, tail: int | None) -> None:
         """Read replicas that are not read yet."""
         self._named = self._named or len(found) > 1
         for item in found:
             if item.replica.id not in self._threads:
-                prefix = f"{item.replica.name}: " if self._named else ""
+                prefix = f"{_name(item, record)}: " if self._named else ""
                 thread = threading.Thread(target=self._read, args=(item, tail, prefix), daemon=True)
                 self._threads[item.replica.id] = thread
                 thread.start()

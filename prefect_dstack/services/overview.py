@@ -48,6 +48,7 @@ class ReplicaOverview(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str = Field(description="The name of the replica.")
+    group: str = Field(default="", description="The group that it is of; empty where there are none.")
     instance: str = Field(description="The machine it runs on.")
     runtime: str = Field(description="What runs it.")
     state: str = Field(description="How it is.")
@@ -325,6 +326,7 @@ def _replica(
     name = found.replica.name
     return ReplicaOverview(
         name=name,
+        group=record.group_of(found.replica.stamp.revision, found.replica.stamp.replica),
         instance=found.instance.name,
         runtime=found.replica.runtime,
         state=found.status.state,

@@ -10,7 +10,7 @@ from prefect_dstack.bundles import Bundle, BundleStore
 from prefect_dstack.bundles.digests import file_digest
 from prefect_dstack.bundles.entries import Entry, stored_entries
 from prefect_dstack.configurations import ServiceConfiguration
-from prefect_dstack.domain.record import Revision
+from prefect_dstack.domain.record import DesiredReplicas, Revision
 from prefect_dstack.domain.revision import difference
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
@@ -31,16 +31,16 @@ class PlannedChanges:
         effect: `first`: nothing serves yet; `replicas`: new ones take the place of the old; `settings`: the
             replicas stay; `scale`: only their number changes; `nothing`.
         active: The revision that serves; None: none does.
-        replicas: How many replicas there will be.
-        before: How many there are to be now.
+        desired: How many replicas there will be.
+        before: How many there are to be now; None: none.
         difference: A unified diff of the configuration, line by line.
         files: The files that differ, each with `+`, `-` or `~` before its path.
     """
 
     effect: Effect
     active: int | None
-    replicas: int
-    before: int
+    desired: DesiredReplicas
+    before: DesiredReplicas | None
     difference: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
@@ -65,24 +65,23 @@ def planned_changes(
     if not move:
         refuse_elsewhere(record, infrastructure.here, "apply", movable=True)
     prepared = with_files(prepare(configuration, infrastructure.sources), infrastructure)
-    replicas = desired_replicas(record, configuration).replicas
+    desired = desired_replicas(record, configuration)
     active = None if is_elsewhere(record, infrastructure.here) else record.active_revision
     if active is None:
-        return PlannedChanges("first", None, replicas, 0)
+        return PlannedChanges("first", None, desired, record.desired)
     revision = next_revision(record, prepared, "")
-    before = record.wanted_replicas
     effect: Effect = "nothing"
     if force or active.workload != revision.workload:
         effect = "replicas"
     elif active.settings != revision.settings:
         effect = "settings"
-    elif replicas != before:
+    elif desired.numbers(prepared.groups) != record.wanted_numbers:
         effect = "scale"
     return PlannedChanges(
         effect,
         active.number,
-        replicas,
-        before,
+        desired,
+        record.desired,
         tuple(difference(name, active, revision).splitlines()[2:]),
         tuple(_changed_files(active, prepared.files, infrastructure.bundles)),
     )

@@ -26,6 +26,7 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.configurations.names import parse_model_asset
 from prefect_dstack.controller.goal import DEFAULT_STOP_DURATION, Goal, ReplicaTemplate
+from prefect_dstack.domain.groups import group_configurations, group_names
 from prefect_dstack.domain.record import DesiredReplicas, Revision, ServiceRecord, now
 from prefect_dstack.domain.revision import settings_digest, value_digests, workload_digest, written
 from prefect_dstack.domain.rollout import Limits
@@ -51,6 +52,7 @@ __all__ = [
     "next_revision",
     "prepare",
     "recorded",
+    "scaled_groups",
     "this_user",
     "with_files",
     "with_model_asset",
@@ -93,18 +95,31 @@ class PreparedService:
         return self.configuration.model_copy(update={"probes": self.probes})
 
     @property
-    def spec(self) -> WorkloadSpec:
-        """What one replica runs."""
-        return workload_spec(
-            self.configuration,
-            port=self.configuration.port.port,
-            commands=self.configuration.commands,
-            environment=self.environment,
-            registry=self.registry,
-            default_image=default_image(self.configuration),
-            directory=self.directory,
-            bundle=self.bundle,
-        ).model_copy(update={"pull": self.pull})
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups of its replicas; one empty name where there are none."""
+        return group_names(self.configuration)
+
+    @property
+    def images(self) -> tuple[str | None, ...]:
+        """The image that the configuration names for each group; None: none."""
+        return tuple(configuration.image for configuration in group_configurations(self.configuration))
+
+    @property
+    def specs(self) -> tuple[WorkloadSpec, ...]:
+        """What one replica of each group runs."""
+        return tuple(
+            workload_spec(
+                configuration,
+                port=configuration.port.port,
+                commands=configuration.commands,
+                environment=self.environment,
+                registry=self.registry,
+                default_image=default_image(configuration),
+                directory=self.directory,
+                bundle=self.bundle,
+            ).model_copy(update={"pull": self.pull})
+            for configuration in group_configurations(self.configuration)
+        )
 
 
 def load_service(
@@ -287,7 +302,9 @@ def next_revision(record: ServiceRecord, prepared: PreparedService, flow_run: st
             directory,
             record.salt,
             prepared.bundle,
-            default_image=default_image(configuration) or "",
+            default_image=" ".join(
+                image for image in map(default_image, group_configurations(configuration)) if image
+            ),
             model_version=prepared.model_version,
         ),
         settings=settings_digest(configuration, record.salt),
@@ -311,15 +328,56 @@ def desired_replicas(record: ServiceRecord, configuration: ServiceConfiguration)
         that somebody has pinned stays.
     """
     before, allowed = record.desired, configuration.replica_range
-    if before is not None and before.pinned:
+    if configuration.replica_groups:
+        return _desired_groups(before, configuration)
+    if before is not None and before.pinned and not before.groups:
         return before
     if before is not None and not allowed.fixed:
         number = min(max(before.replicas, allowed.min or 0), allowed.max or before.replicas)
     else:
         number = configuration.replica_count
-    if before is not None and before.replicas == number:
+    if before is not None and before.replicas == number and not before.groups:
         return before
     return DesiredReplicas(replicas=number, set_by="configuration", set_at=now())
+
+
+def _desired_groups(before: DesiredReplicas | None, configuration: ServiceConfiguration) -> DesiredReplicas:
+    ranges = (group.range for group in configuration.replica_groups)
+    counts = {name: allowed.min or 0 for name, allowed in zip(configuration.group_names, ranges, strict=True)}
+    if before is not None and before.pinned and before.groups.keys() == counts.keys():
+        return before
+    if before is not None and before.groups == counts:
+        return before
+    return DesiredReplicas(replicas=sum(counts.values()), groups=counts, set_by="configuration", set_at=now())
+
+
+def scaled_groups(
+    record: ServiceRecord, names: Sequence[str], replicas: int, group: str | None
+) -> dict[str, int]:
+    """Return how many replicas each group of a service is to have.
+
+    Args:
+        record: The record of the service, with the numbers that it has had.
+        names: The names of its groups.
+        replicas: How many the group is to have.
+        group: Which; None: the service has no groups.
+
+    Returns:
+        The number of each group; none for a service without groups.
+
+    Raises:
+        UserError: If there is no such group, or it is not said which.
+    """
+    if tuple(names) == ("",):
+        if group is not None:
+            raise UserError(f"{record.name}: has no groups of replicas; scale it without naming one")
+        return {}
+    if group not in names:
+        known = ", ".join(names)
+        problem = "has groups of replicas" if group is None else f"has no group '{group}'"
+        raise UserError(f"{record.name}: {problem}; name one of {known}: --group {names[0]}")
+    before = {} if record.desired is None else record.desired.groups
+    return {name: replicas if name == group else before.get(name, 0) for name in names}
 
 
 def drain_timeout(configuration: ServiceConfiguration) -> float | None:
@@ -336,7 +394,11 @@ def drain_timeout(configuration: ServiceConfiguration) -> float | None:
 
 
 def goal_for(
-    record: ServiceRecord, revision: Revision, prepared: PreparedService, route: Route, replicas: int
+    record: ServiceRecord,
+    revision: Revision,
+    prepared: PreparedService,
+    route: Route,
+    numbers: tuple[int, ...],
 ) -> Goal:
     """Return the goal of a revision that is to serve.
 
@@ -345,20 +407,24 @@ def goal_for(
         revision: The revision.
         prepared: What it is made of.
         route: Its route.
-        replicas: How many replicas it is to have.
+        numbers: The numbers of the replicas that it is to have.
     """
     configuration, pending = prepared.configuration, record.pending()
     return Goal(
         service=record.name,
         revision=revision.replicas_of,
-        replicas=replicas,
-        limits=Limits.of(configuration.rollout, replicas),
-        template=ReplicaTemplate(
-            spec=prepared.spec,
-            route=route,
-            probes=prepared.probes or (),
-            ready_timeout=configuration.rollout.timeout,
+        numbers=numbers,
+        limits=Limits.of(configuration.rollout, len(numbers)),
+        templates=tuple(
+            ReplicaTemplate(
+                spec=spec,
+                route=route,
+                probes=prepared.probes or (),
+                ready_timeout=configuration.rollout.timeout,
+            )
+            for spec in prepared.specs
         ),
+        groups={**record.groups, revision.replicas_of: prepared.groups},
         stop_duration=drain_timeout(configuration),
         untouched=None if pending is None or pending.revision == revision.replicas_of else pending.revision,
     )

@@ -127,15 +127,17 @@ def begin_proof(
     observation, state = run.world(goal, gateway, record).observe()
     before = None if state is None else state.routes.get(record.name)
     found = _serving(observation, state, goal)
-    if goal.template is not None:
+    if goal.templates:
+        # Probes and the route are those of the service, whatever the groups of its replicas.
+        template = goal.templates[0]
         if prepared.probes:
-            template = replace(goal.template, ready_timeout=min(TIMEOUT, goal.template.ready_timeout))
+            patient = replace(template, ready_timeout=min(TIMEOUT, template.ready_timeout))
             for item in found:
-                wait_until_ready(run.infrastructure, item, template, threading.Event())
+                wait_until_ready(run.infrastructure, item, patient, threading.Event())
         if before is not None:
-            if before.health_check != goal.template.route.health_check:
-                _check(found, goal.template.route, run)
-            _compare(found, before, goal.template.route, path, run)
+            if before.health_check != template.route.health_check:
+                _check(found, template.route, run)
+            _compare(found, before, template.route, path, run)
     status = None
     if before is not None and record.endpoint is not None:
         status = _status(record.endpoint.url, gateway.address, _path_at(before, path))

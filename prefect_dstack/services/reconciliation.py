@@ -262,11 +262,11 @@ def _steps(
         if pending is None or replica.revision != pending.revision
     ]
     if active is None:
-        return all_steps(running, Wanted(revision=None, replicas=0), Limits(max_surge=0))
+        return all_steps(running, Wanted(revision=None), Limits(max_surge=0))
     prepared = recorded(record, active, infrastructure.sources)
-    replicas = record.wanted_replicas
-    limits = Limits.of(prepared.configuration.rollout, replicas)
-    return all_steps(running, Wanted(revision=active.replicas_of, replicas=replicas), limits)
+    wanted = Wanted(revision=active.replicas_of, numbers=record.wanted_numbers, groups=record.groups)
+    limits = Limits.of(prepared.configuration.rollout, wanted.replicas)
+    return all_steps(running, wanted, limits)
 
 
 def _cleaning(

@@ -113,7 +113,7 @@ def bring_back(record: ServiceRecord, run: ServiceRun, *, untouched: int | None 
         return route_of(prepared.routed, state, gateway.port_is_free)
 
     state = create_gateway(gateway, route)
-    goal = goal_for(record, active, prepared, route(state), record.wanted_replicas)
+    goal = goal_for(record, active, prepared, route(state), record.wanted_numbers)
     if untouched is not None:
         goal = replace(goal, untouched=untouched)
     run.converge(goal, gateway, record)
@@ -146,7 +146,7 @@ def take_down(record: ServiceRecord, run: ServiceRun, *, force: bool = False) ->
     goal = Goal(
         service=record.name,
         revision=None,
-        replicas=0,
+        numbers=(),
         limits=Limits(max_surge=0, max_unavailable=0),
         stop_duration=_stop_duration(record),
     )

@@ -51,7 +51,7 @@ class ServiceRun:
         goal: Goal,
         gateway: ManagedGateway,
         record: ServiceRecord,
-        offers: Sequence[Offer] | None = None,
+        offers: Sequence[Sequence[Offer]] | None = None,
     ) -> Observation:
         """Bring a service to a goal by Prefect tasks; see `controller.convergence.converge`.
 
@@ -59,7 +59,7 @@ class ServiceRun:
             goal: What is wanted.
             gateway: The gateway in front of the service.
             record: Its revisions' runtimes are where its replicas are looked for.
-            offers: Where the first replicas may run, if that is known already.
+            offers: Where the first replicas of each group may run, if that is known already.
         """
         return converge(
             goal,
@@ -78,9 +78,7 @@ class ServiceRun:
             gateway: The gateway in front of it.
             record: Its revisions.
         """
-        runtimes = set(record.runtimes)
-        if goal.template is not None:
-            runtimes.add(goal.template.spec.runtime)
+        runtimes = {*record.runtimes, *(template.spec.runtime for template in goal.templates)}
         return ServiceWorld(self.infrastructure, gateway, goal.service, runtimes)
 
 

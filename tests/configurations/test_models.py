@@ -179,6 +179,8 @@ def test_groups_are_written_under_either_key() -> None:
         ({"groups": [{"replicas": "1..2"}]}, "groups.0.replicas: is a range, so add 'scaling'"),
         ({"groups": [{"replicas": 1, "name": "a"}, {"replicas": 1, "name": "a"}]}, "groups: has 2 groups"),
         ({"groups": []}, "groups: must not be empty"),
+        ({"groups": [{"replicas": 1, "image": "a"}]}, "groups.0.image: is also given for the whole service"),
+        ({"groups": [{"replicas": 1, "python": "3.12"}]}, "groups.0.python: cannot stand beside 'image' of"),
         ({"image": None, "groups": [{"replicas": 1, "docker": True, "privileged": False}]}, "beside 'docker"),
         (
             {"groups": [{"replicas": 1, "commands": ["run ${{ groups[1].replicas[0].IP_ADDRESS }}"]}]},

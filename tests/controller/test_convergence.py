@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -15,6 +16,7 @@ from prefect_dstack.backends.base import Offer
 from prefect_dstack.controller import convergence
 from prefect_dstack.controller.convergence import converge, is_reached
 from prefect_dstack.controller.goal import Goal
+from prefect_dstack.domain.groups import replica_numbers
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.domain.workload import Requirements
 from prefect_dstack.errors import (
@@ -25,7 +27,7 @@ from prefect_dstack.errors import (
     ReplicaNotReadyError,
 )
 from prefect_dstack.runtimes.base import ReplicaStatus
-from tests.controller.world import SERVICE, FakeWorld, Interrupted, goal, unreachable
+from tests.controller.world import SERVICE, SPEC, FakeWorld, Interrupted, goal, unreachable
 
 LOG = logging.getLogger("test")
 
@@ -71,13 +73,72 @@ def test_a_replica_that_ended_is_replaced() -> None:
 
 def test_offers_are_asked_for_anew_in_each_round_but_the_first() -> None:
     world = FakeWorld()
-    offers = world.offers(goal(1, 1).template.spec.requirements)  # type: ignore[union-attr]
+    offers = [world.offers(goal(1, 1).template(0).spec.requirements)]
     world.looks_for_offers = 0
     converge(goal(1, 3, Limits(max_surge=1)), world, world, LOG, flow_run="", offers=offers)
     asked_first = world.looks_for_offers
     converge(goal(2, 3, Limits(max_surge=1)), world, world, LOG, flow_run="", offers=offers)
     assert asked_first == 0
     assert world.looks_for_offers == 2  # three replacements, one at a time
+
+
+def of_groups(revision: int, counts: dict[str, int], limits: Limits | None = None) -> Goal:
+    """A goal with a group of each name, whose replicas run an image of that name."""
+    wanted = goal(revision, 0, limits)
+    return dataclasses.replace(
+        wanted,
+        numbers=replica_numbers(list(counts.values())),
+        templates=tuple(
+            dataclasses.replace(wanted.templates[0], spec=SPEC.model_copy(update={"image": name}))
+            for name in counts
+        ),
+        groups={revision: tuple(counts)},
+    )
+
+
+def images(world: FakeWorld) -> dict[str, str | None]:
+    return {name: world.specs[name].image for name in world.serving}
+
+
+def test_each_group_has_replicas_of_its_own() -> None:
+    world = FakeWorld()
+    run(of_groups(1, {"web": 1, "work": 3}), world)
+    assert images(world) == {
+        "hello-1-0": "web",
+        "hello-1-1": "work",
+        "hello-1-3": "work",
+        "hello-1-5": "work",
+    }
+
+
+def test_a_group_that_shrinks_or_ends_leaves_the_others_alone() -> None:
+    world = FakeWorld()
+    run(of_groups(1, {"web": 2, "work": 3}), world)
+    done = len(world.actions)
+    run(of_groups(1, {"web": 2, "work": 1}), world)
+    assert images(world) == {"hello-1-0": "web", "hello-1-1": "work", "hello-1-2": "web"}
+    assert not [action for action in world.actions[done:] if "launch" in action]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    before=st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1),
+    after=st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), min_size=1),
+    fail_at=st.integers(1, 40),
+)
+def test_groups_that_come_and_go_are_completed_by_whoever_comes_next(
+    before: dict[str, int], after: dict[str, int], fail_at: int
+) -> None:
+    world = FakeWorld()
+    run(of_groups(1, before), world)
+    world._fail_at = len(world.actions) + fail_at
+    wanted = dataclasses.replace(of_groups(2, after), groups={1: tuple(before), 2: tuple(after)})
+    with contextlib.suppress(Interrupted, DeploymentError):
+        run(wanted, world)
+    world._fail_at = 0
+    run(wanted, world)
+    assert set(world.replicas) == world.serving
+    assert Counter(images(world).values()) == after
 
 
 def test_a_revision_that_is_to_stay_is_not_touched() -> None:

@@ -37,6 +37,7 @@ class FakeWorld:
     def __init__(self, fail_at: int = 0, failure: Callable[[], BaseException] = Interrupted) -> None:
         self.replicas: dict[str, ReplicaStatus] = {}
         self.stamps: dict[str, Stamp] = {}
+        self.specs: dict[str, WorkloadSpec] = {}
         self.state = GatewayState(name="local").with_route(ROUTE)
         self.provisioned: set[str] = set()
         self.fewest_serving: int | None = None
@@ -68,6 +69,7 @@ class FakeWorld:
         with self._lock:
             self.replicas[launch.stamp.name] = ReplicaStatus(state="running")
             self.stamps[launch.stamp.name] = launch.stamp
+            self.specs[launch.stamp.name] = launch.spec
             self.most_existing = max(self.most_existing, len(self.replicas))
         self._act(f"launch {launch.stamp.name}")
         return self._replica(launch.stamp)
@@ -132,13 +134,13 @@ class FakeWorld:
 
 def goal(revision: int | None, replicas: int, limits: Limits | None = None, **fields: object) -> Goal:
     """A goal for the service of this world."""
-    template = None if revision is None else ReplicaTemplate(spec=SPEC, route=ROUTE)
+    templates = () if revision is None else (ReplicaTemplate(spec=SPEC, route=ROUTE),)
     return Goal(
         service=SERVICE,
         revision=revision,
-        replicas=replicas,
+        numbers=tuple(range(replicas)),
         limits=limits or Limits(),
-        template=template,
+        templates=templates,
         **fields,  # type: ignore[arg-type]
     )
 

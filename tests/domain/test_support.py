@@ -80,7 +80,7 @@ ACTED_ON = {
 
 # The same for the keys that only one kind has.
 ACTED_ON_BY = {
-    "service": {"retry": r"configuration\.retry"},
+    "service": {"groups": r"configuration\.replica_groups", "retry": r"configuration\.retry"},
     "task": {
         "groups": r"configuration\.groups",
         "max_duration": r"configuration\.max_duration",
@@ -154,6 +154,16 @@ ACTED_ON_INSIDE = {
     "Range_Memory_.min": r"memory\.min",
     "Range_int_.max": r"count\.max",
     "Range_int_.min": r"count\.min",
+    "ReplicaGroup.commands": r"group\.commands",
+    "ReplicaGroup.count": r"group\.range",
+    "ReplicaGroup.docker": r'"docker"',
+    "ReplicaGroup.image": r'"image"',
+    "ReplicaGroup.name": r"configuration\.group_names",
+    "ReplicaGroup.nvcc": r'"nvcc"',
+    "ReplicaGroup.privileged": r'"privileged"',
+    "ReplicaGroup.python": r'"python"',
+    "ReplicaGroup.replicas": r"group\.range",
+    "ReplicaGroup.spot_policy": r'"spot_policy"',
     "RepoSpec.branch": r"remote\.branch",
     "RepoSpec.hash": r"remote\.commit",
     "RepoSpec.if_exists": r"repository\.if_exists",
@@ -201,7 +211,7 @@ def acting_sources() -> list[str]:
 
 def service(**keys: Any) -> ServiceConfiguration:
     """A service; without an image unless one is given, and able to run in any case."""
-    if "image" not in keys and not isinstance(keys.get("replicas"), list):
+    if "image" not in keys and not isinstance(keys.get("replicas"), list) and "groups" not in keys:
         keys = {"commands": ["app"], **keys}
     configuration = load_configuration({"type": "service", "port": 8000, **keys}, name="hello")
     assert isinstance(configuration, ServiceConfiguration)
@@ -246,8 +256,6 @@ class TestEveryKey:
     @pytest.mark.parametrize(
         ("kind", "key", "keys"),
         [
-            ("service", "groups", {"image": "app", "port": 80, "replicas": [{"count": 1}]}),
-            ("service", "groups", {"image": "app", "port": 80, "groups": [{"replicas": 1}]}),
             ("service", "max_duration", {"image": "app", "port": 80, "max_duration": "1h"}),
             ("gateway", "replicas", {"replicas": 2}),
             ("volume", "type", {"backend": "aws", "size": "1GB"}),
@@ -268,15 +276,21 @@ class TestEveryKey:
             ({"replicas": 1, "reservation": "cr-0123"}, "groups.0.reservation"),
             ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
+            ({"replicas": 1, "resources": {"shm_size": "1GB"}}, "groups.0.resources.shm_size"),
+            ({"replicas": 1, "privileged": True}, "groups.0.privileged"),
+            ({"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.scaling"),
         ],
     )
-    def test_of_a_group_is_refused_as_that_of_a_run(
-        self, group: dict[str, Any], key: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_of_a_group_is_refused_as_that_of_a_run(self, group: dict[str, Any], key: str) -> None:
         configuration = of_kind("service", port=8000, groups=[{"commands": ["app"], **group}])
-        monkeypatch.delitem(NEVER["service"], "groups")
 
         assert [found for found, _ in unsupported_keys(configuration)] == [key]
+
+    def test_that_a_service_says_for_its_groups_is_refused_once(self) -> None:
+        groups = [{"name": name, "replicas": 1, "commands": ["app"]} for name in "ab"]
+
+        assert refused(groups=groups, user="1000") == ["user"]
+        assert refused(groups=groups, user="1000", image="app") == []
 
     @pytest.mark.parametrize("kind", ["task", "dev-environment"])
     def test_that_runs_share_is_acted_on_or_refused_for_all_of_them(self, kind: str) -> None:
@@ -371,8 +385,14 @@ class TestRefuses:
     @pytest.mark.parametrize(
         ("keys", "key"),
         [
-            ({"replicas": [{"name": "a", "count": 1, "commands": ["app"]}]}, "replicas"),
-            ({"image": "app", "groups": [{"replicas": 1}]}, "groups"),
+            ({"replicas": [{"count": 1, "commands": ["app"]}, {"count": 1, "image": "app"}]}, "replicas"),
+            (
+                {
+                    "image": "app",
+                    "groups": [{"replicas": 1, "commands": ["a ${{ groups[0].replicas[0].IP_ADDRESS }}"]}],
+                },
+                "groups.0.commands.0",
+            ),
             ({"image": "app", "resources": {"gpu": "amd:MI300X"}}, "resources.gpu.vendor"),
             ({"env": {"discovery.type": "single-node"}}, "env.discovery.type"),
             ({"image": "app", "env": {"a.b": "c", "KEY": None}}, "env.a.b"),

@@ -1,0 +1,82 @@
+"""Groups of replicas: which numbers the replicas of each have, and what they run. Decisions.
+
+The numbers of a revision's replicas go round its groups: of three, the first has 0, 3, 6, the second 1, 4, 7
+and so on. So each of them can grow without a number of another changing its meaning, and the number of a
+replica tells its group. A service without groups is one group, whose name is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect_dstack.configurations import ReplicaGroup, ServiceConfiguration
+
+__all__ = ["group_configurations", "group_name", "group_names", "replica_numbers"]
+
+# What a group may say for itself, and then it says it in the place of the service.
+OF_GROUPS = ("docker", "image", "nvcc", "privileged", "python", "spot_policy")
+
+
+def group_names(configuration: ServiceConfiguration | Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the groups of a service, in their order.
+
+    Args:
+        configuration: The service, or the keys that one was recorded with.
+
+    Returns:
+        The names, positions where none is given; one empty name for a service without groups.
+    """
+    if isinstance(configuration, ServiceConfiguration):
+        return tuple(configuration.group_names) or ("",)
+    replicas = configuration.get("replicas")
+    groups = configuration.get("groups") or (replicas if isinstance(replicas, list) else ())
+    return tuple(group.get("name") or str(index) for index, group in enumerate(groups)) or ("",)
+
+
+def group_name(names: Sequence[str], number: int) -> str:
+    """Return the group of a replica.
+
+    Args:
+        names: The names of all groups of its revision.
+        number: The number of the replica.
+    """
+    return names[number % len(names)]
+
+
+def replica_numbers(counts: Sequence[int]) -> tuple[int, ...]:
+    """Return the numbers of the replicas of a service, in order.
+
+    Args:
+        counts: How many there are in each group.
+
+    Example:
+        >>> replica_numbers([1, 3, 2])
+        (0, 1, 2, 4, 5, 7)
+    """
+    return tuple(
+        sorted(index + len(counts) * number for index, count in enumerate(counts) for number in range(count))
+    )
+
+
+def group_configurations(configuration: ServiceConfiguration) -> tuple[ServiceConfiguration, ...]:
+    """Return what the replicas of each group run, as a service without groups.
+
+    Args:
+        configuration: The service.
+
+    Returns:
+        The service itself if it has no groups; else one for each, with what the group says in the place of
+        what the service says.
+    """
+    groups = configuration.replica_groups
+    return tuple(_of_group(configuration, group) for group in groups) or (configuration,)
+
+
+def _of_group(configuration: ServiceConfiguration, group: ReplicaGroup) -> ServiceConfiguration:
+    own = {key: getattr(group, key) for key in OF_GROUPS if getattr(group, key) is not None}
+    if "resources" in group.model_fields_set:
+        own["resources"] = group.resources
+    return configuration.model_copy(
+        update={"commands": group.commands, "groups": None, "replicas": group.range, **own}
+    )
