@@ -42,6 +42,7 @@ _WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?")
 _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]{0,30}://(\*|(\*\.)?[a-z0-9_-][a-z0-9._-]*|\[[0-9a-f:.]+\])(:([0-9]{1,5}|\*))?"
 )
+_DEPLOYMENT = re.compile(r"[^/%&<>?#]{1,200}/[^/%&<>?#]{1,200}")
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _IMAGE = re.compile(
     r"(?P<registry>(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
@@ -326,6 +327,13 @@ def parse_fingerprint(value: str) -> str:
     return value.rstrip("=")
 
 
+def parse_deployment(value: str) -> str:
+    """Accept the full name of a Prefect deployment: its flow's and its own."""
+    if not _DEPLOYMENT.fullmatch(value) or not value.isprintable():
+        refuse(f"must be a Prefect deployment as flow-name/deployment-name, not {show(value)}")
+    return value
+
+
 def parse_reference(value: Any) -> Any:
     """Accept `name`, `project/name` or a mapping of the two, and return text."""
     if isinstance(value, dict) and value.keys() <= {"project", "name"} and "name" in value:
@@ -389,6 +397,7 @@ Email = Annotated[str, AfterValidator(parse_email)]
 WebAddress = Annotated[str, AfterValidator(parse_web_address)]
 Origin = Annotated[str, AfterValidator(parse_origin)]
 Fingerprint = Annotated[str, AfterValidator(parse_fingerprint)]
+DeploymentName = Annotated[str, AfterValidator(parse_deployment)]
 Reference = Annotated[
     str,
     BeforeValidator(parse_reference, json_schema_input_type=str | dict[str, str]),

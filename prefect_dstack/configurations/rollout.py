@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from prefect_dstack.configurations.base import Model, refuse
-from prefect_dstack.configurations.names import Text, WebAddress
+from prefect_dstack.configurations.names import DeploymentName, Text, WebAddress
 from prefect_dstack.configurations.scalars import Amount, Duration, Number, Percent
 
 
@@ -49,6 +49,14 @@ class Rollout(Model):
         default=600, description="How long new replicas may take to pass their probes, such as 10m."
     )
     canary: Canary | None = Field(default=None, description="The terms of the canary strategy.")
+    evaluation: DeploymentName | None = Field(
+        default=None,
+        description="The Prefect deployment that judges new replicas before they get requests, as "
+        "flow-name/deployment-name. It runs on the machine that deploys, and is given the release.",
+    )
+    evaluation_timeout: Annotated[Duration, Field(ge=1)] = Field(
+        default=3600, description="How long it may take, the wait for a worker included, such as 1h."
+    )
     approval: bool = Field(
         default=False, description="Whether a person must approve new replicas before they get requests."
     )

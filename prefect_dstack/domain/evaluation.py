@@ -10,7 +10,7 @@ __all__ = ["Evaluation", "Release"]
 
 
 class Release(BaseModel):
-    """A new revision that is ready, and gets no requests yet.
+    """A new revision that is ready, and gets no requests yet, or those of a canary.
 
     Both addresses are on 127.0.0.1 of the machine that runs the flow. They lead to one replica each, past
     the gateway: no token is needed, and nobody else can use them. They end with the evaluation.
@@ -21,6 +21,9 @@ class Release(BaseModel):
     service: str = Field(description="The name of the service.")
     revision: int = Field(description="The revision that is evaluated.")
     candidate_url: str = Field(description="Where a replica of it answers.")
+    weight: float = Field(
+        default=0.0, description="The share of the requests that it gets meanwhile, in percent; 0: none yet."
+    )
     serving_revision: int | None = Field(default=None, description="The revision that serves; None: none.")
     serving_url: str | None = Field(default=None, description="Where a replica of that one answers.")
 

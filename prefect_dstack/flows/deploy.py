@@ -19,6 +19,7 @@ from prefect_dstack.flows.served import is_of_deployment, served_flow
 from prefect_dstack.flows.suspension import suspended_until_decided
 from prefect_dstack.services.bundles import holding_bundle
 from prefect_dstack.services.decision import decided
+from prefect_dstack.services.deployed_evaluation import deployed_evaluation
 from prefect_dstack.services.deployment import deploy, superseded, waiting_endpoint
 from prefect_dstack.services.preparation import (
     check_annotations,
@@ -81,8 +82,8 @@ def deploy_service(
         move: Take over a service that runs on another machine; what runs there is ended when that machine
             is next reconciled.
         evaluate: Judges the new revision before it gets a request: a function, task or flow that is given a
-            `Release` and returns an `Evaluation`, or whether it passes. It is not asked where the replicas
-            stay.
+            `Release` and returns an `Evaluation`, or whether it passes. It is asked instead of the deployment
+            that `rollout.evaluation` names, and not at all where the replicas stay.
         directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
             instead of the current one.
         pull: Ask the image's registry whether its tag stands for another image now, and replace the replicas
@@ -122,6 +123,8 @@ def deploy_service(
         directory=directory,
     )
     approval = approval or service.rollout.approval
+    deployed = deployed_evaluation(service)
+    evaluate = deployed if evaluate is None else evaluate
     check_annotations(annotations or {})
     if model_asset is not None:
         service = with_model_asset(service, model_asset)

@@ -24,7 +24,6 @@ from prefect_dstack.errors import (
     DeploymentError,
     HostUnreachableError,
     PrefectDstackError,
-    RejectedError,
     UserError,
 )
 from prefect_dstack.gateways.routing import endpoint_of, route_of
@@ -36,7 +35,7 @@ from prefect_dstack.services.approval import prepare_approval
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.canary import try_canary
 from prefect_dstack.services.certificates import ensure_certificates
-from prefect_dstack.services.evaluation import Evaluate, acceptance, evaluate_release, rejection
+from prefect_dstack.services.evaluation import Evaluate, evaluate_release
 from prefect_dstack.services.failures import keep_failure_log
 from prefect_dstack.services.image_versions import running_image
 from prefect_dstack.services.lineage import materialize_revision
@@ -343,12 +342,7 @@ def _try(
     """
     revision = goal.revision or 0
     if evaluate is not None:
-        evaluation = evaluate_release(evaluate, goal, gateway, record, run)
-        record = record.evaluated(revision, evaluation)
-        save_record(record)
-        if not evaluation.passed:
-            raise RejectedError(rejection(goal, evaluation))
-        run.log.info("%s", acceptance(goal, evaluation))
+        record = evaluate_release(evaluate, goal, gateway, record, run)
     if approval:
         return record, prepare_approval(goal, prepared, gateway, record, run)
     if terms is not None:

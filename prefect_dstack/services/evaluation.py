@@ -1,11 +1,11 @@
-"""A new revision is judged before it gets a request."""
+"""A new revision is judged before it gets a request, and at each step of a canary."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 
 from prefect import Flow, Task, task
@@ -16,15 +16,16 @@ from prefect_dstack.configurations import PortMapping
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.evaluation import Evaluation, Release
 from prefect_dstack.domain.record import ServiceRecord
-from prefect_dstack.errors import DeploymentError, UserError
+from prefect_dstack.errors import DeploymentError, RejectedError, UserError
 from prefect_dstack.hosts.forwarding import Forwarder
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.services.candidates import start_candidates
 from prefect_dstack.services.run import ServiceRun
+from prefect_dstack.store.records import save_record
 
-__all__ = ["Evaluate", "acceptance", "evaluate_release", "rejection"]
+__all__ = ["Evaluate", "evaluate_release", "evaluate_running"]
 
 ROWS_KEPT = 50
 
@@ -34,7 +35,7 @@ Evaluate = Callable[[Release], Evaluation | bool | Awaitable[Evaluation | bool]]
 
 def evaluate_release(
     evaluate: Evaluate, goal: Goal, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
-) -> Evaluation:
+) -> ServiceRecord:
     """Start one replica of a new revision that gets no requests, and have it judged beside what serves.
 
     Args:
@@ -45,20 +46,50 @@ def evaluate_release(
         run: The flow run that does it.
 
     Returns:
-        What was found; whether it passes is for the caller to act on.
+        The record with what was found, as it was saved.
 
     Raises:
+        RejectedError: If it does not pass.
+        UserError: If what judged it returned neither an `Evaluation` nor a bool.
+    """
+    return evaluate_running(evaluate, goal, start_candidates(goal, 1, gateway, record, run), record, run)
+
+
+def evaluate_running(
+    evaluate: Evaluate,
+    goal: Goal,
+    found: Sequence[FoundReplica],
+    record: ServiceRecord,
+    run: ServiceRun,
+    *,
+    weight: float = 0.0,
+) -> ServiceRecord:
+    """Have a new revision judged that runs beside what serves.
+
+    Args:
+        evaluate: Judges it.
+        goal: The new revision.
+        found: The replicas of the service.
+        record: The record of the service.
+        run: The flow run that does it.
+        weight: The share of the requests that it gets, in percent.
+
+    Returns:
+        The record with what was found, as it was saved.
+
+    Raises:
+        RejectedError: If it does not pass.
         UserError: If what judged it returned neither an `Evaluation` nor a bool.
     """
     revision = goal.revision
     assert revision is not None  # noqa: S101 - a rollout is to a revision
     active = record.active_revision
     old = None if active is None else active.replicas_of
-    found = start_candidates(goal, 1, gateway, record, run)
     new_one, old_one = _running(found, revision), _running(found, old)
     if new_one is None:
         raise DeploymentError(f"{goal.service}@{revision}: ended before it was evaluated")
-    run.log.info("%s@%d: is evaluated, and gets no requests yet", goal.service, revision)
+    gets = f"{weight:g} % of the requests" if weight else "no requests yet"
+    run.log.info("%s@%d: is evaluated, and gets %s", goal.service, revision, gets)
     with (
         _led_to(new_one, run.infrastructure) as candidate_url,
         _led_to(old_one, run.infrastructure) as serving_url,
@@ -67,32 +98,21 @@ def evaluate_release(
             service=goal.service,
             revision=revision,
             candidate_url=candidate_url or "",
+            weight=weight,
             serving_revision=None if active is None or serving_url is None else active.number,
             serving_url=serving_url,
         )
         evaluation = _judged(evaluate, release)
     _publish(release, evaluation)
-    return evaluation.model_copy(update={"table": _plain(evaluation.table)})
-
-
-def rejection(goal: Goal, evaluation: Evaluation) -> str:
-    """Return why an evaluation rejected a revision, in one line.
-
-    Args:
-        goal: The revision.
-        evaluation: What was found.
-    """
-    return f"{goal.service}@{goal.revision}: its evaluation rejected it{_figures(evaluation)}"
-
-
-def acceptance(goal: Goal, evaluation: Evaluation) -> str:
-    """Return that a revision has passed its evaluation, in one line.
-
-    Args:
-        goal: The revision.
-        evaluation: What was found.
-    """
-    return f"{goal.service}@{goal.revision}: passed its evaluation{_figures(evaluation)}"
+    kept = evaluation.model_copy(update={"table": _plain(evaluation.table)})
+    record = record.evaluated(revision, kept)
+    save_record(record)
+    verdict = "passed its evaluation" if evaluation.passed else "its evaluation rejected it"
+    line = f"{goal.service}@{revision}: {verdict}{_figures(evaluation)}"
+    if not evaluation.passed:
+        raise RejectedError(line)
+    run.log.info("%s", line)
+    return record
 
 
 def _figures(evaluation: Evaluation) -> str:
@@ -111,7 +131,7 @@ def _plain(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _running(found: list[FoundReplica], revision: int | None) -> FoundReplica | None:
+def _running(found: Sequence[FoundReplica], revision: int | None) -> FoundReplica | None:
     if revision is None:
         return None
     return next((one for one in found if one.replica.stamp.revision == revision), None)

@@ -309,6 +309,20 @@ def test_rollout_defaults() -> None:
     assert service().client_max_body_size == 64 * 1024 * 1024
 
 
+@pytest.mark.parametrize("name", ["judge/default", "Is it good/on this machine", "é/ü"])
+def test_a_deployment_judges(name: str) -> None:
+    rollout = service(rollout={"evaluation": name, "evaluation_timeout": "5m"}).rollout
+    assert (rollout.evaluation, rollout.evaluation_timeout) == (name, 300)
+
+
+@pytest.mark.parametrize(
+    "name", ["judge", "/default", "judge/", "a/b/c", "a%2Fb/c", "judge/x?y", "a\nb/c", 7]
+)
+def test_what_cannot_name_a_deployment_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"rollout\.evaluation: must be"):
+        service(rollout={"evaluation": name})
+
+
 @pytest.mark.parametrize("written", [3.1, "3.10"])
 def test_a_python_that_lost_its_zero(written: Any) -> None:
     assert service(image=None, commands=["x"], python=written).python == "3.10"
