@@ -180,7 +180,7 @@ def haproxy(directory: Path, *, auth: bool, **values: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ours(
-    directory: Path, services: int, *, auth: bool, upstream: int, pem: bytes
+    directory: Path, services: int, *, auth: bool, access_log: bool = False, upstream: int, pem: bytes
 ) -> Iterator[tuple[int, int]]:
     """Run our gateway with a number of services; only the first is asked."""
     port, tls = free_port(), free_port()
@@ -192,6 +192,7 @@ def ours(
             hosts=(f"service-{number}.test",),
             port=port,
             auth=auth,
+            access_log=access_log,
             tokens={"t": AcceptedToken(sha256=DIGEST)},
             replicas={"r1": replica.model_copy(update={"checked": number == 0})},
         )
@@ -259,6 +260,10 @@ def contenders(directory: Path) -> Iterator[list[Contender]]:
             found.append(Contender(f"ours{suffix}", f"http://127.0.0.1:{port}/", place))
             if services in (1, 1000):
                 found.append(Contender(f"ours{suffix}, TLS", f"https://127.0.0.1:{tls}/", place))
+        place = directory / "ours-access-log"
+        started = ours(place, 1, auth=True, access_log=True, upstream=upstream, pem=pem)
+        port, _ = stack.enter_context(started)
+        found.append(Contender("ours, tokens, access log", f"http://127.0.0.1:{port}/", place))
         yield found
 
 
@@ -267,6 +272,7 @@ RIVALS = {
     "ours, TLS": ("nginx, TLS", "haproxy, TLS"),
     "ours, tokens": ("nginx", "haproxy, tokens"),
     "ours, tokens, TLS": ("nginx, TLS", "haproxy, tokens, TLS"),
+    "ours, tokens, access log": ("ours, tokens", "haproxy, tokens"),
     "ours, tokens, 100 services": ("ours, tokens", "haproxy, tokens"),
     "ours, tokens, 1000 services": ("ours, tokens", "haproxy, tokens"),
     "ours, tokens, 1000 services, TLS": ("ours, tokens, TLS", "haproxy, tokens, TLS"),

@@ -36,14 +36,28 @@ def logs(
         str | None,
         typer.Option("--since", "-s", help="Only what was written since then: 10m, 2h, or a time."),
     ] = None,
+    requests: Annotated[
+        bool,
+        typer.Option("--requests", help="The service's access log instead: a line of JSON for each request."),
+    ] = False,
 ) -> None:
     """Print what the replicas of services write."""
-    if len(names) > 1 and (replica is not None or revision is not None):
-        raise UserError("logs: --replica and --revision are for one service, and several are named")
+    if len(names) > 1 and (replica is not None or revision is not None or requests):
+        raise UserError(
+            "logs: --replica, --revision and --requests are for one service, and several are named"
+        )
     from prefect_dstack.cli.moments import parse_moment
 
     moment = None if since is None else parse_moment(since, "--since")
     with reading():
+        if requests:
+            from prefect_dstack.services.request_log import read_requests
+
+            for line in read_requests(
+                names[0], replica=replica, revision=revision, tail=tail, follow=follow, since=moment
+            ):
+                print(line, flush=follow)  # noqa: T201
+            return
         from prefect_dstack.cli.runs import is_run
         from prefect_dstack.services.logs import read_logs_of
         from prefect_dstack.services.runs.logs import read_run_logs

@@ -313,6 +313,11 @@ class ServiceConfiguration(RunConfiguration):
     queue_timeout: Duration | None = Field(
         default=None, description="How long a request may wait at the gateway for a replica."
     )
+    access_log: bool = Field(
+        default=False,
+        description="Whether the gateway writes a line of JSON for each request, without query and headers; "
+        "`logs NAME --requests` prints them.",
+    )
     rollout: Rollout = Field(
         default_factory=Rollout, description="How a new revision takes over from the old one."
     )

@@ -29,6 +29,7 @@ DESIRED = frozenset({"replicas", "scaling"})
 # Everything else of a configuration goes into the replicas themselves.
 SETTINGS = frozenset(
     {
+        "access_log",
         "auth",
         "client_max_body_size",
         "cors",

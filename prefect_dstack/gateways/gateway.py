@@ -39,6 +39,7 @@ ANSWER_TIMEOUT = 2.0
 FORMER_PATIENCE = 5
 RELOAD_TIMEOUT = 60.0
 START_TIMEOUT = 20.0
+LOG_TAIL = 50
 
 Answer = TypeVar("Answer")
 
@@ -263,7 +264,7 @@ class Gateway:
         deadline = time.monotonic() + START_TIMEOUT
         while not self._ready():
             if time.monotonic() > deadline:
-                lines = self.place.log().strip().splitlines()
+                lines = [line for line in self.place.log(tail=LOG_TAIL) if line.strip()]
                 alerts = (
                     [line for line in lines if line.startswith("[ALERT]")] or lines or ["it wrote nothing"]
                 )

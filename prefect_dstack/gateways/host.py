@@ -6,6 +6,7 @@ import contextlib
 import io
 import tarfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, cast
 
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -16,6 +17,7 @@ from requests import RequestException
 from prefect_dstack.errors import GatewayError, HostError, HostNotReadyError
 from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.hosts import files
+from prefect_dstack.hosts.container_output import container_output
 from prefect_dstack.hosts.remote_ports import listening_ports
 from prefect_dstack.hosts.ssh_machine import Root, SshMachine
 
@@ -163,11 +165,14 @@ class HostPlace:
         channel.settimeout(timeout)
         return channel
 
-    def log(self) -> str:
+    def log(
+        self, *, tail: int | None = None, follow: bool = False, since: datetime | None = None
+    ) -> Iterator[str]:
         """Implement `Place.log`."""
         with self._explained("read its log"):
             container = self._container()
-            return "" if container is None else _text(container.logs(tail=50))
+            if container is not None:
+                yield from container_output(container, tail=tail, follow=follow, since=since)
 
     def port_is_free(self, port: int, address: str) -> bool:
         """Implement `Place.port_is_free`."""

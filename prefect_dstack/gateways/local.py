@@ -11,11 +11,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from prefect_dstack.errors import GatewayError
 from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.hosts import supervisor
+from prefect_dstack.hosts.output import read_output
 from prefect_dstack.hosts.ports import port_is_free
 from prefect_dstack.hosts.socket_paths import socket_directory
 
@@ -23,7 +25,6 @@ __all__ = ["LocalPlace", "haproxy_binary"]
 
 STATE = "state.json"
 LOCK_PATIENCE = 60.0
-LOG_TAIL = 4096
 
 
 def haproxy_binary() -> str:
@@ -187,14 +188,11 @@ class LocalPlace:
             raise
         return connection
 
-    def log(self) -> str:
+    def log(
+        self, *, tail: int | None = None, follow: bool = False, since: datetime | None = None
+    ) -> Iterator[str]:
         """Implement `Place.log`."""
-        try:
-            with (self.directory / "haproxy" / "output.log").open("rb") as stream:
-                stream.seek(max(0, stream.seek(0, os.SEEK_END) - LOG_TAIL))
-                return stream.read().decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+        return read_output(self.directory / "haproxy", tail=tail, follow=follow, since=since)
 
     def port_is_free(self, port: int, address: str) -> bool:
         """Implement `Place.port_is_free`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Protocol
 
 from prefect_dstack.gateways.runtime import Connection
@@ -103,8 +104,19 @@ class Place(Protocol):
         """
         ...
 
-    def log(self) -> str:
-        """Read the last lines that HAProxy wrote."""
+    def log(
+        self, *, tail: int | None = None, follow: bool = False, since: datetime | None = None
+    ) -> Iterator[str]:
+        """Read what HAProxy writes: what it reports, and the access logs of services.
+
+        Args:
+            tail: Only so many lines from the end; None: all that is kept.
+            follow: Go on with what it writes from now, until it is stopped.
+            since: Only what was written since then; None: all that is kept.
+
+        Yields:
+            Lines without their end.
+        """
         ...
 
     def port_is_free(self, port: int, address: str) -> bool:

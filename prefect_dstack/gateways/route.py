@@ -118,6 +118,11 @@ class Route(Part):
     hold_timeout: int = Field(
         default=60, ge=1, le=86_400, description="Seconds that a request waits for a replica to be ready."
     )
+    access_log: bool = Field(
+        default=False,
+        description="Whether a line is written for each of its requests. It costs a quarter of the gateway's "
+        "speed.",
+    )
     measured: bool = Field(
         default=False,
         description="Whether the time that each replica takes is measured. It costs a tenth of the gateway's "

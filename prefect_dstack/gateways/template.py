@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from prefect_dstack.gateways import quoting, servers
+from prefect_dstack.gateways import access_log, quoting, servers
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.latency import BUCKETS
@@ -150,6 +150,8 @@ def render(state: GatewayState) -> dict[str, bytes]:
             acme_path=ACME_PATH,
             health_file=FAILING,
             buckets=list(BUCKETS),
+            logged=any(route.access_log for route in state.routes.values()),
+            access_log_format=access_log.FORMAT,
         ),
         FAILING: NONE_FAILING,
         **beside,

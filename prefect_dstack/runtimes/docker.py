@@ -24,6 +24,7 @@ from prefect_dstack.errors import (
     ImageError,
     NotFoundError,
 )
+from prefect_dstack.hosts.container_output import container_output
 from prefect_dstack.hosts.download import unpack
 from prefect_dstack.hosts.machine import DockerHost, Machine
 from prefect_dstack.runtimes import docker_sessions
@@ -151,21 +152,8 @@ class DockerRuntime:
     ) -> Iterator[str]:
         """Read a container's output; see `Runtime.logs`."""
         container = _container(docker_host(machine).docker(), replica.stamp)
-        if container is None:
-            return
-        output = container.logs(
-            stream=True,
-            follow=follow,
-            tail="all" if tail is None else tail,
-            since=None if since is None else since.timestamp(),
-        )
-        rest = b""
-        for part in output:
-            *lines, rest = (rest + part).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace").rstrip("\r")
-        if rest:
-            yield rest.decode(errors="replace")
+        if container is not None:
+            yield from container_output(container, tail=tail, follow=follow, since=since)
 
     def copy_back(self, machine: Machine, replica: Replica, path: str, target: Path) -> None:
         """Copy a file or directory of a container; see `Runtime.copy_back`."""

@@ -92,6 +92,7 @@ class TestWorkload:
     @pytest.mark.parametrize(
         "keys",
         [
+            {"access_log": True},
             {"auth": True},
             {"https": False},
             {"probes": [{"type": "http", "url": "/health"}]},

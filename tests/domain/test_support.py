@@ -26,6 +26,7 @@ SAMPLE = Path(__file__).parents[1] / "configurations" / "samples" / "service.dst
 
 # What in the code acts on a key; each pattern must be found outside of `configurations`.
 ACTED_ON = {
+    "access_log": r"configuration\.access_log",
     "auth": r"configuration\.auth",
     "availability_zones": r"wanted\.availability_zones",
     "backends": r"configuration\.backends",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,24 @@ def test_the_page(
 
     text = wait_until(published, 60, "metrics are published")
     assert set(METRIC.findall(PAGE.read_text())) == set(METRIC.findall(text))
+
+
+def test_the_access_log(
+    typed: Callable[[str], subprocess.CompletedProcess[str]], cli: CommandLine, tmp_path: Path
+) -> None:
+    unattended = {"PREFECT_DSTACK_START_CONTROLLER": "false"}
+    file = tmp_path / "shop" / "shop.dstack.yml"
+    (key,) = [block for block in blocks(PAGE, "yaml") if block.startswith("access_log")]
+    file.write_text(file.read_text() + key)
+    cli.ok("apply", tmp_path / "shop", "-y", environment=unattended)
+
+    # The deployment has asked its endpoint.
+    printed = wait_until(lambda: typed("--requests").stdout, 30, "a request is written")
+    (shown,) = blocks(PAGE, "json")
+    assert list(json.loads(printed)) == list(json.loads(shown))
+    rows = re.findall(r"^\| (`.+?) \|", PAGE.read_text(), re.MULTILINE)
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert set(json.loads(printed)) <= explained
 
 
 def test_the_columns_of_top_are_explained(prefect_server: PrefectServer) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
 from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways.access_log import is_request_of
 from prefect_dstack.gateways.counters import CODES
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.host import HostPlace, gateways_on
@@ -66,6 +68,23 @@ def test_it_serves_and_takes_changes(hosts: tuple[Host, Host], gateway: Gateway)
     assert gateways_on(machine(edge)) == ["edge"]
     gateway.change(lambda state: state.without_route("hello"))
     wait_until(lambda: httpx.get(f"http://{edge.address}/").status_code == 404, 10, "the route is gone")
+
+
+def test_its_access_log_is_in_the_containers(hosts: tuple[Host, Host], gateway: Gateway) -> None:
+    edge, inner = hosts
+    replica = RouteReplica(name="hello-1-0", address=inner.address, port=PORT)
+    route = Route(service="hello", port=80, access_log=True, replicas={replica.name: replica})
+    gateway.change(lambda state: state.with_route(route))
+    wait_until(answers(f"http://{edge.address}/"), 10, "the route answers")
+    httpx.get(f"http://{edge.address}/seen?key=secret")
+
+    def requests() -> list[str]:
+        return [line for line in gateway.place.log() if is_request_of(line, "hello")]
+
+    lines = wait_until(lambda: found if "seen" in "".join(found := requests()) else None, 10, "it is written")
+    assert json.loads(lines[-1])["path"] == "/seen"
+    assert "secret" not in "".join(lines)
+    assert list(gateway.place.log(tail=1)) == lines[-1:]
 
 
 def test_its_files_and_sockets_are_roots_alone(hosts: tuple[Host, Host], gateway: Gateway) -> None:
