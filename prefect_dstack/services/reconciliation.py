@@ -466,8 +466,11 @@ def _revoke_keys(
 
 def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool) -> list[str]:
     """Remove what is left of machines and revisions, and warn of gateways that nobody knows any more."""
-    if not dry_run:
-        prune_bundles(infrastructure)
+    lines = [f"remove what is left of {name}" for name in infrastructure.sweep(dry_run=dry_run)]
+    lines += [
+        f"remove files that no revision needs: {digest[:12]}"
+        for digest in sorted(prune_bundles(infrastructure, dry_run=dry_run))
+    ]
     for backend in infrastructure.backends.values():
         if isinstance(backend, CleansUp) and not dry_run:
             backend.cleanup()
@@ -479,4 +482,4 @@ def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool) -> list[s
                     "removes it",
                     *(name, backend.name.upper(), name),
                 )
-    return []
+    return lines
