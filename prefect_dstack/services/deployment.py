@@ -209,7 +209,7 @@ def scale(
         why = f": {desired.reason}" if desired.reason else ""
         run.log.info("%s@%d: scaling %d → %d%s", record.name, active.number, before, desired.replicas, why)
     mine = deploying(active.number, run.flow_run, run.lease)
-    record = record.model_copy(update={"deploying": mine})
+    record = record.abandoned().model_copy(update={"deploying": mine})
     save_record(record)
     try:
         create_gateway(gateway, route)

@@ -135,8 +135,7 @@ def _repair(
             if fresh is None:
                 return []
             unchanged = fresh == record
-            if fresh.deploying is not None and fresh.deploying.revision is not None:
-                fresh = fresh.failed(fresh.deploying.revision, LOST)
+            fresh = fresh.abandoned()
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
