@@ -229,7 +229,7 @@ class RunsWorkloads(Protocol):
 
 @runtime_checkable
 class CleansUp(Protocol):
-    """A backend on which something may be left behind, such as security groups."""
+    """A backend whose machines leave something behind, such as security groups."""
 
     def cleanup(self) -> None:
         """Remove what no machine of ours needs any more.

@@ -24,7 +24,6 @@ from prefect_dstack.gateways.attachment import Attachment, is_in
 from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.hosts.identity import MachineIdentity, machine_identity
 from prefect_dstack.hosts.local_machine import LocalMachine
-from prefect_dstack.runtimes.process import ProcessRuntime
 
 if TYPE_CHECKING:
     from prefect_dstack.configurations import GatewayConfiguration
@@ -39,7 +38,7 @@ _lock = threading.Lock()
 
 
 class LocalBackend:
-    """Gives this machine to everybody; implements `Backend`, `HostsGateways` and `CleansUp`.
+    """Gives this machine to everybody; implements `Backend` and `HostsGateways`.
 
     Args:
         home: The home directory of prefect-dstack, on the disk that replicas will use.
@@ -108,10 +107,6 @@ class LocalBackend:
     def machine(self, instance: Instance) -> LocalMachine:
         """Reach this machine; see `Backend.machine`."""
         return LocalMachine(self.identity.id)
-
-    def cleanup(self) -> None:
-        """Remove what killed processes have left of replicas; see `CleansUp.cleanup`."""
-        ProcessRuntime(self.home / "replicas").sweep()
 
     def gateway_host(
         self, name: str, configuration: GatewayConfiguration, machine: Instance | None

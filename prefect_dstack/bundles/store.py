@@ -153,7 +153,7 @@ class BundleStore:
             return set()
         try:
             with self._locked(fcntl.LOCK_EX):
-                stored = {place.name for place in self.directory.iterdir() if _DIGEST.fullmatch(place.name)}
+                stored = self._stored()
                 removed = {digest for digest in stored - set(keep) if self._remove(digest)}
                 self._sweep()
                 if removed == stored:
@@ -161,6 +161,26 @@ class BundleStore:
         except OSError as error:
             raise _cannot_write(error, self.directory) from error
         return removed
+
+    def superfluous(self, keep: Collection[str]) -> set[str]:
+        """Return the digests of the bundles that `prune` would remove.
+
+        Args:
+            keep: As for `prune`.
+        """
+        return {digest for digest in self._stored() - set(keep) if not self._is_held(digest)}
+
+    def _stored(self) -> set[str]:
+        if not self.directory.is_dir():
+            return set()
+        return {place.name for place in self.directory.iterdir() if _DIGEST.fullmatch(place.name)}
+
+    def _is_held(self, digest: str) -> bool:
+        try:
+            with _lock(self._held / digest, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return False
+        except BlockingIOError:
+            return True
 
     def _place(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

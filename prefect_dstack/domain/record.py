@@ -389,10 +389,7 @@ class ServiceRecord(_Part):
         Returns:
             The new record.
         """
-        before = self
-        if self.deploying is not None and self.deploying.revision is not None:
-            before = self.failed(self.deploying.revision, LOST)
-        others = [known for known in before.revisions if known.number != revision.number]
+        others = [known for known in self.abandoned().revisions if known.number != revision.number]
         failed = [known for known in others if known.outcome == "failed" and known.served_at is None]
         served = [known for known in others if known.outcome != "failed" or known.served_at is not None]
         recent = {self.active}
@@ -526,6 +523,15 @@ class ServiceRecord(_Part):
         waits = self.approval is not None and self.approval.revision != number
         return record.model_copy(update={"deploying": None, "approval": self.approval if waits else None})
 
+    def abandoned(self) -> ServiceRecord:
+        """Return the record without the deployment that was under way when its process died, if there is one.
+
+        Only for who holds the lock of the service: the process of a deployment that is alive has it.
+        """
+        if self.deploying is None or self.deploying.revision is None:
+            return self
+        return self.failed(self.deploying.revision, LOST)
+
     def stopped(self) -> ServiceRecord:
         """Return the record of the service as stopped.
 
@@ -533,7 +539,7 @@ class ServiceRecord(_Part):
             The new record.
         """
         stopped = Decision(approved=False, at=now(), reason="the service was stopped")
-        record = self.withdrawn(stopped)
+        record = self.abandoned().withdrawn(stopped)
         record = record if self.active is None else record._with_outcome(self.active, "stopped")  # noqa: SLF001 - of its own kind
         return record.model_copy(
             update={"active": None, "endpoint": None, "deploying": None, "taken_off": True}

@@ -125,8 +125,19 @@ class Infrastructure:
         """The copies of the files of revisions that this machine has deployed."""
         return BundleStore(self.home / "bundles")
 
+    def sweep(self, *, dry_run: bool) -> list[str]:
+        """Remove what is left on this machine of replicas whose launch or removal was cut off.
+
+        Args:
+            dry_run: Only find it.
+
+        Returns:
+            The names of those replicas.
+        """
+        return self._process_runtime.sweep(dry_run=dry_run)
+
     @functools.cached_property
-    def _process_runtime(self) -> Runtime:
+    def _process_runtime(self) -> ProcessRuntime:
         return ProcessRuntime(self.home / "replicas", self.bundles)
 
     @functools.cached_property

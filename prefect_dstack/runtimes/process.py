@@ -65,7 +65,6 @@ class ProcessRuntime:
         """Start a replica; see `Runtime.launch`."""
         place = self.directory / launch.stamp.name
         with self._lock():
-            self._sweep()
             replica = _recorded(place)
             if replica is None or replica.stamp.model_copy(
                 update={"flow_run": ""}
@@ -205,17 +204,24 @@ class ProcessRuntime:
                 }
         return sorted(ports)
 
-    def sweep(self) -> None:
-        """Remove what is left of replicas whose launch or removal was cut off: nobody else can find it."""
-        if self.directory.is_dir():
-            with self._lock():
-                self._sweep()
+    def sweep(self, *, dry_run: bool = False) -> list[str]:
+        """Remove what is left of replicas whose launch or removal was cut off: nobody else can find it.
 
-    def _sweep(self) -> None:
+        Args:
+            dry_run: Only find it.
+
+        Returns:
+            The names of those replicas.
+        """
+        if not self.directory.is_dir():
+            return []
         # Whoever makes a replica's directory holds the lock until the replica can be found in it.
-        for place in self.directory.iterdir():
-            if place.is_dir() and not (place / RECORD).exists():
+        with self._lock():
+            left = [place for place in self.directory.iterdir() if place.is_dir()]
+            left = [place for place in left if not (place / RECORD).exists()]
+            for place in left if not dry_run else ():
                 shutil.rmtree(place, ignore_errors=True)
+        return sorted(place.name for place in left)
 
     def _files(self, spec: WorkloadSpec, place: Path) -> Path:
         """Return where a replica runs: in its own copy of the revision's files, beside what is not in it."""

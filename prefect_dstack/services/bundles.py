@@ -133,13 +133,19 @@ def holding_bundle(bundle: Bundle | None, store: BundleStore) -> Iterator[None]:
         yield
 
 
-def prune_bundles(infrastructure: Infrastructure) -> None:
+def prune_bundles(infrastructure: Infrastructure, *, dry_run: bool = False) -> set[str]:
     """Remove the copies of files that no revision of any service needs any more.
 
     Args:
         infrastructure: Where they are.
+        dry_run: Only find them.
+
+    Returns:
+        Their digests.
     """
     records, unreadable = readable_records()
-    if not unreadable:
-        keep = {revision.bundle for record in records for revision in record.revisions if revision.bundle}
-        infrastructure.bundles.prune(keep)
+    if unreadable:
+        return set()
+    keep = {revision.bundle for record in records for revision in record.revisions if revision.bundle}
+    bundles = infrastructure.bundles
+    return bundles.superfluous(keep) if dry_run else bundles.prune(keep)

@@ -207,7 +207,7 @@ def scale(
         before = "0" if record.desired is None else record.desired.summary
         run.log.info("%s@%d: scaling %s → %s%s", record.name, active.number, before, desired.summary, why)
     mine = deploying(active.number, run.flow_run, run.lease)
-    record = record.model_copy(update={"deploying": mine})
+    record = record.abandoned().model_copy(update={"deploying": mine})
     save_record(record)
     try:
         create_gateway(gateway, route)

@@ -135,8 +135,7 @@ def _repair(
             if fresh is None:
                 return []
             unchanged = fresh == record
-            if fresh.deploying is not None and fresh.deploying.revision is not None:
-                fresh = fresh.failed(fresh.deploying.revision, LOST)
+            fresh = fresh.abandoned()
             for found in cut_off if unchanged else []:
                 machine = infrastructure.machine(found.instance)
                 infrastructure.gateway(record.gateway).reach(found.instance, machine, found.replica)
@@ -466,8 +465,11 @@ def _revoke_keys(
 
 def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool) -> list[str]:
     """Remove what is left of machines and revisions, and warn of gateways that nobody knows any more."""
-    if not dry_run:
-        prune_bundles(infrastructure)
+    lines = [f"remove what is left of {name}" for name in infrastructure.sweep(dry_run=dry_run)]
+    lines += [
+        f"remove files that no revision needs: {digest[:12]}"
+        for digest in sorted(prune_bundles(infrastructure, dry_run=dry_run))
+    ]
     for backend in infrastructure.backends.values():
         if isinstance(backend, CleansUp) and not dry_run:
             backend.cleanup()
@@ -479,4 +481,4 @@ def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool) -> list[s
                     "removes it",
                     *(name, backend.name.upper(), name),
                 )
-    return []
+    return lines

@@ -48,7 +48,7 @@ def replace(record: ServiceRecord, replica: str, reason: str, run: ServiceRun) -
         return False
     run.log.warning("%s: is replaced: %s", replica, reason)
     publish_event("degraded", record.name, record.active, {"problems": [f"{replica}: {reason}"]})
-    record = noted(record, replica, reason, now())
+    record = noted(record.abandoned(), replica, reason, now())
     save_record(record.model_copy(update={"deploying": deploying(active.number, run.flow_run, run.lease)}))
     try:
         if found is not None:

@@ -47,6 +47,7 @@ def restore(record: ServiceRecord, run: ServiceRun) -> ServiceRecord:
         pass  # nothing serves, and what waits for approval stays
     elif record.active is None:
         take_down(record, run, force=run.infrastructure.find_gateway(record.gateway) is None)
+        record = record.model_copy(update={"location": None})
     else:
         bring_back(record, run)
     record = record.model_copy(update={"deploying": None})

@@ -274,14 +274,18 @@ class TestPrune:
         assert store.prune(set()) == set()
 
     def test_makes_nothing_where_nothing_is(self, store: BundleStore) -> None:
+        assert store.superfluous(set()) == set()
         assert store.prune(set()) == set()
         assert not store.directory.exists()
 
     def test_leaves_what_somebody_holds(self, store: BundleStore, bundle: Bundle) -> None:
         with store.holding(bundle) as place, BundleStore(store.directory).holding(bundle):
+            assert store.superfluous(set()) == set()
             assert store.prune(set()) == set()
             assert place.is_dir()
 
+        assert store.superfluous({bundle.digest}) == set()
+        assert store.superfluous(set()) == {bundle.digest}
         assert store.prune(set()) == {bundle.digest}
 
     def test_removes_what_a_dead_process_held(self, store: BundleStore, app: Path, bundle: Bundle) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.domain.record import (
+    LOST,
     Decision,
     Deploying,
     Endpoint,
@@ -133,10 +134,36 @@ class TestStop:
     def test_is_forgotten_by_the_next_deployment(self) -> None:
         assert not serve(serve(NEW, 1).stopped(), 2).taken_off
 
+    def test_notes_what_became_of_a_deployment_that_died(self) -> None:
+        record = begin(serve(NEW, 1), 2).stopped()
+
+        assert outcomes(record) == {1: "stopped", 2: "failed"}
+        assert record.revision(2).reason == LOST
+
     def test_then_a_deployment_counts_on(self) -> None:
         record = serve(serve(NEW, 1).stopped(), 2)
 
         assert outcomes(record) == {1: "stopped", 2: "active"}
+
+
+class TestAbandoned:
+    def test_a_deployment_has_failed_and_what_served_serves_on(self) -> None:
+        record = begin(serve(NEW, 1), 2).abandoned()
+
+        assert (record.active, record.deploying) == (1, None)
+        assert outcomes(record) == {1: "active", 2: "failed"}
+
+    def test_a_change_of_what_serves_has_not_failed(self) -> None:
+        scaled = serve(NEW, 1).model_copy(update={"deploying": Deploying(revision=1, flow_run="run")})
+
+        assert scaled.abandoned() == scaled.model_copy(update={"deploying": None})
+
+    def test_a_stop_goes_on(self) -> None:
+        stopping = (
+            serve(NEW, 1).stopped().model_copy(update={"deploying": Deploying(revision=None, flow_run="r")})
+        )
+
+        assert stopping.abandoned() == stopping
 
 
 class TestRetention:

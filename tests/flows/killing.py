@@ -63,6 +63,19 @@ def approve_and_die(name: str, at: int) -> bool:
     return deploy_and_die({"type": "approval", "name": name}, at)
 
 
+def stop_and_die(name: str, at: int | str) -> bool:
+    """Stop a service in another process, which is killed as soon as it begins a task.
+
+    Args:
+        name: The service.
+        at: Which task, by its name, or counted from 1.
+
+    Returns:
+        Whether it was killed; else there was no such task.
+    """
+    return deploy_and_die({"type": "stop", "name": name}, at)
+
+
 def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any]) -> None:
     """Redeploy, or run a task, in another process, which is killed as soon as something has been seen.
 
@@ -120,7 +133,7 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment
     os.environ |= environment
     from prefect.context import refresh_global_settings_context
 
-    from prefect_dstack import approve_service, deploy_service, run_task
+    from prefect_dstack import approve_service, deploy_service, run_task, stop_service
     from prefect_dstack.tasks import canary, gateways, replicas
 
     refresh_global_settings_context()
@@ -131,6 +144,8 @@ def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment
                 value.fn = _deadly(value, counter, at)
     if configuration["type"] == "approval":
         approve_service(configuration["name"])
+    elif configuration["type"] == "stop":
+        stop_service(configuration["name"])
     elif configuration["type"] == "task":
         run_task(dict(configuration))
     else:

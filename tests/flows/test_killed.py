@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 
-from prefect_dstack import Endpoint, reconcile_services
+from prefect_dstack import Endpoint, reconcile_services, scale_service, stop_service
+from prefect_dstack.bundles import BundleStore, collect
+from prefect_dstack.domain.record import LOST
 from prefect_dstack.store.records import load_record
 from prefect_dstack.store.sources import resolve_infrastructure
 from tests.flows.asking import Asking
 from tests.flows.conftest import hello
-from tests.flows.killing import approve_and_die, deploy_and_die
+from tests.flows.killing import approve_and_die, deploy_and_die, stop_and_die
 from tests.home import Home
 from tests.polling import wait_until
 
@@ -45,6 +48,46 @@ def test_a_deployment_may_be_killed_at_any_step(
     assert completed.replicas == [f"{name}-{completed.revision}-0"]
     assert [place.name for place in home.state.glob("replicas/*/")] == completed.replicas
     assert [line for line in reconcile_services(dry_run=True) if name in line] == []
+
+
+@pytest.mark.parametrize("verb", [lambda name: scale_service(name, 2), stop_service])
+def test_whoever_comes_next_notes_how_a_killed_deployment_has_ended(
+    deploy: Callable[..., Endpoint], verb: Callable[[str], object], name: str
+) -> None:
+    deploy()
+    assert deploy_and_die(hello(name), "verify-endpoint")
+    verb(name)
+    killed = load_record(name).revision(2)
+    assert (killed.outcome, killed.reason) == ("failed", LOST)
+
+
+def test_a_killed_stop_is_completed(deploy: Callable[..., Endpoint], home: Home, name: str) -> None:
+    deploy()
+    assert stop_and_die(name, "remove-replica")
+    reconcile_services()
+    record = load_record(name)
+    assert (record.active, record.deploying, record.location) == (None, None, None)
+    assert not list(home.state.glob("replicas/*/"))
+
+
+def test_what_died_before_there_was_a_record_of_it_is_removed(
+    deploy: Callable[..., Endpoint], home: Home, tmp_path: Path
+) -> None:
+    deploy()
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "app.py").write_text("print()")
+    kept = BundleStore(home.state / "bundles").put(collect(files))
+    begun = home.state / "replicas" / "other-1-0"
+    begun.mkdir()
+    found = ["remove what is left of other-1-0", f"remove files that no revision needs: {kept.name[:12]}"]
+    assert reconcile_services(dry_run=True) == found
+    assert kept.is_dir()
+    assert begun.is_dir()
+    assert reconcile_services() == found
+    assert reconcile_services(dry_run=True) == []
+    assert not kept.exists()
+    assert not begun.exists()
 
 
 def test_what_a_killed_canary_has_left_is_undone(

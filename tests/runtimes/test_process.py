@@ -432,8 +432,9 @@ def test_what_a_launch_that_was_cut_off_has_left_is_swept(
     cut.mkdir()
     (cut / "replica.new").write_text("{")
 
-    runtime.sweep()
-
+    assert runtime.sweep(dry_run=True) == ["hello-4-0"]
+    assert cut.exists()
+    assert runtime.sweep() == ["hello-4-0"]
     assert not cut.exists()
     assert runtime.replicas(MACHINE) == [kept]
 

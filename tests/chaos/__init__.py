@@ -1,0 +1,1 @@
+"""Random faults during random operations, and what must hold nevertheless."""

@@ -1,0 +1,97 @@
+"""The command line, in processes that start at once: forked from one that has imported it already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+
+PRELOADED = ["tests.chaos.commands", "prefect_dstack.cli.main", "prefect_dstack.flows.deploy"]
+PRELOADED += ["prefect_dstack.flows.reconcile", "prefect_dstack.flows.run_task"]
+PIPELINE = "pipeline"
+
+context = multiprocessing.get_context("forkserver")
+
+
+def prepare() -> None:
+    """Start the process from which commands are forked; it belongs to no test's home."""
+    context.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
+class Command:
+    """A command that runs.
+
+    Args:
+        arguments: Of `prefect-dstack`; or `pipeline` and a file, which a flow of the user's own deploys.
+        directory: Where it runs.
+        log: What it writes goes there.
+        environment: Its variables.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], directory: Path, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.arguments, self.log = tuple(arguments), log
+        log.touch()
+        self.process = context.Process(target=_run, args=(self.arguments, directory, log, dict(environment)))
+        self.process.start()
+
+    @property
+    def output(self) -> str:
+        """What it has written so far, to people and to programs."""
+        return self.log.read_text()
+
+    @property
+    def result(self) -> str:
+        """What it has written for programs."""
+        return self.log.with_suffix(".json").read_text()
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; negative: the signal that has killed it; None: it runs."""
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """End it at once, without a chance to tidy up."""
+        self.process.kill()
+        self.process.join()
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.arguments)} -> {self.code}\n{self.output}"
+
+
+def _run(arguments: tuple[str, ...], directory: Path, log: Path, environment: dict[str, str]) -> None:
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ |= environment
+    for descriptor, path in ((0, Path(os.devnull)), (1, log.with_suffix(".json")), (2, log)):
+        target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(target, descriptor)
+    # Line by line, whoever dies in the middle.
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+    if arguments[0] == PIPELINE:
+        _pipeline(arguments[1])
+        return
+    from prefect_dstack.cli.main import main
+
+    sys.argv = ["prefect-dstack", *arguments]
+    main()
+
+
+def _pipeline(file: str) -> None:
+    from prefect import flow
+
+    from prefect_dstack import deploy_service
+
+    @flow
+    def train_and_deploy() -> str:
+        return deploy_service(file).url
+
+    print(train_and_deploy())
