@@ -263,6 +263,8 @@ def _program(port: int, directory: Path) -> supervisor.Program:
             # Leases in memory would be lost with the server, and a service's lock with them.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Without it the UI asks port 4200, whatever the server's own is.
+            "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
             "NO_COLOR": "1",
             **inherited,
         },

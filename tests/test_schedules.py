@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 import sys
 from collections import defaultdict
@@ -40,6 +41,19 @@ def api(cli: CommandLine, home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterat
     yield url
     monkeypatch.delenv("PREFECT_API_URL")
     cli.ok("server", "stop")
+
+
+@pytest.fixture
+def first_port_in_use(home: Home) -> Iterator[None]:
+    """Somebody else listens where a local server would."""
+    with socket.create_server(("127.0.0.1", home.port)):
+        yield
+
+
+def test_the_ui_asks_its_own_server_on_whatever_port(first_port_in_use: None, api: str, home: Home) -> None:
+    assert f":{home.port}/" not in api
+
+    assert httpx.get(f"{api.removesuffix('/api')}/ui-settings").json()["api_url"] == api
 
 
 @pytest.fixture
