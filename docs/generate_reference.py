@@ -696,6 +696,7 @@ EVENTS = {
         "`by`, `at`, `reason`",
     ),
     "canary-started": ("a canary gets a share of the requests", "`weight`: the share in percent"),
+    "canary-advanced": ("a canary gets a greater share of the requests", "`weight`: the share in percent"),
     "canary-promoted": ("a canary takes over", "none"),
     "canary-rejected": ("a canary did worse, or was not promoted", "`reason`"),
     "scaled": ("a service has another number of replicas", ENDPOINT),

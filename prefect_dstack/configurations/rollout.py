@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,14 +11,27 @@ from prefect_dstack.configurations.base import Model, refuse
 from prefect_dstack.configurations.names import DeploymentName, Text, WebAddress
 from prefect_dstack.configurations.scalars import Amount, Duration, Number, Percent
 
+Share = Annotated[Percent, Field(gt=0, lt=100)]
+
 
 class Canary(Model):
     """A share of the traffic goes to the new revision first, which must do no worse than the old one."""
 
-    weight: Annotated[Percent, Field(gt=0, lt=100)] = Field(
+    weight: Share = Field(
         default=10.0, description="The share of the requests that the new revision gets, such as 10%."
     )
     duration: Duration = Field(default=600, description="How long the two are compared.")
+    steps: tuple[Share, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Growing shares of the requests, such as [5%, 25%, 50%], instead of one `weight`: the "
+        "new revision is judged at each, and gets the next one if it passes.",
+    )
+    pause: Duration = Field(
+        default=600,
+        description="How long the two are compared at each of the `steps`, instead of `duration`.",
+    )
     max_error_rate: Percent = Field(
         default=1.0,
         description="The greatest share of failed requests, such as 1%, beyond the old revision's.",
@@ -29,6 +43,19 @@ class Canary(Model):
         default="auto",
         description="Whether the new revision takes over by itself, or when a person resumes the flow run.",
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.steps is None:
+            if "pause" in self.model_fields_set:
+                refuse("needs 'steps' beside it; without them it is 'duration'", key="pause")
+            return self
+        for key, instead in (("weight", "the steps say"), ("duration", "'pause' says")):
+            if key in self.model_fields_set:
+                refuse(f"cannot be beside 'steps': {instead} it", key=key)
+        if any(share >= following for share, following in itertools.pairwise(self.steps)):
+            refuse("must grow from step to step", key="steps")
+        return self
 
 
 class Rollout(Model):

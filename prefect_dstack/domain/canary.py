@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.configurations import Canary
 
-__all__ = ["Figures", "Verdict", "judge", "replicas_for", "weights_for"]
+__all__ = ["Figures", "Step", "Verdict", "judge", "replicas_for", "steps_of", "weights_for"]
 
 # With fewer requests, one failure more or less decides.
 ENOUGH_REQUESTS = 20
@@ -19,6 +19,20 @@ SIGMAS = 3.0
 # Differences of a few milliseconds are the gateway's and the machine's, not the revision's.
 LATENCY_NOISE_MS = 5.0
 HEAVIEST = 256
+
+
+class Step(BaseModel):
+    """A part of a canary: one share of the requests, for some time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    weight: float = Field(
+        gt=0, lt=100, description="The share of the requests that the canary gets, in percent."
+    )
+    duration: int = Field(ge=0, description="For how many seconds it is compared.")
+    replicas: int = Field(ge=1, description="How many replicas it has.")
+    old_weight: int = Field(description="The weight of each replica of the old revision at the gateway.")
+    new_weight: int = Field(description="That of each of its own.")
 
 
 class Figures(BaseModel):
@@ -54,6 +68,40 @@ class Verdict(BaseModel):
     reason: str = Field(default="", description="Why it is not promoted.")
 
 
+def steps_of(terms: Canary, old: int, wanted: int, room: int, groups: int = 1) -> tuple[Step, ...]:
+    """Decide which shares of the requests a canary gets, for how long, and on how many replicas.
+
+    Args:
+        terms: Its shares.
+        old: How many replicas the old revision has.
+        wanted: How many the new one shall have in the end.
+        room: How many may be added.
+        groups: How many groups of replicas it has; there is one of each at every step.
+
+    Returns:
+        Its steps; one if the terms have a single share.
+
+    Example:
+        >>> steps = steps_of(Canary(steps=["10%", "50%"], pause="5m"), 3, 3, 3)
+        >>> [(step.weight, step.duration, step.replicas) for step in steps]
+        [(10.0, 300, 1), (50.0, 300, 3)]
+    """
+    steps = []
+    for weight in terms.steps or (terms.weight,):
+        count = max(replicas_for(weight, old, wanted, room), groups)
+        old_weight, new_weight = weights_for(weight, old, count)
+        steps.append(
+            Step(
+                weight=weight,
+                duration=_duration(terms),
+                replicas=count,
+                old_weight=old_weight,
+                new_weight=new_weight,
+            )
+        )
+    return tuple(steps)
+
+
 def judge(old: Figures, new: Figures, terms: Canary, *, over: bool) -> Verdict:
     """Compare a canary with the revision that served before.
 
@@ -83,10 +131,11 @@ def judge(old: Figures, new: Figures, terms: Canary, *, over: bool) -> Verdict:
     if not over:
         return Verdict(decision="wait")
     if not enough:
+        keys = "'steps' or 'pause'" if terms.steps else "'weight' or 'duration'"
         return Verdict(
             decision="unsure",
-            reason=f"the canary got {new.requests} requests in {terms.duration} s, too few to compare "
-            f"({ENOUGH_REQUESTS} at least): raise 'weight' or 'duration', or decide with 'promote: manual'",
+            reason=f"the canary got {new.requests} requests in {_duration(terms)} s, too few to compare "
+            f"({ENOUGH_REQUESTS} at least): raise {keys}, or decide with 'promote: manual'",
         )
     if old.requests >= ENOUGH_REQUESTS and old.p95 is not None and new.p95 is not None:
         slowest = max(old.p95 * terms.max_latency_p95_ratio, old.p95 + LATENCY_NOISE_MS)
@@ -137,6 +186,10 @@ def weights_for(weight: float, old: int, new: int) -> tuple[int, int]:
     else:
         pairs = [(max(1, round(heavy / ratio)), heavy) for heavy in heaviest]
     return min(pairs, key=lambda pair: (abs(pair[1] / pair[0] - ratio), -max(pair)))
+
+
+def _duration(terms: Canary) -> int:
+    return terms.pause if terms.steps else terms.duration
 
 
 def _at_least(figures: Figures) -> float:

@@ -1,9 +1,11 @@
-"""A share of the traffic goes to the new revision first, which takes over if it does no worse."""
+"""A share of the traffic goes to the new revision first, or growing ones, and all if it does no worse."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from uuid import UUID
 
 import httpx
@@ -15,12 +17,14 @@ from prefect.utilities.urls import url_for
 from prefect_dstack.configurations import Canary
 from prefect_dstack.controller.comparison import Comparison
 from prefect_dstack.controller.goal import Goal
-from prefect_dstack.domain.canary import replicas_for, weights_for
+from prefect_dstack.domain.canary import Step, steps_of
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import DeploymentError
 from prefect_dstack.infrastructure.gateways import ManagedGateway
-from prefect_dstack.services.publication import publish_event
+from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.evaluation import Evaluate, evaluate_running
+from prefect_dstack.services.publication import EventName, publish_event
 from prefect_dstack.services.run import ServiceRun
 from prefect_dstack.tasks.canary import share_traffic, watch_canary
 
@@ -30,9 +34,15 @@ DECISION_POLL = 2.0
 
 
 def try_canary(
-    goal: Goal, old: Goal, terms: Canary, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
-) -> None:
-    """Send a share of the traffic to a new revision, and compare it with the one that serves.
+    goal: Goal,
+    old: Goal,
+    terms: Canary,
+    evaluate: Evaluate | None,
+    gateway: ManagedGateway,
+    record: ServiceRecord,
+    run: ServiceRun,
+) -> ServiceRecord:
+    """Send a share of the traffic to a new revision, or one after the other, and compare it with what serves.
 
     The replicas that it takes are the first of those that the new revision is to have. Whatever happens,
     undoing is the same as for any other rollout: the old revision is taken back to full strength, and the
@@ -41,49 +51,75 @@ def try_canary(
     Args:
         goal: The new revision.
         old: The revision that serves, at full strength.
-        terms: The share, for how long, and how much worse it may be.
+        terms: The shares, for how long, and how much worse it may be.
+        evaluate: Judges the new revision at the end of each step, if the terms have any.
         gateway: The gateway in front of the service.
         record: The record of the service.
         run: The flow run that does it.
+
+    Returns:
+        The record, with what the last evaluation found.
 
     Raises:
         DeploymentError: If the canary does not make it.
     """
     assert goal.revision is not None  # noqa: S101 - a rollout is to a revision
-    assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
-    numbers = goal.first(replicas_for(terms.weight, old.replicas, goal.replicas, goal.limits.max_surge))
-    count = len(numbers)
-    old_weight, new_weight = weights_for(terms.weight, old.replicas, count)
-    noun = "replica gets" if count == 1 else "replicas get"
-    run.log.info(
-        "%s@%d: %d %s %g %% of the requests for %d s",
-        *(goal.service, goal.revision, count, noun, terms.weight, terms.duration),
-    )
-    share_traffic(gateway, goal.service, {old.revision: old_weight, goal.revision: new_weight})
-    beside = Limits(max_surge=0, max_unavailable=0)
-    canary = dataclasses.replace(
-        goal, numbers=numbers, limits=beside, weight=new_weight, untouched=old.revision
-    )
-    run.converge(canary, gateway, record)
-    publish_event("canary-started", goal.service, goal.revision, {"weight": terms.weight})
-    try:
-        _judge(goal, old, terms, gateway, run)
-    except DeploymentError as error:
-        publish_event("canary-rejected", goal.service, goal.revision, {"reason": str(error)})
-        raise
+    event: EventName = "canary-started"
+    for step in steps_of(terms, old.replicas, goal.replicas, goal.limits.max_surge, len(goal.templates)):
+        found = _take(step, goal, old, gateway, record, run)
+        publish_event(event, goal.service, goal.revision, {"weight": step.weight})
+        event = "canary-advanced"
+        with _rejecting(goal):
+            _compare(step, goal, old, terms, gateway)
+            if evaluate is not None and terms.steps:
+                record = evaluate_running(evaluate, goal, found, record, run, weight=step.weight)
+    if terms.promote == "manual":
+        with _rejecting(goal):
+            _wait_for_a_person(goal, old, terms, gateway, run)
     share_traffic(gateway, goal.service, {})
     run.log.info("%s@%d: promoted", goal.service, goal.revision)
     publish_event("canary-promoted", goal.service, goal.revision)
+    return record
 
 
-def _judge(goal: Goal, old: Goal, terms: Canary, gateway: ManagedGateway, run: ServiceRun) -> None:
+def _take(
+    step: Step, goal: Goal, old: Goal, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
+) -> list[FoundReplica]:
+    """Give a canary the replicas and the weight of a step, and return all replicas of the service."""
+    assert goal.revision is not None  # noqa: S101 - as above
+    assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
+    noun = "replica gets" if step.replicas == 1 else "replicas get"
+    run.log.info(
+        "%s@%d: %d %s %g %% of the requests for %d s",
+        *(goal.service, goal.revision, step.replicas, noun, step.weight, step.duration),
+    )
+    share_traffic(gateway, goal.service, {old.revision: step.old_weight, goal.revision: step.new_weight})
+    beside = Limits(max_surge=0, max_unavailable=0)
+    canary = dataclasses.replace(
+        goal,
+        numbers=goal.first(step.replicas),
+        limits=beside,
+        weight=step.new_weight,
+        untouched=old.revision,
+    )
+    return run.converge(canary, gateway, record).found
+
+
+@contextlib.contextmanager
+def _rejecting(goal: Goal) -> Iterator[None]:
+    try:
+        yield
+    except DeploymentError as error:
+        publish_event("canary-rejected", goal.service, goal.revision, {"reason": str(error)})
+        raise
+
+
+def _compare(step: Step, goal: Goal, old: Goal, terms: Canary, gateway: ManagedGateway) -> None:
     assert goal.revision is not None  # noqa: S101 - as above
     assert old.revision is not None  # noqa: S101 - as above
-    verdict = watch_canary(gateway, goal.service, old.revision, goal.revision, terms)
+    verdict = watch_canary(gateway, goal.service, old.revision, goal.revision, terms, step)
     if verdict.decision == "reject" or (verdict.decision == "unsure" and terms.promote == "auto"):
         raise DeploymentError(verdict.reason)
-    if terms.promote == "manual":
-        _wait_for_a_person(goal, old, terms, gateway, run)
 
 
 def _page_of(flow_run: UUID) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_dstack.domain.record import Decision, Endpoint, PendingApproval, ServiceRecord, now
 from prefect_dstack.errors import ConflictError, PrefectDstackError
+from prefect_dstack.services.deployed_evaluation import deployed_evaluation
 from prefect_dstack.services.deployment import put_revision
 from prefect_dstack.services.location import refuse_elsewhere
 from prefect_dstack.services.preparation import desired_replicas, recorded
@@ -54,10 +55,11 @@ def approve(record: ServiceRecord, run: ServiceRun, *, by: str, reason: str = ""
     revision = record.revision(pending.revision).decided(decision)
     prepared = recorded(record, revision, run.infrastructure.sources)
     desired = desired_replicas(record, prepared.configuration)
+    evaluate = deployed_evaluation(prepared.configuration)
     run.log.info("%s@%d: approved by %s", record.name, revision.number, by)
     publish_event("approved", record.name, revision.number, decision.model_dump(mode="json"))
     try:
-        endpoint = put_revision(record, revision, prepared, run, desired=desired)
+        endpoint = put_revision(record, revision, prepared, run, desired=desired, evaluate=evaluate)
     except PrefectDstackError as error:
         if pending.flow_run != run.flow_run:
             fail_paused(pending.flow_run, str(error))

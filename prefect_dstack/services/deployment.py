@@ -244,7 +244,8 @@ def put_revision(
         run: The flow run.
         desired: How many replicas it is to have.
         at_once: Whether a canary is left out.
-        evaluate: Judges new replicas before they get requests; None: probes are enough.
+        evaluate: Judges new replicas before they get requests, and at the steps of a canary; None: probes
+            are enough.
         approval: Whether new replicas wait for a person before they get requests.
         event: The event that is emitted in the end.
 
@@ -341,12 +342,14 @@ def _try(
         The record with what was found; what waits for a person, who is asked before traffic is shared.
     """
     revision = goal.revision or 0
-    if evaluate is not None:
+    # What has been approved was evaluated before that.
+    if evaluate is not None and record.revision(revision).evaluation is None:
         record = evaluate_release(evaluate, goal, gateway, record, run)
     if approval:
         return record, prepare_approval(goal, prepared, gateway, record, run)
     if terms is not None:
-        try_canary(goal, bring_back(record, run, untouched=revision), terms, gateway, record, run)
+        old = bring_back(record, run, untouched=revision)
+        record = try_canary(goal, old, terms, evaluate, gateway, record, run)
     return record, None
 
 

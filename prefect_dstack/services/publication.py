@@ -38,6 +38,7 @@ EventName = Literal[
     "approved",
     "rejected",
     "canary-started",
+    "canary-advanced",
     "canary-promoted",
     "canary-rejected",
 ]

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.configurations import Canary
 from prefect_dstack.controller.comparison import Comparison
-from prefect_dstack.domain.canary import Figures, Verdict
+from prefect_dstack.domain.canary import Figures, Step, Verdict
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.tasks.retries import is_retryable
 
@@ -42,7 +42,9 @@ def share_traffic(gateway: ManagedGateway, service: str, weights: Mapping[int, i
 
 
 @task(name="watch-canary", task_run_name="watch-canary {service}@{new}", cache_policy=NO_CACHE)
-def watch_canary(gateway: ManagedGateway, service: str, old: int, new: int, terms: Canary) -> Verdict:
+def watch_canary(
+    gateway: ManagedGateway, service: str, old: int, new: int, terms: Canary, step: Step
+) -> Verdict:
     """Compare a canary with the revision that served before, until the time is up or there is no doubt.
 
     Args:
@@ -50,7 +52,8 @@ def watch_canary(gateway: ManagedGateway, service: str, old: int, new: int, term
         service: The service.
         old: The revision that served before.
         new: The canary.
-        terms: For how long, and how much worse it may be.
+        terms: How much worse it may be.
+        step: Which share of the requests it gets, and for how long.
 
     Returns:
         What is to be done.
@@ -61,13 +64,13 @@ def watch_canary(gateway: ManagedGateway, service: str, old: int, new: int, term
     progress = create_progress_artifact(
         progress=0.0,
         key=f"{service}-canary-progress",
-        description=f"{service}@{new} beside {service}@{old}, with {terms.weight:g} % of the requests",
+        description=f"{service}@{new} beside {service}@{old}, with {step.weight:g} % of the requests",
         _sync=True,  # type: ignore[call-arg]
     )
-    pause = min(LONGEST_PAUSE, max(terms.duration / 20, 0.1))
+    pause = min(LONGEST_PAUSE, max(step.duration / 20, 0.1))
     while True:
         elapsed = time.monotonic() - start
-        over = elapsed >= terms.duration
+        over = elapsed >= step.duration
         verdict = comparison.judge(terms, over=over)
         if verdict.decision != "wait" or time.monotonic() - told >= REPORT_INTERVAL:
             told = time.monotonic()
@@ -75,12 +78,12 @@ def watch_canary(gateway: ManagedGateway, service: str, old: int, new: int, term
             logger.info(
                 "%s@%d (old): %s; %s@%d (canary): %s", service, old, figures[0], service, new, figures[1]
             )
-            done = 100.0 if verdict.decision != "wait" else 100 * elapsed / terms.duration
+            done = 100.0 if verdict.decision != "wait" else 100 * elapsed / step.duration
             update_progress_artifact(progress, progress=done, _sync=True)  # type: ignore[call-arg, arg-type]
         if verdict.decision != "wait":
             _publish(service, [old, new], comparison.look(), verdict)
             return verdict
-        time.sleep(min(pause, max(terms.duration - elapsed, 0.0)))
+        time.sleep(min(pause, max(step.duration - elapsed, 0.0)))
 
 
 def _publish(service: str, revisions: Sequence[int], figures: Sequence[Figures], verdict: Verdict) -> None:

@@ -122,6 +122,22 @@ def message(source: object, **options: object) -> str:
             "<text>:5: rollout.canary: needs 'strategy: canary' beside it",
         ),
         (
+            HEAD + "rollout:\n  strategy: canary\n  canary: {steps: [5%, 50%], weight: 10%}\n",
+            "<text>:6: rollout.canary.weight: cannot be beside 'steps': the steps say it",
+        ),
+        (
+            HEAD + "rollout:\n  strategy: canary\n  canary: {steps: [5%, 50%], duration: 1m}\n",
+            "<text>:6: rollout.canary.duration: cannot be beside 'steps': 'pause' says it",
+        ),
+        (
+            HEAD + "rollout:\n  strategy: canary\n  canary: {pause: 1m}\n",
+            "<text>:6: rollout.canary.pause: needs 'steps' beside it; without them it is 'duration'",
+        ),
+        (
+            HEAD + "rollout:\n  strategy: canary\n  canary: {steps: [50%, 5%]}\n",
+            "<text>:6: rollout.canary.steps: must grow from step to step",
+        ),
+        (
             HEAD + "probes:\n  - url: health\n",
             (
                 "<text>:5: probes.0.url: must be a path of printable ASCII that starts with '/' "

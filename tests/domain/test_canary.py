@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dstack.configurations import Canary
-from prefect_dstack.domain.canary import Figures, judge, replicas_for, weights_for
+from prefect_dstack.domain.canary import Figures, judge, replicas_for, steps_of, weights_for
 
 TERMS = Canary(max_error_rate="1%", max_latency_p95_ratio=1.5)
 
 
 def figures(requests: int, failed: int = 0, p95: float | None = 100.0) -> Figures:
     return Figures(requests=requests, failed=failed, p95=p95)
+
+
+@st.composite
+def any_steps(draw: st.DrawFn) -> list[str]:
+    shares = draw(st.sets(st.integers(1, 998), min_size=1, max_size=10))
+    return [f"{share / 10}%" for share in sorted(shares)]
 
 
 @st.composite
@@ -98,3 +106,33 @@ def test_the_weights_give_the_canary_its_share(weight: float, old: int) -> None:
     assert 1 <= new_weight <= 256
     share = 100 * new_weight * count / (new_weight * count + old_weight * old)
     assert share == pytest.approx(weight, abs=0.3)
+
+
+@given(any_steps(), st.integers(0, 20), st.integers(0, 50), st.integers(1, 50), st.integers(1, 50))
+def test_a_canary_grows_from_step_to_step_within_its_room(
+    shares: list[str], pause: int, old: int, wanted: int, room: int
+) -> None:
+    steps = steps_of(Canary(steps=shares, pause=pause), old, wanted, room)
+    assert [f"{step.weight}%" for step in steps] == shares
+    assert {step.duration for step in steps} == {pause}
+    replicas = [step.replicas for step in steps]
+    assert replicas == sorted(replicas), "none is removed to give the canary more"
+    assert 1 <= replicas[0] <= replicas[-1] <= min(wanted, room)
+    real = [step.new_weight * step.replicas / max(step.old_weight * old, 1) for step in steps]
+    for less, more in itertools.pairwise(real):
+        assert more >= less * 0.97, "but for what whole weights allow"
+
+
+@given(st.integers(1, 99), st.integers(0, 1000), st.integers(1, 20), st.integers(1, 20))
+def test_a_canary_without_steps_is_one_of_a_single_step(
+    weight: int, seconds: int, old: int, wanted: int
+) -> None:
+    plain = steps_of(Canary(weight=f"{weight}%", duration=seconds), old, wanted, 20)
+    assert plain == steps_of(Canary(steps=[f"{weight}%"], pause=seconds), old, wanted, 20)
+
+
+def test_too_few_requests_at_a_step_name_what_to_raise() -> None:
+    verdict = judge(figures(900), figures(3), Canary(steps=["5%"], pause="2m"), over=True)
+    assert verdict.decision == "unsure"
+    assert "got 3 requests in 120 s" in verdict.reason
+    assert "raise 'steps' or 'pause'" in verdict.reason
