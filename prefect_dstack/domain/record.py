@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.execution import runtime_of
-from prefect_dstack.errors import NotFoundError
+from prefect_dstack.errors import NotFoundError, UserError
 from prefect_dstack.hosts.identity import MachineIdentity
 
 __all__ = [
+    "AUTOSCALER",
     "LOST",
+    "MOST_REPLICAS",
     "RECORD_VERSION",
     "Decision",
     "Deploying",
@@ -30,12 +32,17 @@ __all__ = [
     "Revision",
     "Rollback",
     "ServiceRecord",
+    "check_replicas",
 ]
 
 RECORD_VERSION = 2
 """Raised when older versions of prefect-dstack would misread a record; new fields do not raise it."""
 
 SCALINGS_KEPT = 20
+MOST_REPLICAS = 1000
+
+# Who wants a number of replicas that follows the load.
+AUTOSCALER = "autoscaler"
 
 # The reason of a deployment that was found unfinished by whoever came next.
 LOST = "its flow run ended before it was done"
@@ -138,6 +145,7 @@ class DesiredReplicas(_Part):
     """How many replicas a service is to have: no part of a revision, and kept by those that follow."""
 
     replicas: int = Field(ge=0, description="Their number.")
+    before: int | None = Field(default=None, description="How many there were to be before; None: not known.")
     set_by: str = Field(
         description="`configuration`: as the file says; `autoscaler`; else who it was: user and machine."
     )
@@ -146,6 +154,12 @@ class DesiredReplicas(_Part):
     pinned: bool = Field(
         default=False, description="Whether it stays until somebody releases it, whatever the file says."
     )
+
+    @property
+    def change(self) -> str:
+        """From how many to how many, and why, in one line."""
+        numbers = f"{'?' if self.before is None else self.before} → {self.replicas}"
+        return f"{numbers}: {self.reason}" if self.reason else numbers
 
 
 class Replacement(_Part):
@@ -462,7 +476,10 @@ class ServiceRecord(_Part):
             desired: The number, who wants it and why.
         """
         if self.desired is not None and self.desired.replicas == desired.replicas:
-            return self.model_copy(update={"desired": desired})
+            before = self.desired.before
+            return self.model_copy(update={"desired": desired.model_copy(update={"before": before})})
+        before = None if self.desired is None else self.wanted_replicas
+        desired = desired.model_copy(update={"before": before})
         return self.model_copy(
             update={"desired": desired, "scalings": [*self.scalings, desired][-SCALINGS_KEPT:]}
         )
@@ -505,6 +522,19 @@ class ServiceRecord(_Part):
                 ]
             }
         )
+
+
+def check_replicas(number: int) -> None:
+    """Refuse a number of replicas that makes no sense.
+
+    Args:
+        number: How many there are to be.
+
+    Raises:
+        UserError: If it is negative, or far too great.
+    """
+    if not 0 <= number <= MOST_REPLICAS:
+        raise UserError(f"the number of replicas must be from 0 to {MOST_REPLICAS}, not {number}")
 
 
 def now() -> datetime:

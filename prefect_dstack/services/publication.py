@@ -66,7 +66,10 @@ def publish_event(
 
 
 def publish_deployed(
-    record: ServiceRecord, found: Sequence[FoundReplica], event: EventName = "deployed"
+    record: ServiceRecord,
+    found: Sequence[FoundReplica],
+    event: EventName = "deployed",
+    payload: Mapping[str, Any] | None = None,
 ) -> None:
     """Show a service that was deployed, and emit an event.
 
@@ -74,6 +77,7 @@ def publish_deployed(
         record: The record of the service; it serves.
         found: Its replicas.
         event: The event to emit.
+        payload: What else there is to know.
     """
     endpoint = record.endpoint
     if endpoint is None:
@@ -83,7 +87,7 @@ def publish_deployed(
         event,
         record.name,
         endpoint.revision,
-        {**endpoint.model_dump(mode="json"), "gateway": record.gateway},
+        {**endpoint.model_dump(mode="json"), "gateway": record.gateway, **(payload or {})},
     )
 
 
