@@ -699,7 +699,10 @@ EVENTS = {
     "canary-advanced": ("a canary gets a greater share of the requests", "`weight`: the share in percent"),
     "canary-promoted": ("a canary takes over", "none"),
     "canary-rejected": ("a canary did worse, or was not promoted", "`reason`"),
-    "scaled": ("a service has another number of replicas", ENDPOINT),
+    "scaled": (
+        "a service has another number of replicas",
+        f"{ENDPOINT}; `before`, `after`, `set_by`, `reason`",
+    ),
     "stopped": ("a service was stopped", OUTCOME),
     "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),
     "restored": (

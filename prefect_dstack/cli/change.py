@@ -41,6 +41,10 @@ def scale(
     """Change how many replicas a service has; that makes no new revision."""
     if (replicas is None) != release:
         raise UserError("scale: give the number of replicas, or --release")
+    if replicas is not None:
+        from prefect_dstack.domain.record import check_replicas
+
+        check_replicas(replicas)
     connected()
     from prefect_dstack.flows.scale import scale_service
 

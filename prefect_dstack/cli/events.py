@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,10 +44,10 @@ def events(
 
     moment = parse_moment(since, "--since")
     with reading():
-        from prefect_dstack.services.events import follow_events, read_events
+        from prefect_dstack.services.events import follow_events, read_events, refuse_unknown
 
-        found: Iterable[ServiceEvent] = read_events(names or [], since=moment, limit=tail)
-        found = list(found)
+        found = read_events(names or [], since=moment, limit=tail)
+        refuse_unknown(names or [], found)
         if not found and not follow and not json:
             out.print(f"nothing has happened since {moment:%Y-%m-%d %H:%M} UTC")
         for event in found:
@@ -76,6 +75,9 @@ def _show(event: ServiceEvent, *, json: bool) -> None:
 
 
 def _detail(payload: dict[str, Any]) -> str:
+    if "after" in payload:
+        change = f"{payload.get('before')} → {payload['after']}"
+        return f"{change}: {payload['reason']}" if payload.get("reason") else change
     for key in ("reason", "url"):
         if payload.get(key):
             return str(payload[key])

@@ -9,7 +9,9 @@ from prefect_dstack.cli.options import Json, Name
 from prefect_dstack.cli.output import print_json, reading
 
 if TYPE_CHECKING:
-    from prefect_dstack.domain.record import Revision, ServiceRecord
+    from datetime import datetime
+
+    from prefect_dstack.domain.record import DesiredReplicas, Revision, ServiceRecord
 
 __all__ = ["history", "inspect"]
 
@@ -17,8 +19,9 @@ CHANGES = {"+": "green", "-": "red", "~": "yellow"}
 
 
 def history(name: Name, json: Json = False) -> None:
-    """List the revisions of a service: who, when, what changed, how it ended."""
+    """List the revisions of a service: who, when, what changed, how it ended; and how it was scaled."""
     with reading():
+        from prefect_dstack.domain.record import Revision
         from prefect_dstack.domain.revision import changes_of
         from prefect_dstack.store.records import load_record
 
@@ -32,9 +35,16 @@ def history(name: Name, json: Json = False) -> None:
                 ]
             )
             return
-        for revision in reversed(record.revisions):
-            changes = changes_of(record, revision).splitlines()
-            _show(record, revision, [line for line in changes if not line.startswith(("--- ", "+++ "))])
+        entries: list[tuple[datetime, Revision | DesiredReplicas]] = [
+            *((revision.created_at, revision) for revision in record.revisions),
+            *((scaling.set_at, scaling) for scaling in record.scalings),
+        ]
+        for _, entry in sorted(entries, key=lambda entry: entry[0], reverse=True):
+            if isinstance(entry, Revision):
+                changes = changes_of(record, entry).splitlines()
+                _show(record, entry, [line for line in changes if not line.startswith(("--- ", "+++ "))])
+            elif entry.before is not None:
+                _show_scaling(record.name, entry)
 
 
 def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None:
@@ -58,6 +68,11 @@ def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None
     lines += [(line, CHANGES.get(line[:1], "dim")) for line in changes]
     for line, style in lines:
         print(f"    {paint(line, style)}")  # noqa: T201
+
+
+def _show_scaling(service: str, scaling: DesiredReplicas) -> None:
+    title = paint(service, "bold")
+    print(f"{title}  {scaling.set_at:%Y-%m-%d %H:%M:%S} UTC  {scaling.set_by}  {scaling.change}")  # noqa: T201
 
 
 def _waits(record: ServiceRecord, revision: Revision) -> bool:

@@ -99,7 +99,11 @@ _add(LOOK, ps.ps, top.top, logs.logs, attach)
 _add_with_arguments(LOOK, ssh.ssh, "What follows -- is run there instead of a shell.")
 _add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
-_add(CHANGE, change.scale, change.restart, change.rollback, change.promote)
+# `scale NAME -1` is a number that makes no sense, and no option that is not known.
+application.command("scale", rich_help_panel=CHANGE, context_settings={"ignore_unknown_options": True})(
+    change.scale
+)
+_add(CHANGE, change.restart, change.rollback, change.promote)
 _add(CHANGE, approval.approve, approval.reject)
 _add(CHANGE, stop.stop, stop.delete, change.reconcile)
 for group, title in (

@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.groups import group_name, group_names, replica_numbers
-from prefect_dstack.errors import NotFoundError
+from prefect_dstack.errors import NotFoundError, UserError
 from prefect_dstack.hosts.identity import MachineIdentity
 
 __all__ = [
+    "AUTOSCALER",
     "LOST",
+    "MOST_REPLICAS",
     "RECORD_VERSION",
     "Decision",
     "Deploying",
@@ -31,12 +33,17 @@ __all__ = [
     "Revision",
     "Rollback",
     "ServiceRecord",
+    "check_replicas",
 ]
 
 RECORD_VERSION = 2
 """Raised when older versions of prefect-dstack would misread a record; new fields do not raise it."""
 
 SCALINGS_KEPT = 20
+MOST_REPLICAS = 1000
+
+# Who wants a number of replicas that follows the load.
+AUTOSCALER = "autoscaler"
 
 # The reason of a deployment that was found unfinished by whoever came next.
 LOST = "its flow run ended before it was done"
@@ -139,6 +146,7 @@ class DesiredReplicas(_Part):
     """How many replicas a service is to have: no part of a revision, and kept by those that follow."""
 
     replicas: int = Field(ge=0, description="Their number, of all groups together.")
+    before: int | None = Field(default=None, description="How many there were to be before; None: not known.")
     groups: dict[str, int] = Field(
         default_factory=dict, description="The number of each group; empty for a service without groups."
     )
@@ -167,6 +175,14 @@ class DesiredReplicas(_Part):
         return replica_numbers(
             [self.groups.get(name, 0) for name in names] if self.groups else [self.replicas]
         )
+
+    @property
+    def change(self) -> str:
+        """From how many to how many, and why, in one line."""
+        numbers = f"{'?' if self.before is None else self.before} → {self.replicas}"
+        if self.groups:
+            numbers = f"{numbers} ({self.summary})"
+        return f"{numbers}: {self.reason}" if self.reason else numbers
 
 
 class Replacement(_Part):
@@ -502,9 +518,11 @@ class ServiceRecord(_Part):
         Args:
             desired: The number, who wants it and why.
         """
-        before = self.desired
-        if before is not None and (before.replicas, before.groups) == (desired.replicas, desired.groups):
-            return self.model_copy(update={"desired": desired})
+        known = self.desired
+        if known is not None and (known.replicas, known.groups) == (desired.replicas, desired.groups):
+            return self.model_copy(update={"desired": desired.model_copy(update={"before": known.before})})
+        before = None if known is None else self.wanted_replicas
+        desired = desired.model_copy(update={"before": before})
         return self.model_copy(
             update={"desired": desired, "scalings": [*self.scalings, desired][-SCALINGS_KEPT:]}
         )
@@ -556,6 +574,19 @@ class ServiceRecord(_Part):
                 ]
             }
         )
+
+
+def check_replicas(number: int) -> None:
+    """Refuse a number of replicas that makes no sense.
+
+    Args:
+        number: How many there are to be.
+
+    Raises:
+        UserError: If it is negative, or far too great.
+    """
+    if not 0 <= number <= MOST_REPLICAS:
+        raise UserError(f"the number of replicas must be from 0 to {MOST_REPLICAS}, not {number}")
 
 
 def now() -> datetime:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from prefect_dstack.asynchronous import asynchronous
-from prefect_dstack.domain.record import DesiredReplicas, Endpoint, now
-from prefect_dstack.errors import ConflictError, UserError
+from prefect_dstack.domain.record import DesiredReplicas, Endpoint, check_replicas, now
+from prefect_dstack.errors import ConflictError
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import scale
@@ -14,8 +14,6 @@ from prefect_dstack.services.run import holding
 from prefect_dstack.store.records import load_record
 
 __all__ = ["ascale_service", "scale_service"]
-
-MOST_REPLICAS = 1000
 
 
 @served_flow(
@@ -52,8 +50,8 @@ def scale_service(
         ConflictError: If it does not serve, or runs on another machine.
         UserError: If the number makes no sense, or the service has no such group.
     """
-    if replicas is not None and not 0 <= replicas <= MOST_REPLICAS:
-        raise UserError(f"{replicas} replicas: must be from 0 to {MOST_REPLICAS}")
+    if replicas is not None:
+        check_replicas(replicas)
     load_record(name)
     with holding(name) as run:
         record = load_record(name)

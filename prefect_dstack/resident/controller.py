@@ -12,7 +12,7 @@ from functools import partial
 
 import httpx
 
-from prefect_dstack.domain.record import ServiceRecord
+from prefect_dstack.domain.record import AUTOSCALER, ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.reconcile import reconcile_services
 from prefect_dstack.flows.renew_certificates import renew_certificates
@@ -155,7 +155,7 @@ class Controller:
 
 def _scale(change: ScalingChange) -> None:
     logger.info("autoscale %s %d → %d: %s", change.service, change.before, change.replicas, change.reason)
-    scale_service(change.service, change.replicas, reason=change.reason, set_by="autoscaler", pin=False)
+    scale_service(change.service, change.replicas, reason=change.reason, set_by=AUTOSCALER, pin=False)
 
 
 def _replace(hung: HungReplica) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from prefect_dstack.configurations import Canary, ServiceConfiguration
 from prefect_dstack.controller.convergence import is_reached
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.record import (
+    AUTOSCALER,
     Decision,
     DesiredReplicas,
     Endpoint,
@@ -65,7 +67,7 @@ from prefect_dstack.services.publication import (
 from prefect_dstack.services.restoration import bring_back, end_approval, restore, withdraw
 from prefect_dstack.services.run import ServiceRun, requested_at
 from prefect_dstack.store.records import find_record, save_record
-from prefect_dstack.store.runs import deploying
+from prefect_dstack.store.runs import deploying, rename_run
 from prefect_dstack.store.tokens import has_token
 from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_route
 
@@ -202,10 +204,11 @@ def scale(
         run.log.info("%s@%d: unchanged, nothing to do", record.name, active.number)
         publish_event("unchanged", record.name, active.number, {"replicas": desired.replicas})
         return served_at.model_copy(update={"changed": False})
+    wanted = record.scaled(desired).desired or desired
     if record.wanted_numbers != goal.numbers:
-        why = f": {desired.reason}" if desired.reason else ""
-        before = "0" if record.desired is None else record.desired.summary
-        run.log.info("%s@%d: scaling %s → %s%s", record.name, active.number, before, desired.summary, why)
+        run.log.info("%s@%d: scaling %s", record.name, active.number, wanted.change)
+        verb = "autoscale" if wanted.set_by == AUTOSCALER else "scale"
+        rename_run(run.flow_run, f"{verb} {record.name} {wanted.change}")
     mine = deploying(active.number, run.flow_run, run.lease)
     record = record.abandoned().model_copy(update={"deploying": mine})
     save_record(record)
@@ -219,8 +222,17 @@ def scale(
     endpoint = served_at.model_copy(update={"replicas": names, "changed": True})
     record = record.model_copy(update={"deploying": None, "endpoint": endpoint}).scaled(desired)
     save_record(record)
-    publish_deployed(record, observation.found, "scaled")
+    publish_deployed(record, observation.found, "scaled", _scaling(wanted))
     return endpoint
+
+
+def _scaling(desired: DesiredReplicas) -> dict[str, Any]:
+    return {
+        "before": desired.before,
+        "after": desired.replicas,
+        "set_by": desired.set_by,
+        "reason": desired.reason,
+    }
 
 
 def put_revision(

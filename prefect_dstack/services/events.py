@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.record import now
 from prefect_dstack.store.clients import api_client
+from prefect_dstack.store.records import load_record
 
-__all__ = ["ServiceEvent", "follow_events", "read_events"]
+__all__ = ["ServiceEvent", "follow_events", "read_events", "refuse_unknown"]
 
 PREFIX = "prefect-dstack."
 RESOURCE = "prefect-dstack.service."
@@ -49,6 +50,22 @@ def read_events(
     """
     with api_client() as client:
         return _read(client, names, since, limit)
+
+
+def refuse_unknown(names: Sequence[str], found: Sequence[ServiceEvent]) -> None:
+    """Refuse names that are not known: of a service that was deleted there are events still.
+
+    Args:
+        names: The services that somebody asks for.
+        found: What has happened to them.
+
+    Raises:
+        NotFoundError: If there is no service of such a name, and nothing has happened to one.
+    """
+    known = {event.subject for event in found}
+    for name in names:
+        if name not in known:
+            load_record(name)
 
 
 def follow_events(names: Sequence[str] = (), *, since: datetime) -> Iterator[ServiceEvent]:

@@ -58,6 +58,11 @@ def read_logs(
     infrastructure = resolve_infrastructure()
     refuse_elsewhere(record, infrastructure.here, "logs")
     found = _replicas(infrastructure, record, replica, revision)
+    if not found and replica is not None:
+        others = _replicas(infrastructure, record, None, revision)
+        if others:
+            numbers = ", ".join(str(number) for number in sorted({it.replica.stamp.replica for it in others}))
+            raise NotFoundError(f"{name}: there is no replica {replica}; there are: {numbers}")
     if not found:
         kept = failure_log(record, revision)
         if kept is not None:

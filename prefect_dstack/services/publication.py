@@ -67,7 +67,10 @@ def publish_event(
 
 
 def publish_deployed(
-    record: ServiceRecord, found: Sequence[FoundReplica], event: EventName = "deployed"
+    record: ServiceRecord,
+    found: Sequence[FoundReplica],
+    event: EventName = "deployed",
+    payload: Mapping[str, Any] | None = None,
 ) -> None:
     """Show a service that was deployed, and emit an event.
 
@@ -75,6 +78,7 @@ def publish_deployed(
         record: The record of the service; it serves.
         found: Its replicas.
         event: The event to emit.
+        payload: What else there is to know.
     """
     endpoint = record.endpoint
     if endpoint is None:
@@ -84,7 +88,7 @@ def publish_deployed(
         event,
         record.name,
         endpoint.revision,
-        {**endpoint.model_dump(mode="json"), "gateway": record.gateway},
+        {**endpoint.model_dump(mode="json"), "gateway": record.gateway, **(payload or {})},
     )
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "is_over",
     "is_paused",
     "is_this_process",
+    "rename_run",
     "resume_paused",
     "tag_run",
 ]
@@ -155,6 +156,17 @@ def tag_run(flow_run: FlowRun, tag: str) -> None:
         flow_run.tags = [*flow_run.tags, tag]
         with api_client() as client, contextlib.suppress(httpx.HTTPError):
             client.update_flow_run(flow_run.id, tags=flow_run.tags)
+
+
+def rename_run(flow_run: str, name: str) -> None:
+    """Name a flow run by what it has found to do.
+
+    Args:
+        flow_run: The id of the flow run.
+        name: Its name from now on.
+    """
+    with api_client() as client, contextlib.suppress(httpx.HTTPError):
+        client.update_flow_run(UUID(flow_run), name=name)
 
 
 def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:

@@ -137,12 +137,20 @@ def test_a_scaled_service_keeps_its_number_until_it_is_released(
 ) -> None:
     cli.ok("apply", "-f", write(), "-y")
 
+    refused = cli("scale", name, "-1")
+    assert (refused.code, refused.err) == (
+        2,
+        "error: the number of replicas must be from 0 to 1000, not -1\n",
+    )
     assert cli.ok("scale", name, "3").out == f"{name}@1 has 3 replicas\n"
     cli.ok("apply", "-f", write(), "-y")
     (listed,) = [it for it in cli.ok("ps", "--json").json if it["name"] == name]
     assert (listed["wanted"], listed["serving"], listed["revision"]) == (3, 3, 1)
     assert cli.ok("scale", name, "--release").out == f"{name}@1 has 1 replica\n"
     assert [it["number"] for it in cli.ok("history", name, "--json").json] == [1]
+    history = [line.partition(" UTC  ")[2] for line in cli.ok("history", name).out.splitlines()]
+    assert history[0] == "configuration  3 → 1"
+    assert history[1].endswith("  1 → 3")
     cli.ok("stop", name, "-y")
 
 

@@ -230,6 +230,9 @@ def test_events_are_listed_and_followed(
 ) -> None:
     serve()
     wait_until(lambda: f"{name}@1  deployed" in cli.ok("events", name).out, 30, "it is listed")
+    assert cli("logs", name, "--replica", "99").err == (
+        f"error: {name}: there is no replica 99; there are: 0\n"
+    )
 
     with cli.start("events", name, "--follow", "--json") as following:
         assert following.stdout
@@ -239,7 +242,7 @@ def test_events_are_listed_and_followed(
         assert (stopped["name"], stopped["subject"], stopped["revision"]) == ("stopped", name, 1)
         following.send_signal(signal.SIGINT)
         assert following.wait(20) == 128 + signal.SIGINT
-    assert cli.ok("events", "nobody").out.startswith("nothing has happened since")
+    assert cli("events", "nobody").err.startswith("error: nobody: there is no such service; there are: ")
     assert [
         json.loads(it)["name"] for it in cli.ok("events", name, "-t", "1", "--json").out.splitlines()
     ] == ["stopped"]

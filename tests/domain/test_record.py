@@ -15,16 +15,18 @@ from prefect_dstack.domain.record import (
     LOST,
     Decision,
     Deploying,
+    DesiredReplicas,
     Endpoint,
     Outcome,
     PendingApproval,
     Revision,
     ServiceRecord,
+    check_replicas,
     now,
     readable,
 )
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.errors import NotFoundError
+from prefect_dstack.errors import NotFoundError, UserError
 
 
 def revision(number: int, **fields: Any) -> Revision:
@@ -54,6 +56,31 @@ def begin(record: ServiceRecord, number: int, retain: int = 10) -> ServiceRecord
 
 def serve(record: ServiceRecord, number: int, retain: int = 10) -> ServiceRecord:
     return begin(record, number, retain).served(number, endpoint(number))
+
+
+class TestScaled:
+    def to(self, replicas: int, **fields: Any) -> DesiredReplicas:
+        return DesiredReplicas(replicas=replicas, set_by="somebody", set_at=now(), **fields)
+
+    def test_says_from_how_many_to_how_many_and_why(self) -> None:
+        record = serve(ServiceRecord(name="hello", salt="s").scaled(self.to(2)), 1)
+        assert record.desired is not None
+        assert record.desired.change == "? → 2", "nothing was to serve before"
+        record = record.scaled(self.to(4, reason="31 in flight, target 8")).scaled(self.to(3))
+        assert [it.change for it in record.scalings[1:]] == ["2 → 4: 31 in flight, target 8", "4 → 3"]
+
+    def test_pinning_the_same_number_is_no_change(self) -> None:
+        record = serve(ServiceRecord(name="hello", salt="s").scaled(self.to(2)), 1).scaled(self.to(4))
+        record = record.scaled(self.to(4, pinned=True))
+        assert record.desired is not None
+        assert (record.desired.pinned, record.desired.change) == (True, "2 → 4")
+        assert len(record.scalings) == 2
+
+
+@pytest.mark.parametrize("number", [-1, 1001])
+def test_a_number_of_replicas_that_makes_no_sense_is_refused(number: int) -> None:
+    with pytest.raises(UserError, match=f"must be from 0 to 1000, not {number}"):
+        check_replicas(number)
 
 
 def outcomes(record: ServiceRecord) -> dict[int, Outcome]:

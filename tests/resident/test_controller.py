@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from prefect_dstack.resident.controller import run_controller
 from prefect_dstack.store.records import load_record
 from tests.flows.asking import Asking
 from tests.flows.conftest import deploy, stop
+from tests.flows.seen import events_of
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
 
@@ -72,7 +74,7 @@ def ask(url: str) -> int:
 
 
 def test_grows_with_its_load_and_shrinks_without_losing_a_request(
-    deploy: Deploy, name: str, controller: None
+    deploy: Deploy, name: str, controller: None, prefect_server: PrefectServer
 ) -> None:
     endpoint = deploy(commands=COMMANDS, replicas="1..3", scaling=SCALING, probes=None)
     assert len(endpoint.replicas) == 1
@@ -87,7 +89,16 @@ def test_grows_with_its_load_and_shrinks_without_losing_a_request(
     assert record.active == 1, "scaling makes no revision"
     assert record.desired is not None
     assert record.desired.set_by == "autoscaler"
-    assert any("in flight, target 2" in change.reason for change in record.scalings)
+    (grown, *_) = [change for change in record.scalings if "in flight, target 2" in change.reason]
+    assert re.fullmatch(r"1 → [23]: [0-9.]+ in flight, target 2", grown.change)
+    runs = prefect_server.ask(
+        "/flow_runs/filter", flow_runs={"name": {"any_": [f"autoscale {name} {grown.change}"]}}
+    )
+    assert len(runs) == 1
+    payloads = [
+        event["payload"] for event in events_of(prefect_server, "prefect-dstack.service.scaled", name)
+    ]
+    assert (1, grown.replicas, grown.reason) in {(it["before"], it["after"], it["reason"]) for it in payloads}
 
 
 def test_wakes_from_nothing_and_refuses_none_of_many(deploy: Deploy, name: str, controller: None) -> None:
