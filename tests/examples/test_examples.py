@@ -88,6 +88,7 @@ class TestFiles:
     def test_are_these(self) -> None:
         assert {path.name for path in FILES} == {
             "ab.dstack.yml",
+            "blue-green.dstack.yml",
             "container.dstack.yml",
             "embeddings.dstack.yml",
             "front.dstack.yml",
