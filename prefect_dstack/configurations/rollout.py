@@ -47,15 +47,19 @@ class Canary(Model):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.steps is None:
-            if "pause" in self.model_fields_set:
+            if self._says("pause"):
                 refuse("needs 'steps' beside it; without them it is 'duration'", key="pause")
             return self
         for key, instead in (("weight", "the steps say"), ("duration", "'pause' says")):
-            if key in self.model_fields_set:
+            if self._says(key):
                 refuse(f"cannot be beside 'steps': {instead} it", key=key)
         if any(share >= following for share, following in itertools.pairwise(self.steps)):
             refuse("must grow from step to step", key="steps")
         return self
+
+    def _says(self, key: str) -> bool:
+        # Not whether it was given: what is written out with all its defaults must load again.
+        return getattr(self, key) != type(self).model_fields[key].default
 
 
 class Rollout(Model):
