@@ -55,7 +55,7 @@ from prefect_dstack.hosts.ssh_entry import remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica, ReplicaStatus
-from prefect_dstack.services.bundles import bundle_of, holding_bundle
+from prefect_dstack.services.bundles import bundle_of, holding_bundle, prune_bundles
 from prefect_dstack.services.dev_environments import Stay
 from prefect_dstack.services.entering import entrance_of_found
 from prefect_dstack.services.images import default_image
@@ -262,6 +262,9 @@ def run_nodes(
         raise
     finally:
         run.remove()
+        if bundle is not None:
+            with contextlib.suppress(Exception):  # the next reconcile removes them, too
+                prune_bundles(infrastructure)
     run.conclude(outcome, time.monotonic() - began)
     return RunResult(
         name=record.name,
