@@ -168,11 +168,12 @@ class BundleStore:
         Args:
             keep: As for `prune`.
         """
-        return {digest for digest in self._stored() - set(keep) if not self._is_held(digest)}
-
-    def _stored(self) -> set[str]:
         if not self.directory.is_dir():
             return set()
+        with self._locked(fcntl.LOCK_EX):  # who adds one holds it by then
+            return {digest for digest in self._stored() - set(keep) if not self._is_held(digest)}
+
+    def _stored(self) -> set[str]:
         return {place.name for place in self.directory.iterdir() if _DIGEST.fullmatch(place.name)}
 
     def _is_held(self, digest: str) -> bool:

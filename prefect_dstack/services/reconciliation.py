@@ -281,8 +281,8 @@ def _cleaning(
     busy = {name for name, record in records.items() if record.deploying is not None} | unreadable
     runs = {run.name: run for run in all_runs()}
     busy |= {run.name for run in runs.values() if run.working is not None and not has_died(run.working)}
-    if not foreign:
-        busy |= _foreign(records, observation, log)
+    others = set() if foreign else _foreign(records, observation, log)
+    busy |= others
     held: dict[str, set[str]] = {}
     for name in infrastructure.gateway_names:
         yield partial(_finish_change, infrastructure, name, dry_run)
@@ -303,7 +303,7 @@ def _cleaning(
     for host, reached in key_hosts(infrastructure, machines):
         yield partial(_revoke_keys, infrastructure, host, reached, busy, held, dry_run)
     yield partial(_remove_entries, infrastructure, runs, dry_run)
-    yield lambda: _clean_up(infrastructure, log, dry_run)
+    yield lambda: _clean_up(infrastructure, log, dry_run, shared=bool(others))
 
 
 def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
@@ -463,13 +463,12 @@ def _revoke_keys(
     return lines
 
 
-def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool) -> list[str]:
+def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool, *, shared: bool) -> list[str]:
     """Remove what is left of machines and revisions, and warn of gateways that nobody knows any more."""
     lines = [f"remove what is left of {name}" for name in infrastructure.sweep(dry_run=dry_run)]
-    lines += [
-        f"remove files that no revision needs: {digest[:12]}"
-        for digest in sorted(prune_bundles(infrastructure, dry_run=dry_run))
-    ]
+    # Which files the services of another Prefect API need is in the records there.
+    unneeded = set() if shared else prune_bundles(infrastructure, dry_run=dry_run)
+    lines += [f"remove files that no revision needs: {digest[:12]}" for digest in sorted(unneeded)]
     for backend in infrastructure.backends.values():
         if isinstance(backend, CleansUp) and not dry_run:
             backend.cleanup()

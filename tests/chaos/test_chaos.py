@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.usefixtures("connected", "disk"),
 ]
 
-SHORT, LONG, RUNS = 4, 12, 4
+SHORT, LONG, RUNS = 3, 12, 4
 DISK = "size=64m,mode=700"
 CHOSEN = os.environ.get("CHAOS_SEED")
 SEEDS = [int(seed) for seed in CHOSEN.split(",")] if CHOSEN else random.sample(range(1, 1_000_000), RUNS)

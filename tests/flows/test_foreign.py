@@ -28,6 +28,8 @@ def test_a_service_of_another_prefect_api_serves_on_until_it_is_said_that_it_is_
         endpoint = cli.ok("apply", "-f", file, "-y", "--json", environment=elsewhere).json["endpoint"]
         assert reconcile_services() == []
         assert get(endpoint["url"])["revision"] == "1"
+        # Its files are still there, too.
+        cli.ok("scale", name, "2", environment=elsewhere)
         cli.ok("reconcile", environment=elsewhere)
         (service,) = cli.ok("ps", "--json", environment=elsewhere).json
         assert (service["name"], service["state"], service["problems"]) == (name, "serving", [])

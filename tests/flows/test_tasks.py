@@ -109,6 +109,7 @@ def test_its_exit_code_is_the_result(
 
     assert run(task("true")).number == 2
     assert (load_run(name).state, load_run(name).exit_code) == ("done", 0)
+    assert not list(home.state.glob("bundles/[!.]*")), "no copy of its files is left"
 
 
 def test_one_that_is_killed_says_by_what(run: Callable[..., Any], task: Callable[..., Any]) -> None:

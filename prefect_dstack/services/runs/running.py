@@ -24,7 +24,7 @@ from prefect_dstack.errors import (
     RunFailedError,
 )
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
-from prefect_dstack.services.bundles import bundle_of, holding_bundle
+from prefect_dstack.services.bundles import bundle_of, holding_bundle, prune_bundles
 from prefect_dstack.services.runs.dev_environments import Stay
 from prefect_dstack.services.runs.entering import entrance_of_found
 from prefect_dstack.services.runs.names import Runnable
@@ -90,6 +90,9 @@ def run_nodes(
         raise
     finally:
         run.remove()
+        if bundle is not None:
+            with contextlib.suppress(Exception):  # the next reconcile removes them, too
+                prune_bundles(infrastructure)
     run.conclude(outcome, time.monotonic() - began)
     return RunResult(
         name=record.name,
