@@ -7,7 +7,7 @@ PYTEST ?=
 RERUNS := --reruns 2
 DIST ?= dist
 
-.PHONY: check clean coverage demo dist docs help install llm site test test-hosts test-slow
+.PHONY: check clean coverage demo dist docs help install llm pictures site test test-hosts test-slow
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,6 +55,11 @@ site: $(INSTALLED) ## build the documentation as a site, into site/
 
 docs: $(INSTALLED) ## generate the reference
 	$(BIN)/python docs/generate_reference.py
+
+# Of the Prefect UI in a headless Chromium, from the tests that look at it.
+pictures: $(INSTALLED) ## take the pictures of the documentation anew
+	sh tests/testbed/install.sh
+	PICTURES=$(CURDIR)/docs/pictures $(BIN)/python -m pytest tests/browser $(PYTEST)
 
 dist: $(INSTALLED) ## build the wheel and the sdist
 	rm -rf $(DIST)

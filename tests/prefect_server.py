@@ -53,6 +53,8 @@ class PrefectServer:
             "PREFECT_HOME": str(self.directory),
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_UI_API_URL": self.url,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             **self.environment,
         }
         command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)]
@@ -66,7 +68,7 @@ class PrefectServer:
                 start_new_session=True,
                 preexec_fn=_dying_with_the_tests(),
             )
-        wait_until(self._answers, 180, f"the Prefect server at {self.url} answers", interval=0.2)
+        wait_until(self._answers, 400, f"the Prefect server at {self.url} answers", interval=0.2)
 
     def stop(self) -> None:
         """Stop it at once; its database stays."""

@@ -31,6 +31,7 @@ FRONT_PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.m
 PAGES = [page for page in FRONT_PAGES if page.exists()] + sorted(DOCS.rglob("*.md"))
 CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"!\[[^\]]+\]\(([^)\s]+)\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 YAML = re.compile(r"^```ya?ml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -95,6 +96,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not target.exists() or (fragment and fragment not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+def test_pictures_are_there_small_and_used() -> None:
+    shown = {(page.parent / path).resolve() for page in PAGES for path in PICTURE.findall(page.read_text())}
+
+    assert shown == set((DOCS / "pictures").iterdir())
+    assert {it.name for it in shown if it.stat().st_size > 150_000} == set()
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

@@ -22,6 +22,10 @@ need sudo sudo
 need pebble pebble
 need nginx nginx-light
 need prometheus prometheus
+need chromium chromium
+need psql postgresql
+need redis-server redis-server
+need docker-compose docker-compose
 
 if [ -z "$missing" ]; then
     exit 0

@@ -1,0 +1,1 @@
+"""Prefect's UI, in a real browser."""

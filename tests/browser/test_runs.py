@@ -1,0 +1,116 @@
+"""The UI of Prefect is enough to deploy and to see what happened; the docs show pictures of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, expect
+
+from tests.browser.prefect_ui import PrefectUI
+from tests.command_line import CommandLine
+from tests.flows.conftest import get
+from tests.flows.test_deployments import prefect, worker
+from tests.home import Home
+from tests.polling import wait_until
+from tests.prefect_server import PrefectServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(2400)]
+
+# Prefect draws a task run that has completed in it.
+GREEN = (34, 160, 76)
+
+
+@pytest.fixture(scope="module")
+def shipped(prefect_server: PrefectServer) -> str:
+    """The deployment of `deploy-service` that `prefect.yaml` ships."""
+    prefect("work-pool", "create", "dstack", "--type", "process", "--overwrite")
+    prefect("deploy", "--name", "deploy-service/default")
+    (found,) = prefect_server.ask("/deployments/filter", flows={"name": {"any_": ["deploy-service"]}})
+    return str(found["id"])
+
+
+@pytest.fixture
+def deployment(shipped: str, prefect_server: PrefectServer, home: Home) -> Iterator[str]:
+    """The same, with a worker that waits for its runs."""
+
+    def polled() -> bool:
+        workers = prefect_server.ask("/work_pools/dstack/workers/filter")
+        return any(it["status"] == "ONLINE" and it["name"] not in before for it in workers)
+
+    before = {it["name"] for it in prefect_server.ask("/work_pools/dstack/workers/filter")}
+    with worker(home):
+        wait_until(polled, 300, "the worker polls", interval=1)
+        yield shipped
+
+
+def fill(ui: PrefectUI, deployment: str, file: str | Path) -> None:
+    """Fill in the form of the deployment."""
+    ui.open(f"/deployments/deployment/{deployment}/run")
+    ui.page.get_by_role("tabpanel", name="str").get_by_role("textbox").first.fill(str(file))
+
+
+def submit(ui: PrefectUI, server: PrefectServer, deployment: str) -> str:
+    """Submit the form, and return the id of the flow run."""
+    before = {run["id"] for run in runs(server, deployment)}
+    ui.page.get_by_role("button", name="Submit").click()
+    ui.page.wait_for_url("**?tab=Runs")
+    (new,) = [run for run in runs(server, deployment) if run["id"] not in before]
+    return str(new["id"])
+
+
+def runs(server: PrefectServer, deployment: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.ask(
+        "/flow_runs/filter", flow_runs={"deployment_id": {"any_": [deployment]}}
+    )
+    return found
+
+
+def until(server: PrefectServer, run: str, *states: str) -> dict[str, Any]:
+    """Wait until a flow run is in one of some states."""
+
+    def reached() -> dict[str, Any] | None:
+        (found,) = server.ask("/flow_runs/filter", flow_runs={"id": {"any_": [run]}})
+        return found if found["state"]["name"] in states else None
+
+    return wait_until(reached, 600, f"the flow run is {states}", interval=1)
+
+
+def share_of(colour: tuple[int, int, int], part: Locator) -> float:
+    """How much of a part of the page has a colour, or nearly."""
+    with Image.open(io.BytesIO(part.screenshot())) as picture:
+        pixels = list(picture.convert("RGB").getdata())
+    near = [has for has in pixels if max(abs(a - b) for a, b in zip(has, colour, strict=True)) < 40]
+    return len(near) / len(pixels)
+
+
+def test_the_form_deploys(
+    ui: PrefectUI, deployment: str, cli: CommandLine, home: Home, prefect_server: PrefectServer
+) -> None:
+    fill(ui, deployment, "examples/hello.dstack.yml")
+    ui.page.get_by_role("heading", name="Parameters").click()
+    ui.picture("run-form", height=760)
+    run = submit(ui, prefect_server, deployment)
+    until(prefect_server, run, "Completed")
+    assert get(f"http://127.0.0.1:{home.port}")["revision"] == "1"
+
+    ui.open(f"/runs/flow-run/{run}")
+    expect(ui.page.get_by_text("service:hello")).to_be_visible()
+    graph = ui.page.locator("canvas").first
+    wait_until(lambda: share_of(GREEN, graph) > 0.002, 120, "the graph shows what has completed", interval=1)
+    ui.picture("graph", height=620)
+    ui.page.get_by_role("tab", name="Task Runs").click()
+    for task in ("launch-replica hello-1-0", "wait-until-ready hello-1-0", "register-route hello"):
+        expect(ui.page.get_by_text(task)).to_be_visible()
+
+    ui.open("/artifacts/key/hello-service")
+    ui.page.locator("a[href*='/artifacts/artifact/']").first.click()
+    expect(ui.page.get_by_role("heading", name="Call it")).to_be_visible()
+    expect(ui.page.get_by_role("cell", name="hello-1-0")).to_be_visible()
+    ui.picture("service", height=1000)
+    cli.ok("stop", "hello", "-y", timeout=300)
+    cli.ok("delete", "hello", "-y", timeout=300)
