@@ -12,6 +12,7 @@ from prefect_dstack.certificates.renewal import RequiredCertificate
 from prefect_dstack.domain.record import Decision, PendingApproval, ServiceRecord
 from prefect_dstack.infrastructure.certificates import CertificateStatus
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.costs import hourly_price, over_budget
 from prefect_dstack.services.pages import service_page
 
 __all__ = [
@@ -40,6 +41,7 @@ EventName = Literal[
     "canary-started",
     "canary-promoted",
     "canary-rejected",
+    "over-budget",
 ]
 
 
@@ -83,6 +85,9 @@ def publish_deployed(
     if endpoint is None:
         return
     _publish_page(record, f"{record.name}@{endpoint.revision} serves at {endpoint.url}", found)
+    price = hourly_price(item.instance for item in found)
+    if excess := over_budget(record, price):
+        publish_event("over-budget", record.name, endpoint.revision, {"price": price, "reason": excess})
     publish_event(
         event,
         record.name,
