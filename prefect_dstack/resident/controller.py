@@ -12,11 +12,12 @@ from functools import partial
 
 import httpx
 
-from prefect_dstack.domain.record import AUTOSCALER, ServiceRecord
+from prefect_dstack.domain.record import AUTOSCALER, LOST, Deploying, ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.reconcile import reconcile_services
 from prefect_dstack.flows.renew_certificates import renew_certificates
 from prefect_dstack.flows.replace import replace_replica
+from prefect_dstack.flows.restore import restore_service
 from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
@@ -27,6 +28,7 @@ from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
+from prefect_dstack.store.runs import has_died
 from prefect_dstack.store.sources import resolve_infrastructure
 
 __all__ = ["Controller", "run_controller"]
@@ -63,6 +65,8 @@ class Controller:
         self._leadership: Leadership | None = None
         self._pool = ThreadPoolExecutor(PARALLEL_CHANGES, "controller")
         self._under_way: dict[str, Future[None]] = {}
+        # The flow run of the last deployment that was undone, by service.
+        self._taken_back: dict[str, str] = {}
         self._read = self._passed = self._renewed = float("-inf")
         self._leads = False
 
@@ -129,11 +133,26 @@ class Controller:
                 self._watches[record.name] = ServiceWatch(record, self._clock)
         for name in self._watches.keys() - {record.name for record in records}:
             del self._watches[name]
+            self._taken_back.pop(name, None)
+        for record in records:
+            if record.deploying is not None:
+                self._take_back(record, record.deploying, infrastructure)
 
     def _is_mine(self, record: ServiceRecord, infrastructure: Infrastructure) -> bool:
         if record.deploying is not None or is_elsewhere(record, infrastructure.here):
             return False
         return record.location is not None or self._leads
+
+    def _take_back(
+        self, record: ServiceRecord, deployment: Deploying, infrastructure: Infrastructure
+    ) -> None:
+        """Undo a deployment that has died; if that fails, the full pass tries it again."""
+        place = deployment.location or record.location
+        mine = self._leads if place is None else place.id == infrastructure.here.id
+        tried = self._taken_back.get(record.name) == deployment.flow_run
+        if mine and not tried and has_died(deployment):
+            self._taken_back[record.name] = deployment.flow_run
+            self._start(f"restore {record.name}", partial(_restore, record.name))
 
     def _start(self, key: str, action: Callable[[], None]) -> None:
         """Do something in the background, unless it is under way."""
@@ -161,6 +180,11 @@ def _scale(change: ScalingChange) -> None:
 def _replace(hung: HungReplica) -> None:
     logger.info("replacing %s: %s", hung.replica, hung.reason)
     replace_replica(hung.service, hung.replica, hung.reason)
+
+
+def _restore(service: str) -> None:
+    logger.info("restoring %s: %s", service, LOST)
+    restore_service(service, reason=LOST)
 
 
 def _reconcile(infrastructure: Infrastructure) -> None:
