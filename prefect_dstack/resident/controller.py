@@ -22,6 +22,7 @@ from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
+from prefect_dstack.resident.load_pages import LoadPages
 from prefect_dstack.resident.metrics import MetricsServer
 from prefect_dstack.resident.watching import HungReplica, ScalingChange, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
@@ -40,6 +41,8 @@ TICK = 1.0
 RECORDS_AGE = 5.0
 FULL_PASS = 60.0
 CERTIFICATES = 3600.0
+LOAD = 60.0
+"""Seconds between two looks at what all services bear, for their pages."""
 PARALLEL_CHANGES = 16
 
 
@@ -65,9 +68,10 @@ class Controller:
         self._leadership: Leadership | None = None
         self._pool = ThreadPoolExecutor(PARALLEL_CHANGES, "controller")
         self._under_way: dict[str, Future[None]] = {}
+        self._pages = LoadPages(clock)
         # The flow run of the last deployment that was undone, by service.
         self._taken_back: dict[str, str] = {}
-        self._read = self._passed = self._renewed = float("-inf")
+        self._read = self._passed = self._renewed = self._looked = float("-inf")
         self._leads = False
 
     def tick(self) -> None:
@@ -85,6 +89,12 @@ class Controller:
         for watch in list(self._watches.values()):
             if watch.is_scaled or watch.replaces_hung:
                 self._look_at(watch, infrastructure)
+        if now - self._looked >= LOAD:
+            self._looked = now
+            mine = [
+                it.record for it in self._watches.values() if self._watches_over(it.record, infrastructure)
+            ]
+            self._start("load", lambda: self._pages.look(infrastructure, mine))
         if now - self._passed >= FULL_PASS:
             self._passed = now
             self._start("reconcile", lambda: _reconcile(infrastructure))
@@ -139,7 +149,11 @@ class Controller:
                 self._take_back(record, record.deploying, infrastructure)
 
     def _is_mine(self, record: ServiceRecord, infrastructure: Infrastructure) -> bool:
-        if record.deploying is not None or is_elsewhere(record, infrastructure.here):
+        return record.deploying is None and self._watches_over(record, infrastructure)
+
+    def _watches_over(self, record: ServiceRecord, infrastructure: Infrastructure) -> bool:
+        """Return whether this controller, and no other one, looks after a service."""
+        if is_elsewhere(record, infrastructure.here):
             return False
         return record.location is not None or self._leads
 

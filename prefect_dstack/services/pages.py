@@ -11,7 +11,9 @@ from prefect_dstack.domain.revision import changes_of
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.services.costs import hourly_price, over_budget
 
-__all__ = ["approval_page", "service_page"]
+__all__ = ["approval_page", "service_page", "with_load"]
+
+LOAD = "## The last day"
 
 
 def service_page(record: ServiceRecord, found: Sequence[FoundReplica] | None = None) -> str:
@@ -31,6 +33,17 @@ def service_page(record: ServiceRecord, found: Sequence[FoundReplica] | None = N
             *_revisions(record),
         ]
     )
+
+
+def with_load(page: str, load: str) -> str:
+    """Return the page of a service with what it has borne at its end.
+
+    Args:
+        page: The page, perhaps with an older load.
+        load: Markdown.
+    """
+    before = page.partition(f"{LOAD}\n")[0].rstrip()
+    return f"{before}\n\n{LOAD}\n\n{load}"
 
 
 def approval_page(record: ServiceRecord, pending: PendingApproval) -> str:
