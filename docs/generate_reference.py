@@ -703,6 +703,10 @@ EVENTS = {
         "a service has another number of replicas",
         f"{ENDPOINT}; `before`, `after`, `set_by`, `reason`",
     ),
+    "over-budget": (
+        "a service was deployed or scaled to cost more than its `budget`",
+        "`price`: US dollars an hour, `reason`",
+    ),
     "stopped": ("a service was stopped", OUTCOME),
     "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),
     "restored": (

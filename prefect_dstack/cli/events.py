@@ -20,6 +20,7 @@ STYLES = {
     "restored": "green",
     "failed": "red",
     "degraded": "yellow",
+    "over-budget": "yellow",
     "renewal-failed": "red",
     "approval-requested": "cyan",
     "approved": "green",

@@ -100,21 +100,31 @@ def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[
             _show_one(service)
         _say_if_unwatched(services)
         return
-    show_table(
-        ["SERVICE", "REVISION", "STATE", "REPLICAS", "ENDPOINT", "PROBLEMS"],
-        [
-            [
-                service.name,
-                "" if service.revision is None else str(service.revision),
-                service.state,
-                f"{service.serving}/{service.wanted}",
-                service.url or "",
-                "; ".join(service.problems),
-            ]
-            for service in services
-        ],
-    )
+    _show_list(services)
     _say_if_unwatched(services)
+
+
+def _show_list(services: list[ServiceOverview]) -> None:
+    price = sum(service.price for service in services)
+    heads = ["SERVICE", "REVISION", "STATE", "REPLICAS", "ENDPOINT", "PROBLEMS"]
+    rows = [
+        [
+            service.name,
+            "" if service.revision is None else str(service.revision),
+            service.state,
+            f"{service.serving}/{service.wanted}",
+            service.url or "",
+            "; ".join(service.problems),
+        ]
+        for service in services
+    ]
+    if price:  # most services run on machines that cost nothing more for it
+        heads.insert(4, "PRICE/H")
+        for row, service in zip(rows, services, strict=True):
+            row.insert(4, dollars(service.price) if service.price else "")
+    show_table(heads, rows)
+    if price:
+        print(f"all services together cost {dollars(price)} an hour")  # noqa: T201
 
 
 def _say_if_unwatched(services: list[ServiceOverview]) -> None:
@@ -132,7 +142,12 @@ def _show_one(service: ServiceOverview) -> None:
     title = service.name if service.revision is None else f"{service.name}@{service.revision}"
     state = paint(service.state, STATES.get(service.state))
     print(f"{paint(title, 'bold')}  {state}  {service.serving}/{service.wanted} replicas")  # noqa: T201
-    for label, value in (("endpoint", service.url), ("gateway", service.gateway), ("on", service.location)):
+    for label, value in (
+        ("endpoint", service.url),
+        ("gateway", service.gateway),
+        ("on", service.location),
+        ("price", f"{dollars(service.price)} an hour" if service.price else None),
+    ):
         if value:
             print(f"  {label:<9} {value}")  # noqa: T201
     if service.approval is not None:
@@ -145,41 +160,45 @@ def _show_one(service: ServiceOverview) -> None:
         _show_folded("try", resolution, "cyan")
     if service.replicas:
         print()  # noqa: T201
-        has_groups = any(replica.group for replica in service.replicas)
-        show_table(
+        heads = [
+            "REPLICA",
+            "STATE",
+            "ROUTED",
+            "AGE",
+            "RESTARTS",
+            "REPLACED",
+            "REQUESTS",
+            "FAILED",
+            "MEAN",
+            "P95",
+            "RUNTIME",
+            "MACHINE",
+            "LAST CHECK",
+        ]
+        rows = [
             [
-                "REPLICA",
-                *(["GROUP"] if has_groups else []),
-                "STATE",
-                "ROUTED",
-                "AGE",
-                "RESTARTS",
-                "REPLACED",
-                "REQUESTS",
-                "FAILED",
-                "MEAN",
-                "P95",
-                "RUNTIME",
-                "MACHINE",
-                "LAST CHECK",
-            ],
-            [
-                [
-                    replica.name,
-                    *([replica.group] if has_groups else []),
-                    replica.state,
-                    "yes" if replica.routed else "no",
-                    "" if replica.started_at is None else age(replica.started_at),
-                    str(replica.restarts),
-                    str(replica.replaced or ""),
-                    *_figures(replica.figures),
-                    replica.runtime,
-                    replica.instance,
-                    replica.check,
-                ]
-                for replica in service.replicas
-            ],
-        )
+                replica.name,
+                replica.state,
+                "yes" if replica.routed else "no",
+                "" if replica.started_at is None else age(replica.started_at),
+                str(replica.restarts),
+                str(replica.replaced or ""),
+                *_figures(replica.figures),
+                replica.runtime,
+                replica.instance,
+                replica.check,
+            ]
+            for replica in service.replicas
+        ]
+        if any(replica.group for replica in service.replicas):
+            heads.insert(1, "GROUP")
+            for row, replica in zip(rows, service.replicas, strict=True):
+                row.insert(1, replica.group)
+        if service.price:
+            heads.insert(-1, "PRICE/H")
+            for row, replica in zip(rows, service.replicas, strict=True):
+                row.insert(-1, "?" if replica.price is None else dollars(replica.price))
+        show_table(heads, rows)
 
 
 def _figures(figures: ReplicaFigures | None) -> list[str]:
@@ -187,6 +206,11 @@ def _figures(figures: ReplicaFigures | None) -> list[str]:
         return ["", "", "", ""]
     p95 = "" if figures.p95 is None else duration(figures.p95)
     return [str(figures.requests), str(figures.failed), duration(figures.first_byte), p95]
+
+
+def dollars(price: float) -> str:
+    """Return a price as people read it."""
+    return f"${price:.4g}"
 
 
 def _show_folded(label: str, text: str, colour: str) -> None:

@@ -46,7 +46,7 @@ from prefect_dstack.configurations.run import (
     check_image_source,
     check_something_to_run,
 )
-from prefect_dstack.configurations.scalars import Bytes, CountRange, Duration, Positive
+from prefect_dstack.configurations.scalars import Bytes, CountRange, Duration, Number, Positive
 from prefect_dstack.configurations.traffic import Auth, Cors, Probe, RateLimit, Timeouts, parse_truth
 
 
@@ -317,6 +317,11 @@ class ServiceConfiguration(RunConfiguration):
         default=False,
         description="Whether the gateway writes a line of JSON for each request, without query and headers; "
         "`logs NAME --requests` prints them.",
+    )
+    budget: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="What the machines of the service may cost together, in US dollars an hour; more is "
+        "reported, not refused.",
     )
     rollout: Rollout = Field(
         default_factory=Rollout, description="How a new revision takes over from the old one."

@@ -31,6 +31,7 @@ SETTINGS = frozenset(
     {
         "access_log",
         "auth",
+        "budget",
         "client_max_body_size",
         "cors",
         "domain",

@@ -12,21 +12,24 @@ from functools import partial
 
 import httpx
 
-from prefect_dstack.domain.record import AUTOSCALER, ServiceRecord
+from prefect_dstack.domain.record import AUTOSCALER, LOST, Deploying, ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.reconcile import reconcile_services
 from prefect_dstack.flows.renew_certificates import renew_certificates
 from prefect_dstack.flows.replace import replace_replica
+from prefect_dstack.flows.restore import restore_service
 from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
+from prefect_dstack.resident.load_pages import LoadPages
 from prefect_dstack.resident.metrics import MetricsServer
 from prefect_dstack.resident.watching import HungReplica, ScalingChange, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
+from prefect_dstack.store.runs import has_died
 from prefect_dstack.store.sources import resolve_infrastructure
 
 __all__ = ["Controller", "run_controller"]
@@ -38,6 +41,8 @@ TICK = 1.0
 RECORDS_AGE = 5.0
 FULL_PASS = 60.0
 CERTIFICATES = 3600.0
+LOAD = 60.0
+"""Seconds between two looks at what all services bear, for their pages."""
 PARALLEL_CHANGES = 16
 
 
@@ -63,7 +68,10 @@ class Controller:
         self._leadership: Leadership | None = None
         self._pool = ThreadPoolExecutor(PARALLEL_CHANGES, "controller")
         self._under_way: dict[str, Future[None]] = {}
-        self._read = self._passed = self._renewed = float("-inf")
+        self._pages = LoadPages(clock)
+        # The flow run of the last deployment that was undone, by service.
+        self._taken_back: dict[str, str] = {}
+        self._read = self._passed = self._renewed = self._looked = float("-inf")
         self._leads = False
 
     def tick(self) -> None:
@@ -81,6 +89,12 @@ class Controller:
         for watch in list(self._watches.values()):
             if watch.is_scaled or watch.replaces_hung:
                 self._look_at(watch, infrastructure)
+        if now - self._looked >= LOAD:
+            self._looked = now
+            mine = [
+                it.record for it in self._watches.values() if self._watches_over(it.record, infrastructure)
+            ]
+            self._start("load", lambda: self._pages.look(infrastructure, mine))
         if now - self._passed >= FULL_PASS:
             self._passed = now
             self._start("reconcile", lambda: _reconcile(infrastructure))
@@ -129,11 +143,30 @@ class Controller:
                 self._watches[record.name] = ServiceWatch(record, self._clock)
         for name in self._watches.keys() - {record.name for record in records}:
             del self._watches[name]
+            self._taken_back.pop(name, None)
+        for record in records:
+            if record.deploying is not None:
+                self._take_back(record, record.deploying, infrastructure)
 
     def _is_mine(self, record: ServiceRecord, infrastructure: Infrastructure) -> bool:
-        if record.deploying is not None or is_elsewhere(record, infrastructure.here):
+        return record.deploying is None and self._watches_over(record, infrastructure)
+
+    def _watches_over(self, record: ServiceRecord, infrastructure: Infrastructure) -> bool:
+        """Return whether this controller, and no other one, looks after a service."""
+        if is_elsewhere(record, infrastructure.here):
             return False
         return record.location is not None or self._leads
+
+    def _take_back(
+        self, record: ServiceRecord, deployment: Deploying, infrastructure: Infrastructure
+    ) -> None:
+        """Undo a deployment that has died; if that fails, the full pass tries it again."""
+        place = deployment.location or record.location
+        mine = self._leads if place is None else place.id == infrastructure.here.id
+        tried = self._taken_back.get(record.name) == deployment.flow_run
+        if mine and not tried and has_died(deployment):
+            self._taken_back[record.name] = deployment.flow_run
+            self._start(f"restore {record.name}", partial(_restore, record.name))
 
     def _start(self, key: str, action: Callable[[], None]) -> None:
         """Do something in the background, unless it is under way."""
@@ -161,6 +194,11 @@ def _scale(change: ScalingChange) -> None:
 def _replace(hung: HungReplica) -> None:
     logger.info("replacing %s: %s", hung.replica, hung.reason)
     replace_replica(hung.service, hung.replica, hung.reason)
+
+
+def _restore(service: str) -> None:
+    logger.info("restoring %s: %s", service, LOST)
+    restore_service(service, reason=LOST)
 
 
 def _reconcile(infrastructure: Infrastructure) -> None:

@@ -17,6 +17,7 @@ from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.costs import hourly_price, over_budget
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.promotion import how_to_approve, how_to_decide
 from prefect_dstack.store.controllers import known_controllers
@@ -59,6 +60,9 @@ class ReplicaOverview(BaseModel):
         default=0, description="How often it was replaced lately because it had stopped answering."
     )
     check: str = Field(default="", description="The gateway's last check of it, in its own words.")
+    price: float | None = Field(
+        default=None, description="What its machine costs, in US dollars an hour; None: not known."
+    )
     figures: ReplicaFigures | None = Field(
         default=None, description="What it has answered; only where one service is looked at closely."
     )
@@ -98,6 +102,10 @@ class ServiceOverview(BaseModel):
         default=None, description="The machine on which alone it can be changed; None: any."
     )
     replicas: list[ReplicaOverview] = Field(description="The replicas that were found.")
+    price: float = Field(
+        default=0.0,
+        description="What its machines cost together, in US dollars an hour, as far as that is known.",
+    )
     problems: list[str] = Field(description="What is not as it should be.")
     resolutions: list[str] = Field(default_factory=list, description="What to do about it.")
     needs_controller: bool = Field(
@@ -198,8 +206,12 @@ def _overview_of(record: ServiceRecord, infrastructure: Infrastructure, *, close
         problems += (
             [] if ready else [f"no replica of {record.name}@{waiting} runs; approve starts them again"]
         )
+    # What was created for a replica that is not there costs no less.
+    price = hourly_price([found.instance for found in seen.found] + [instance for instance, _ in seen.empty])
+    if excess := over_budget(record, price):
+        problems.append(excess)
     summary = _summary(record, condition, replicas, problems, serving=serving)
-    return summary.model_copy(update={"resolutions": _resolutions(record, replicas, missing)})
+    return summary.model_copy(update={"price": price, "resolutions": _resolutions(record, replicas, missing)})
 
 
 def _resolutions(record: ServiceRecord, replicas: Sequence[ReplicaOverview], missing: list[str]) -> list[str]:
@@ -335,5 +347,6 @@ def _replica(
         started_at=found.status.started_at,
         replaced=record.replacements[name].times if name in record.replacements else 0,
         check=health[name].check if name in health else "",
+        price=found.instance.price,
         figures=figures.get(name),
     )

@@ -9,8 +9,11 @@ from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.record import PendingApproval, Revision, ServiceRecord
 from prefect_dstack.domain.revision import changes_of
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.costs import hourly_price, over_budget
 
-__all__ = ["approval_page", "service_page"]
+__all__ = ["approval_page", "service_page", "with_load"]
+
+LOAD = "## The last day"
 
 
 def service_page(record: ServiceRecord, found: Sequence[FoundReplica] | None = None) -> str:
@@ -30,6 +33,17 @@ def service_page(record: ServiceRecord, found: Sequence[FoundReplica] | None = N
             *_revisions(record),
         ]
     )
+
+
+def with_load(page: str, load: str) -> str:
+    """Return the page of a service with what it has borne at its end.
+
+    Args:
+        page: The page, perhaps with an older load.
+        load: Markdown.
+    """
+    before = page.partition(f"{LOAD}\n")[0].rstrip()
+    return f"{before}\n\n{LOAD}\n\n{load}"
 
 
 def approval_page(record: ServiceRecord, pending: PendingApproval) -> str:
@@ -104,6 +118,7 @@ def _calls(record: ServiceRecord) -> Iterable[str]:
 def _replicas(record: ServiceRecord, found: Sequence[FoundReplica] | None) -> Iterable[str]:
     names = [] if record.endpoint is None else record.endpoint.replicas
     rows: list[dict[str, Any]] = [{"replica": name} for name in names]
+    price = hourly_price(item.instance for item in found or ())
     if found is not None:
         rows = [
             {
@@ -111,13 +126,16 @@ def _replicas(record: ServiceRecord, found: Sequence[FoundReplica] | None) -> It
                 "runtime": item.replica.runtime,
                 "machine": item.instance.name,
                 "backend": item.instance.backend,
-                "price per hour": item.instance.price,
+                **({"price per hour": _price(item.instance.price)} if price else {}),
             }
             for item in found
         ]
     if rows:
         yield "## Replicas"
         yield _table(rows)
+    if price:
+        excess = over_budget(record, price)
+        yield f"**It {excess}.**" if excess else f"Together they cost {_price(price)} an hour."
 
 
 def _revisions(record: ServiceRecord) -> Iterable[str]:
@@ -177,6 +195,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return ("" if value is None else str(value)).replace("|", "\\|").replace("\n", " ")
+
+
+def _price(dollars: float | None) -> str:
+    return "unknown" if dollars is None else f"${dollars:.4g}"
 
 
 def _time(moment: Any) -> str:

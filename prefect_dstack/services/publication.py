@@ -9,10 +9,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
 from prefect_dstack.certificates.renewal import RequiredCertificate
+from prefect_dstack.domain.load_history import LoadPoint
 from prefect_dstack.domain.record import Decision, PendingApproval, ServiceRecord
 from prefect_dstack.infrastructure.certificates import CertificateStatus
 from prefect_dstack.infrastructure.observation import FoundReplica
-from prefect_dstack.services.pages import service_page
+from prefect_dstack.services.costs import hourly_price, over_budget
+from prefect_dstack.services.load_plot import load_plot
+from prefect_dstack.services.pages import service_page, with_load
+from prefect_dstack.store.clients import api_client
 
 __all__ = [
     "EventName",
@@ -20,6 +24,7 @@ __all__ = [
     "publish_certificate_failed",
     "publish_deployed",
     "publish_event",
+    "publish_load",
     "publish_not_serving",
     "publish_rejected",
 ]
@@ -41,6 +46,7 @@ EventName = Literal[
     "canary-advanced",
     "canary-promoted",
     "canary-rejected",
+    "over-budget",
 ]
 
 
@@ -84,6 +90,9 @@ def publish_deployed(
     if endpoint is None:
         return
     _publish_page(record, f"{record.name}@{endpoint.revision} serves at {endpoint.url}", found)
+    price = hourly_price(item.instance for item in found)
+    if excess := over_budget(record, price):
+        publish_event("over-budget", record.name, endpoint.revision, {"price": price, "reason": excess})
     publish_event(
         event,
         record.name,
@@ -143,11 +152,31 @@ def _publish_page(
     record: ServiceRecord, description: str, found: Sequence[FoundReplica] | None = None
 ) -> None:
     create_markdown_artifact(
-        key=f"{record.name}-service",
+        key=_key(record),
         markdown=service_page(record, found),
         description=description,
         _sync=True,  # type: ignore[call-arg]
     )
+
+
+def publish_load(record: ServiceRecord, points: Sequence[LoadPoint]) -> None:
+    """Show on the page of a service what it has borne; that makes no new version of the page.
+
+    Args:
+        record: The record of the service.
+        points: Its load in intervals, the oldest first; at least one.
+    """
+    with api_client() as client:
+        named = {"artifacts": {"key": {"any_": [_key(record)]}}, "limit": 1}
+        for page in client.request("POST", "/artifacts/latest/filter", json=named).json():
+            data = with_load(str(page["data"]), load_plot(record, points))
+            client.request(
+                "PATCH", "/artifacts/{id}", path_params={"id": page["latest_id"]}, json={"data": data}
+            )
+
+
+def _key(record: ServiceRecord) -> str:
+    return f"{record.name}-service"
 
 
 def publish_certificate_failed(

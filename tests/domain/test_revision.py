@@ -94,6 +94,7 @@ class TestWorkload:
         [
             {"access_log": True},
             {"auth": True},
+            {"budget": 2.5},
             {"https": False},
             {"probes": [{"type": "http", "url": "/health"}]},
             {"model": "llama"},

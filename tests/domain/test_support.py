@@ -30,6 +30,7 @@ ACTED_ON = {
     "auth": r"configuration\.auth",
     "availability_zones": r"wanted\.availability_zones",
     "backends": r"configuration\.backends",
+    "budget": r'configuration\.get\("budget"\)',
     "client_max_body_size": r"configuration\.client_max_body_size",
     "commands": r"configuration\.commands",
     "cors": r"configuration\.cors",

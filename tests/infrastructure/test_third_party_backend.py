@@ -9,6 +9,8 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.flows.conftest import get
+from tests.flows.seen import events_of
+from tests.flows.test_publication import page
 from tests.home import Home
 from tests.prefect_server import PrefectServer
 
@@ -50,6 +52,37 @@ def test_runs_a_service_from_apply_to_stop(
     ]
     cli.ok("stop", name, "-y")
     assert machines(cloud) == []
+
+
+def test_what_its_machines_cost_is_shown(
+    cli: CommandLine, write: Callable[..., Path], cloud: Path, name: str, prefect_server: PrefectServer
+) -> None:
+    cli.ok("apply", "-f", write(replicas=2, budget=0.0015), "-y")
+    try:
+        (service,) = cli.ok("ps", name, "--json").json
+        assert (service["price"], [it["price"] for it in service["replicas"]]) == (0.002, [0.001, 0.001])
+        assert service["state"] == "serving", "what it costs does not make it worse"
+        assert service["problems"] == ["costs $0.002 an hour, and its budget is $0.0015"]
+        assert cli.ok("inspect", name, "--json").json["price"] == 0.002
+        heads, row, *_, total = cli.ok("ps").out.splitlines()
+        assert heads.split()[4] == "PRICE/H"
+        assert row.split()[4] == "$0.002"
+        assert total == "all services together cost $0.002 an hour"
+        closely = cli.ok("ps", name).out
+        assert "  price     $0.002 an hour\n" in closely
+        assert closely.count(" $0.001 ") == 2
+        (event,) = events_of(prefect_server, "prefect-dstack.service.over-budget", name)
+        assert event["payload"]["price"] == 0.002
+        shown = page(prefect_server, name)["data"]
+        assert "| $0.001 |" in shown
+        assert "**It costs $0.002 an hour, and its budget is $0.0015.**" in shown
+
+        cli.ok("scale", name, "1")
+        (service,) = cli.ok("ps", name, "--json").json
+        assert (service["price"], service["problems"]) == (0.001, [])
+        assert len(events_of(prefect_server, "prefect-dstack.service.over-budget", name)) == 1
+    finally:
+        cli("stop", name, "-y")
 
 
 def test_its_refusal_is_the_answer(cli: CommandLine, write: Callable[..., Path], cloud: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+from prefect_dstack.backends.base import Instance
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.record import Decision, Deploying, Endpoint, PendingApproval, ServiceRecord, now
+from prefect_dstack.domain.stamp import Stamp
+from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.runtimes.base import Replica, ReplicaStatus
 from prefect_dstack.services.pages import approval_page, service_page
 from tests.domain.test_record import revision
 
@@ -51,6 +55,25 @@ def test_it_says_how_a_service_is_called() -> None:
     assert f"$ curl {URL}/" in page
     assert "TOKEN" not in page
     assert URL in python_of(page)
+
+
+def test_nothing_is_said_of_prices_where_all_is_free() -> None:
+    found = FoundReplica(
+        instance=Instance(backend="local", id="here", name="here", price=0.0),
+        replica=Replica(
+            stamp=Stamp(service="shop", revision=1, replica=0, flow_run="one"),
+            id="1",
+            address="127.0.0.1",
+            port=8000,
+            runtime="process",
+        ),
+        status=ReplicaStatus(state="running"),
+    )
+    page = service_page(serving(), [found])
+
+    assert "| shop-1-0 | process | here | local |" in page
+    assert "price" not in page
+    assert "$0" not in page
 
 
 def test_a_token_is_asked_for_where_one_is_needed() -> None:
