@@ -52,8 +52,9 @@ def try_canary(
     assert goal.revision is not None  # noqa: S101 - a rollout is to a revision
     assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
     numbers = goal.first(replicas_for(terms.weight, old.replicas, goal.replicas, goal.limits.max_surge))
-    count = len(numbers)
-    old_weight, new_weight = weights_for(terms.weight, old.replicas, count)
+    count = sum(goal.template(number).direct for number in numbers)
+    serving = sum(old.template(number).direct for number in old.numbers)
+    old_weight, new_weight = weights_for(terms.weight, serving, count)
     noun = "replica gets" if count == 1 else "replicas get"
     run.log.info(
         "%s@%d: %d %s %g %% of the requests for %d s",
