@@ -59,7 +59,7 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
         "`scaling` of a group",
         {"groups": [{"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}]},
     ),
-    ("`router` of a group", {"groups": [{"replicas": 1, "router": {"type": "smg"}}]}),
+    ("`router` of a group, in a container", {"groups": [{"replicas": 1, "router": {"type": "smg"}}]}),
     (
         "`image` for some groups only",
         {"image": None, "groups": [{"replicas": 1, "image": "i"}, {"replicas": 1, "commands": ["c"]}]},

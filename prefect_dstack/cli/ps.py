@@ -160,45 +160,49 @@ def _show_one(service: ServiceOverview) -> None:
         _show_folded("try", resolution, "cyan")
     if service.replicas:
         print()  # noqa: T201
-        heads = [
-            "REPLICA",
-            "STATE",
-            "ROUTED",
-            "AGE",
-            "RESTARTS",
-            "REPLACED",
-            "REQUESTS",
-            "FAILED",
-            "MEAN",
-            "P95",
-            "RUNTIME",
-            "MACHINE",
-            "LAST CHECK",
+        _show_replicas(service)
+
+
+def _show_replicas(service: ServiceOverview) -> None:
+    heads = [
+        "REPLICA",
+        "STATE",
+        "ROUTED",
+        "AGE",
+        "RESTARTS",
+        "REPLACED",
+        "REQUESTS",
+        "FAILED",
+        "MEAN",
+        "P95",
+        "RUNTIME",
+        "MACHINE",
+        "LAST CHECK",
+    ]
+    rows = [
+        [
+            replica.name,
+            replica.state,
+            "yes" if replica.routed else "no",
+            "" if replica.started_at is None else age(replica.started_at),
+            str(replica.restarts),
+            str(replica.replaced or ""),
+            *_figures(replica.figures),
+            replica.runtime,
+            replica.instance,
+            replica.check,
         ]
-        rows = [
-            [
-                replica.name,
-                replica.state,
-                "yes" if replica.routed else "no",
-                "" if replica.started_at is None else age(replica.started_at),
-                str(replica.restarts),
-                str(replica.replaced or ""),
-                *_figures(replica.figures),
-                replica.runtime,
-                replica.instance,
-                replica.check,
-            ]
-            for replica in service.replicas
-        ]
-        if any(replica.group for replica in service.replicas):
-            heads.insert(1, "GROUP")
-            for row, replica in zip(rows, service.replicas, strict=True):
-                row.insert(1, replica.group)
-        if service.price:
-            heads.insert(-1, "PRICE/H")
-            for row, replica in zip(rows, service.replicas, strict=True):
-                row.insert(-1, "?" if replica.price is None else dollars(replica.price))
-        show_table(heads, rows)
+        for replica in service.replicas
+    ]
+    if any(replica.group for replica in service.replicas):
+        heads.insert(1, "GROUP")
+        for row, replica in zip(rows, service.replicas, strict=True):
+            row.insert(1, replica.group)
+    if service.price:
+        heads.insert(-1, "PRICE/H")
+        for row, replica in zip(rows, service.replicas, strict=True):
+            row.insert(-1, "?" if replica.price is None else dollars(replica.price))
+    show_table(heads, rows)
 
 
 def _figures(figures: ReplicaFigures | None) -> list[str]:

@@ -59,7 +59,7 @@ class Canary(Model):
 
     def _says(self, key: str) -> bool:
         # Not whether it was given: what is written out with all its defaults must load again.
-        return getattr(self, key) != type(self).model_fields[key].default
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
 
 
 class Rollout(Model):

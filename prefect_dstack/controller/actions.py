@@ -10,7 +10,6 @@ from prefect_dstack.backends.base import Instance, Offer
 from prefect_dstack.controller.goal import ReplicaTemplate
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
-from prefect_dstack.gateways.state import Route
 from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica
 
@@ -34,8 +33,12 @@ class Actions(Protocol):
         """Wait until a replica has passed its probes, or the answer does not matter any more."""
         ...
 
-    def register(self, found: FoundReplica, route: Route, weight: int) -> None:
+    def register(self, found: FoundReplica, template: ReplicaTemplate, weight: int) -> None:
         """Route requests to a replica."""
+        ...
+
+    def tell_router(self, router: FoundReplica, workers: Sequence[FoundReplica]) -> None:
+        """Make the workers of a router those that there are."""
         ...
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from prefect_dstack.backends.base import Offer
 from prefect_dstack.controller.actions import Actions
 from prefect_dstack.controller.goal import DEFAULT_GRACE, Goal
+from prefect_dstack.controller.routers import party_of
 from prefect_dstack.controller.world import World
 from prefect_dstack.domain.placement import place
 from prefect_dstack.domain.rollout import Step, next_steps
@@ -73,6 +74,7 @@ def converge(
     while True:
         steps, observation, running = run.plan()
         if not steps:
+            run.tell_routers()
             return observation
         if budget is None:
             budget = ROUNDS_PER_REPLICA * (running + goal.replicas + 1)
@@ -116,6 +118,7 @@ class _Convergence:
         self.goal, self.world, self.actions, self.log = goal, world, actions, log
         self.flow_run, self.machine = flow_run, machine
         self.abandoned = threading.Event()
+        self._telling = threading.Lock()
 
     def plan(self) -> tuple[list[Step], Observation, int]:
         goal = self.goal
@@ -182,12 +185,41 @@ class _Convergence:
             if found is None:
                 return
             self.actions.wait_until_ready(found, template, self.abandoned)
-            self.actions.register(found, template.route, self.goal.weight)
+            # A router that gets requests must know where to send them; a worker is told of once it is there.
+            if template.direct:
+                self.tell_routers(about=found.replica.name)
+            self.actions.register(found, template, self.goal.weight)
+            if not template.direct:
+                self.tell_routers()
 
         return route
 
     def _drain(self, step: Step) -> Callable[[], None]:
-        return lambda: self.actions.drain(self.goal.service, self._stamp(step).name, self.goal.stop_duration)
+        def drain() -> None:
+            self.actions.drain(self.goal.service, self._stamp(step).name, self.goal.stop_duration)
+            self.tell_routers()
+
+        return drain
+
+    def tell_routers(self, about: str = "") -> None:
+        """Make the workers of each router those that there are; `about` one that is about to get requests."""
+        goal = self.goal
+        if not goal.routers:
+            return
+        with self._telling:
+            observation, state = self.world.observe()
+            party = party_of(
+                *(observation, state, goal.service, goal.groups, goal.routers),
+                untouched=goal.untouched,
+                about=about,
+            )
+            for router in party.routers:
+                try:
+                    self.actions.tell_router(router, party.workers)
+                except PrefectDstackError as error:
+                    if router.replica.stamp.revision == goal.revision:
+                        raise
+                    self.log.warning("%s", error)
 
     def _remove(self, step: Step, observation: Observation) -> Callable[[], None]:
         stamp = self._stamp(step)
@@ -195,6 +227,7 @@ class _Convergence:
 
         def remove() -> None:
             self.actions.unregister(stamp, None if found is None else found.instance)
+            self.tell_routers()
             if found is not None:
                 self.actions.remove(found, DEFAULT_GRACE)
                 owned = [found.instance]

@@ -29,12 +29,14 @@ class ReplicaTemplate:
         route: The route that they are registered in.
         probes: What each must pass before; the port must answer if there are none.
         ready_timeout: Seconds for that at most.
+        direct: Whether they get requests from the gateway; those behind a router get them from there.
     """
 
     spec: WorkloadSpec
     route: Route
     probes: tuple[Probe, ...] = ()
     ready_timeout: float = 600.0
+    direct: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Goal:
         limits: How far their number may go astray meanwhile.
         templates: What they are made of, by group; empty where none are wanted.
         groups: The names of the groups of each revision that has any.
+        routers: The name of the group that routes requests to the others, of each revision that has one.
         stop_duration: Seconds that the open requests of a replica get to finish; None: as long as they take.
         weight: The share of the requests that each new replica gets, relative to others.
         untouched: A revision whose replicas stay as they are.
@@ -60,6 +63,7 @@ class Goal:
     limits: Limits
     templates: tuple[ReplicaTemplate, ...] = ()
     groups: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    routers: Mapping[int, str] = field(default_factory=dict)
     stop_duration: float | None = DEFAULT_STOP_DURATION
     weight: int = EVEN_WEIGHT
     untouched: int | None = None

@@ -189,6 +189,8 @@ def register_replica(
     found: FoundReplica,
     weight: int,
     log: Log,
+    *,
+    direct: bool = True,
 ) -> None:
     """Route requests to a replica.
 
@@ -199,12 +201,15 @@ def register_replica(
         found: The replica.
         weight: Its share of the requests, relative to the weights of the others.
         log: Told of progress.
+        direct: Whether clients' requests go to it, and not through a router.
     """
     machine = infrastructure.machine(found.instance)
     address, port = gateway.reach(found.instance, machine, found.replica)
     name = found.replica.name
-    gateway.register(route, RouteReplica(name=name, address=address, port=port, weight=weight))
-    log.info("%s: gets requests from gateway %s at %s:%d", name, gateway.name, address, port)
+    member = RouteReplica(name=name, address=address, port=port, weight=weight, direct=direct)
+    gateway.register(route, member)
+    gets = "gets requests from" if direct else "is checked by"
+    log.info("%s: %s gateway %s at %s:%d", name, gets, gateway.name, address, port)
 
 
 def drain_replica(

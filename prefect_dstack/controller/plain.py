@@ -9,9 +9,9 @@ from prefect_dstack.backends.base import Instance, Offer
 from prefect_dstack.controller import operations
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import ReplicaTemplate
+from prefect_dstack.controller.routers import tell_router
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
-from prefect_dstack.gateways.state import Route
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
@@ -54,9 +54,17 @@ class PlainActions:
             self.log,
         )
 
-    def register(self, found: FoundReplica, route: Route, weight: int) -> None:
+    def register(self, found: FoundReplica, template: ReplicaTemplate, weight: int) -> None:
         """Route requests to a replica; see `Actions.register`."""
-        operations.register_replica(self.infrastructure, self.gateway, route, found, weight, self.log)
+        operations.register_replica(
+            *(self.infrastructure, self.gateway, template.route, found, weight, self.log),
+            direct=template.direct,
+        )
+
+    def tell_router(self, router: FoundReplica, workers: Sequence[FoundReplica]) -> None:
+        """Make the workers of a router those that there are; see `Actions.tell_router`."""
+        for line in tell_router(self.infrastructure, router, workers):
+            self.log.info("%s: %s", router.replica.name, line)
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:
         """Drain a replica; see `Actions.drain`."""

@@ -31,8 +31,6 @@ class Step(BaseModel):
     )
     duration: int = Field(ge=0, description="For how many seconds it is compared.")
     replicas: int = Field(ge=1, description="How many replicas it has.")
-    old_weight: int = Field(description="The weight of each replica of the old revision at the gateway.")
-    new_weight: int = Field(description="That of each of its own.")
 
 
 class Figures(BaseModel):
@@ -68,7 +66,7 @@ class Verdict(BaseModel):
     reason: str = Field(default="", description="Why it is not promoted.")
 
 
-def steps_of(terms: Canary, old: int, wanted: int, room: int, groups: int = 1) -> tuple[Step, ...]:
+def steps_of(terms: Canary, old: int, wanted: int, room: int) -> tuple[Step, ...]:
     """Decide which shares of the requests a canary gets, for how long, and on how many replicas.
 
     Args:
@@ -76,7 +74,6 @@ def steps_of(terms: Canary, old: int, wanted: int, room: int, groups: int = 1) -
         old: How many replicas the old revision has.
         wanted: How many the new one shall have in the end.
         room: How many may be added.
-        groups: How many groups of replicas it has; there is one of each at every step.
 
     Returns:
         Its steps; one if the terms have a single share.
@@ -86,20 +83,14 @@ def steps_of(terms: Canary, old: int, wanted: int, room: int, groups: int = 1) -
         >>> [(step.weight, step.duration, step.replicas) for step in steps]
         [(10.0, 300, 1), (50.0, 300, 3)]
     """
-    steps = []
-    for weight in terms.steps or (terms.weight,):
-        count = max(replicas_for(weight, old, wanted, room), groups)
-        old_weight, new_weight = weights_for(weight, old, count)
-        steps.append(
-            Step(
-                weight=weight,
-                duration=_duration(terms),
-                replicas=count,
-                old_weight=old_weight,
-                new_weight=new_weight,
-            )
+    return tuple(
+        Step(
+            weight=weight,
+            duration=_duration(terms),
+            replicas=replicas_for(weight, old, wanted, room),
         )
-    return tuple(steps)
+        for weight in terms.steps or (terms.weight,)
+    )
 
 
 def judge(old: Figures, new: Figures, terms: Canary, *, over: bool) -> Verdict:

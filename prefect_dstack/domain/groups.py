@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect_dstack.configurations import ReplicaGroup, ServiceConfiguration
 
-__all__ = ["group_configurations", "group_name", "group_names", "replica_numbers"]
+__all__ = ["group_configurations", "group_name", "group_names", "replica_numbers", "router_group"]
 
 # What a group may say for itself, and then it says it in the place of the service.
 OF_GROUPS = ("docker", "image", "nvcc", "privileged", "python", "spot_policy")
@@ -29,9 +29,28 @@ def group_names(configuration: ServiceConfiguration | Mapping[str, Any]) -> tupl
     """
     if isinstance(configuration, ServiceConfiguration):
         return tuple(configuration.group_names) or ("",)
-    replicas = configuration.get("replicas")
-    groups = configuration.get("groups") or (replicas if isinstance(replicas, list) else ())
-    return tuple(group.get("name") or str(index) for index, group in enumerate(groups)) or ("",)
+    groups = enumerate(_recorded(configuration))
+    return tuple(group.get("name") or str(index) for index, group in groups) or ("",)
+
+
+def router_group(configuration: ServiceConfiguration | Mapping[str, Any]) -> str | None:
+    """Return the name of the group that routes the requests of a service to the others; None: there is none.
+
+    Args:
+        configuration: The service, or the keys that one was recorded with.
+    """
+    if isinstance(configuration, ServiceConfiguration):
+        routes = [group.router is not None for group in configuration.replica_groups]
+    else:
+        routes = [group.get("router") is not None for group in _recorded(configuration)]
+    names = group_names(configuration)
+    return names[routes.index(True)] if any(routes) else None
+
+
+def _recorded(keys: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    older = keys.get("replicas")
+    groups: Sequence[Mapping[str, Any]] = keys.get("groups") or (older if isinstance(older, list) else ())
+    return groups
 
 
 def group_name(names: Sequence[str], number: int) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.execution import runtime_of
-from prefect_dstack.domain.groups import group_name, group_names, replica_numbers
+from prefect_dstack.domain.groups import group_name, group_names, replica_numbers, router_group
 from prefect_dstack.errors import NotFoundError, UserError
 from prefect_dstack.hosts.identity import MachineIdentity
 
@@ -352,6 +352,21 @@ class ServiceRecord(_Part):
     def groups(self) -> dict[int, tuple[str, ...]]:
         """The names of the groups of replicas, by the revision whose number the replicas bear."""
         return {revision.replicas_of: revision.groups for revision in self.revisions}
+
+    @property
+    def routers(self) -> dict[int, str]:
+        """The names of the groups that route requests to others, by revision as in `groups`."""
+        found = {revision.replicas_of: router_group(revision.configuration) for revision in self.revisions}
+        return {number: name for number, name in found.items() if name is not None}
+
+    def is_direct(self, revision: int, number: int) -> bool:
+        """Return whether a replica gets its requests from the gateway, and not from a router.
+
+        Args:
+            revision: The revision whose number it bears.
+            number: Its own number.
+        """
+        return self.routers.get(revision) in (None, self.group_of(revision, number))
 
     def group_of(self, revision: int, number: int) -> str:
         """Return the group of a replica; empty where there are none.

@@ -17,6 +17,7 @@ from prefect_dstack.configurations import (
     NodeGroup,
     ReplicaGroup,
     Resources,
+    Router,
     ServiceConfiguration,
     TaskConfiguration,
     VolumeConfiguration,
@@ -211,7 +212,7 @@ def _of_groups(
 ) -> Iterator[tuple[str, str]]:
     never = NEVER[configuration.type]
     for number, group in enumerate(groups):
-        for name in sorted(never.keys() & type(group).model_fields.keys()):
+        for name in sorted((never.keys() & type(group).model_fields.keys()) - {"router"}):
             if _says_something(group, name):
                 yield f"{key}.{number}.{name}", never[name]
         yield from _of_resources(group.resources, f"{key}.{number}.resources")
@@ -226,11 +227,26 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
                 f"{key}.{number}.scaling",
                 "groups are not scaled with the load yet; give the group one number",
             )
+        yield from _of_router(configuration, group.router, f"{key}.{number}.router")
     retry = configuration.retry
     if retry is not None and retry.duration is not None and not capacity_timeout(retry):
         yield "retry.duration", "is for no-capacity only: what ends is started again for as long as it takes"
     if configuration.model is not None and configuration.model.format != "openai":
         yield "model.format", "only openai is served; use an application that speaks it"
+
+
+def _of_router(
+    configuration: ServiceConfiguration, router: Router | None, key: str
+) -> Iterator[tuple[str, str]]:
+    if router is None:
+        return
+    if router.type not in ("sglang", "smg"):
+        yield f"{key}.type", "is not told which replicas there are; only smg, or sglang, is"
+    for name in ("pd_disaggregation", "policy"):
+        if name in router.model_fields_set:
+            yield f"{key}.{name}", "has no effect: say it in the commands that start the router"
+    if runtime_of(configuration) != "process":
+        yield key, "is acted on for processes of this machine only: a container would not reach the others"
 
 
 def _of_repositories(configuration: Run) -> Iterator[tuple[str, str]]:

@@ -126,7 +126,7 @@ def _server_commands(old: GatewayState, new: GatewayState) -> Iterator[Command]:
 
 
 def _identity(replica: RouteReplica) -> RouteReplica:
-    return replica.model_copy(update={"weight": 0, "state": "ready"})
+    return replica.model_copy(update={"weight": 0, "state": "ready", "direct": True})
 
 
 def _add(replica: RouteReplica, route: Route) -> Iterator[Command]:

@@ -61,11 +61,15 @@ class RouteReplica(Part):
         default="ready", description="`drain`: no new requests, those under way may finish."
     )
     checked: bool = Field(default=True, description="Whether failing checks take it out of traffic.")
+    direct: bool = Field(
+        default=True,
+        description="Whether clients' requests go to it; a replica behind a router gets them from there.",
+    )
 
     @property
     def effective_weight(self) -> int:
-        """What HAProxy is told: 0 while it drains."""
-        return 0 if self.state == "drain" else self.weight
+        """What HAProxy is told: 0 while it drains, and behind a router."""
+        return self.weight if self.state == "ready" and self.direct else 0
 
 
 class Route(Part):

@@ -9,7 +9,6 @@ from prefect_dstack.backends.base import Instance, Offer
 from prefect_dstack.controller.goal import ReplicaTemplate
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
-from prefect_dstack.gateways.state import Route
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica
@@ -44,9 +43,15 @@ class TaskActions:
         """Wait for probes; see `Actions.wait_until_ready`."""
         replicas.wait_until_ready(self.infrastructure, found, template, abandoned)
 
-    def register(self, found: FoundReplica, route: Route, weight: int) -> None:
+    def register(self, found: FoundReplica, template: ReplicaTemplate, weight: int) -> None:
         """Route requests to a replica; see `Actions.register`."""
-        gateways.register_route(self.infrastructure, self.gateway, route, found, weight)
+        gateways.register_route(
+            self.infrastructure, self.gateway, template.route, found, weight, direct=template.direct
+        )
+
+    def tell_router(self, router: FoundReplica, workers: Sequence[FoundReplica]) -> None:
+        """Make the workers of a router those that there are; see `Actions.tell_router`."""
+        replicas.tell_router(self.infrastructure, router, workers)
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:
         """Drain a replica; see `Actions.drain`."""

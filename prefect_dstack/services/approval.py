@@ -42,7 +42,7 @@ def prepare_approval(
     if not ready:
         raise DeploymentError(f"{goal.service}@{goal.revision}: ended before it could be approved")
     since = now()
-    first = ready[0]
+    first = next(one for one in ready if goal.template(one.replica.stamp.replica).direct)
     return PendingApproval(
         revision=goal.revision,
         flow_run=run.flow_run,

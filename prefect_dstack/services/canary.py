@@ -17,7 +17,7 @@ from prefect.utilities.urls import url_for
 from prefect_dstack.configurations import Canary
 from prefect_dstack.controller.comparison import Comparison
 from prefect_dstack.controller.goal import Goal
-from prefect_dstack.domain.canary import Step, steps_of
+from prefect_dstack.domain.canary import Step, steps_of, weights_for
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import DeploymentError
@@ -65,7 +65,7 @@ def try_canary(
     """
     assert goal.revision is not None  # noqa: S101 - a rollout is to a revision
     event: EventName = "canary-started"
-    for step in steps_of(terms, old.replicas, goal.replicas, goal.limits.max_surge, len(goal.templates)):
+    for step in steps_of(terms, old.replicas, goal.replicas, goal.limits.max_surge):
         found = _take(step, goal, old, gateway, record, run)
         publish_event(event, goal.service, goal.revision, {"weight": step.weight})
         event = "canary-advanced"
@@ -88,19 +88,20 @@ def _take(
     """Give a canary the replicas and the weight of a step, and return all replicas of the service."""
     assert goal.revision is not None  # noqa: S101 - as above
     assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
-    noun = "replica gets" if step.replicas == 1 else "replicas get"
+    numbers = goal.first(step.replicas)
+    # Those behind a router get their requests from there.
+    count = sum(goal.template(number).direct for number in numbers)
+    serving = sum(old.template(number).direct for number in old.numbers)
+    old_weight, new_weight = weights_for(step.weight, serving, count)
+    noun = "replica gets" if count == 1 else "replicas get"
     run.log.info(
         "%s@%d: %d %s %g %% of the requests for %d s",
-        *(goal.service, goal.revision, step.replicas, noun, step.weight, step.duration),
+        *(goal.service, goal.revision, count, noun, step.weight, step.duration),
     )
-    share_traffic(gateway, goal.service, {old.revision: step.old_weight, goal.revision: step.new_weight})
+    share_traffic(gateway, goal.service, {old.revision: old_weight, goal.revision: new_weight})
     beside = Limits(max_surge=0, max_unavailable=0)
     canary = dataclasses.replace(
-        goal,
-        numbers=goal.first(step.replicas),
-        limits=beside,
-        weight=step.new_weight,
-        untouched=old.revision,
+        goal, numbers=numbers, limits=beside, weight=new_weight, untouched=old.revision
     )
     return run.converge(canary, gateway, record).found
 

@@ -85,7 +85,7 @@ def evaluate_running(
     assert revision is not None  # noqa: S101 - a rollout is to a revision
     active = record.active_revision
     old = None if active is None else active.replicas_of
-    new_one, old_one = _running(found, revision), _running(found, old)
+    new_one, old_one = _running(found, revision, record), _running(found, old, record)
     if new_one is None:
         raise DeploymentError(f"{goal.service}@{revision}: ended before it was evaluated")
     gets = f"{weight:g} % of the requests" if weight else "no requests yet"
@@ -131,10 +131,15 @@ def _plain(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _running(found: Sequence[FoundReplica], revision: int | None) -> FoundReplica | None:
-    if revision is None:
-        return None
-    return next((one for one in found if one.replica.stamp.revision == revision), None)
+def _running(
+    found: Sequence[FoundReplica], revision: int | None, record: ServiceRecord
+) -> FoundReplica | None:
+    """Return a replica of a revision that answers clients: not one behind a router."""
+    for one in found:
+        stamp = one.replica.stamp
+        if stamp.revision == revision and record.is_direct(stamp.revision, stamp.replica):
+            return one
+    return None
 
 
 @contextlib.contextmanager

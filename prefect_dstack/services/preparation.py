@@ -26,7 +26,7 @@ from prefect_dstack.configurations import (
 )
 from prefect_dstack.configurations.names import parse_model_asset
 from prefect_dstack.controller.goal import DEFAULT_STOP_DURATION, Goal, ReplicaTemplate
-from prefect_dstack.domain.groups import group_configurations, group_names
+from prefect_dstack.domain.groups import group_configurations, group_names, router_group
 from prefect_dstack.domain.record import DesiredReplicas, Revision, ServiceRecord, now
 from prefect_dstack.domain.revision import settings_digest, value_digests, workload_digest, written
 from prefect_dstack.domain.rollout import Limits
@@ -410,6 +410,7 @@ def goal_for(
         numbers: The numbers of the replicas that it is to have.
     """
     configuration, pending = prepared.configuration, record.pending()
+    router = router_group(configuration)
     return Goal(
         service=record.name,
         revision=revision.replicas_of,
@@ -421,10 +422,12 @@ def goal_for(
                 route=route,
                 probes=prepared.probes or (),
                 ready_timeout=configuration.rollout.timeout,
+                direct=router in (None, group),
             )
-            for spec in prepared.specs
+            for spec, group in zip(prepared.specs, prepared.groups, strict=True)
         ),
         groups={**record.groups, revision.replicas_of: prepared.groups},
+        routers=record.routers if router is None else {**record.routers, revision.replicas_of: router},
         stop_duration=drain_timeout(configuration),
         untouched=None if pending is None or pending.revision == revision.replicas_of else pending.revision,
     )

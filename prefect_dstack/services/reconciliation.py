@@ -11,6 +11,7 @@ from functools import partial
 from prefect_dstack.backends.base import CleansUp, Instance, ProvidesGatewayMachines
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
+from prefect_dstack.controller.routers import party_of, untold
 from prefect_dstack.domain.record import LOST, ServiceRecord, now
 from prefect_dstack.domain.rollout import Limits, Step, Wanted, all_steps
 from prefect_dstack.domain.run_record import RunRecord
@@ -124,9 +125,11 @@ def _repair(
     cut_off = [found for found in _cut_off(record, mine, infrastructure) if found not in duplicates]
     cut_off = cut_off if runs else []
     expired = record.approval is not None and record.pending() is None
-    if runs and not (steps or duplicates or cut_off or record.deploying or expired):
+    routers = _untold(record, mine, state, infrastructure) if runs and not steps else []
+    if runs and not (steps or duplicates or cut_off or routers or record.deploying or expired):
         return []
     lines = _plan(record, steps, duplicates, cut_off, runs=runs)
+    lines += [f"{record.name}: tell router {router} which replicas there are" for router in routers]
     if dry_run:
         return lines
     try:
@@ -246,6 +249,21 @@ def _cut_off(
         for found in observation.found
         if found.replica.name in tunnels & set(unusable) and found.status.state == "running"
     ]
+
+
+def _untold(
+    record: ServiceRecord,
+    observation: Observation,
+    state: GatewayState | None,
+    infrastructure: Infrastructure,
+) -> list[str]:
+    """Return the routers of a service that do not know the replicas that there are."""
+    pending = record.pending()
+    if record.active is None or not record.routers:
+        return []
+    untouched = None if pending is None else pending.revision
+    found = (observation, state, record.name, record.groups, record.routers)
+    return untold(infrastructure, party_of(*found, untouched=untouched))
 
 
 def _steps(

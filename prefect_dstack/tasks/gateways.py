@@ -67,10 +67,18 @@ def create_gateway(
     retry_condition_fn=is_retryable,
 )
 def register_route(
-    infrastructure: Infrastructure, gateway: ManagedGateway, route: Route, found: FoundReplica, weight: int
+    infrastructure: Infrastructure,
+    gateway: ManagedGateway,
+    route: Route,
+    found: FoundReplica,
+    weight: int,
+    *,
+    direct: bool = True,
 ) -> None:
     """Route requests to a replica."""
-    operations.register_replica(infrastructure, gateway, route, found, weight, get_run_logger())
+    operations.register_replica(
+        infrastructure, gateway, route, found, weight, get_run_logger(), direct=direct
+    )
 
 
 @task(

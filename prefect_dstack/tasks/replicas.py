@@ -9,7 +9,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dstack.backends.base import Instance, Offer
-from prefect_dstack.controller import operations
+from prefect_dstack.controller import operations, routers
 from prefect_dstack.controller.goal import ReplicaTemplate
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.workload import Requirements
@@ -18,7 +18,14 @@ from prefect_dstack.infrastructure.observation import FoundReplica
 from prefect_dstack.runtimes.base import Launch, Replica
 from prefect_dstack.tasks.retries import is_provisioning_retryable, is_retryable
 
-__all__ = ["launch_replica", "provision_instance", "remove_replica", "terminate_instance", "wait_until_ready"]
+__all__ = [
+    "launch_replica",
+    "provision_instance",
+    "remove_replica",
+    "tell_router",
+    "terminate_instance",
+    "wait_until_ready",
+]
 
 
 @task(
@@ -66,6 +73,23 @@ def wait_until_ready(
         abandoned,
         get_run_logger(),
     )
+
+
+@task(
+    name="tell-router",
+    task_run_name="tell-router {router.replica.name}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[1, 5],
+    retry_condition_fn=is_retryable,
+)
+def tell_router(
+    infrastructure: Infrastructure, router: FoundReplica, workers: Sequence[FoundReplica]
+) -> None:
+    """Make the workers of a router those that there are."""
+    logger = get_run_logger()
+    for line in routers.tell_router(infrastructure, router, workers):
+        logger.info("%s: %s", router.replica.name, line)
 
 
 @task(

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -82,17 +83,24 @@ def test_offers_are_asked_for_anew_in_each_round_but_the_first() -> None:
     assert world.looks_for_offers == 2  # three replacements, one at a time
 
 
-def of_groups(revision: int, counts: dict[str, int], limits: Limits | None = None) -> Goal:
+def of_groups(
+    revision: int, counts: dict[str, int], limits: Limits | None = None, router: str | None = None
+) -> Goal:
     """A goal with a group of each name, whose replicas run an image of that name."""
     wanted = goal(revision, 0, limits)
     return dataclasses.replace(
         wanted,
         numbers=replica_numbers(list(counts.values())),
         templates=tuple(
-            dataclasses.replace(wanted.templates[0], spec=SPEC.model_copy(update={"image": name}))
+            dataclasses.replace(
+                wanted.templates[0],
+                spec=SPEC.model_copy(update={"image": name}),
+                direct=router in (None, name),
+            )
             for name in counts
         ),
-        groups={revision: tuple(counts)},
+        groups={number: tuple(counts) for number in range(1, revision + 1)},
+        routers={} if router is None else dict.fromkeys(range(1, revision + 1), router),
     )
 
 
@@ -139,6 +147,62 @@ def test_groups_that_come_and_go_are_completed_by_whoever_comes_next(
     run(wanted, world)
     assert set(world.replicas) == world.serving
     assert Counter(images(world).values()) == after
+
+
+class Routed(FakeWorld):
+    """A world that notes what a client's request would meet: a router, and which workers that knows."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.met: list[set[str]] = []
+
+    def _act(self, action: str) -> None:
+        super()._act(action)
+        members = self.state.routes[SERVICE].replicas
+        for name in self.serving:
+            if members[name].effective_weight:
+                self.met.append(self.told.get(name, set()) & set(self.replicas))
+
+
+def test_a_router_gets_requests_only_while_it_knows_replicas_that_are_there() -> None:
+    """New ones are ready before it sends requests there, and gone from it before they are removed."""
+    world = Routed()
+    run(of_groups(1, {"router": 1, "work": 2}, router="router"), world)
+    assert world.told == {"hello-1-0": {"hello-1-1", "hello-1-3"}}
+    members = world.state.routes[SERVICE].replicas
+    assert {name for name, member in members.items() if member.effective_weight} == {"hello-1-0"}
+    world.met.clear()
+
+    run(of_groups(2, {"router": 1, "work": 3}, router="router"), world)
+
+    assert world.told["hello-2-0"] == {"hello-2-1", "hello-2-3", "hello-2-5"}
+    assert world.met
+    assert all(world.met)
+    told = [action for action in world.actions if action.startswith(("tell", "remove", "drain"))]
+    for number in (1, 3):
+        first, last = (told.index(f"{verb} hello-1-{number}") for verb in ("drain", "remove"))
+        assert any(action.startswith("tell") for action in told[first:last])
+
+
+def test_a_router_that_has_forgotten_its_workers_is_told_again() -> None:
+    world = FakeWorld()
+    wanted = of_groups(1, {"router": 1, "work": 2}, router="router")
+    run(wanted, world)
+    world.told.clear()
+
+    run(wanted, world)
+
+    assert world.told == {"hello-1-0": {"hello-1-1", "hello-1-3"}}
+
+
+def test_a_router_beside_a_revision_that_is_to_stay_knows_its_own_replicas_only() -> None:
+    world = FakeWorld()
+    run(of_groups(1, {"router": 1, "work": 1}, router="router"), world)
+    beside = of_groups(2, {"router": 1, "work": 1}, Limits(max_surge=0), router="router")
+
+    run(dataclasses.replace(beside, untouched=1), world)
+
+    assert world.told == {"hello-1-0": {"hello-1-1"}, "hello-2-0": {"hello-2-1"}}
 
 
 def test_a_revision_that_is_to_stay_is_not_touched() -> None:

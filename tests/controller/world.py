@@ -38,6 +38,7 @@ class FakeWorld:
         self.replicas: dict[str, ReplicaStatus] = {}
         self.stamps: dict[str, Stamp] = {}
         self.specs: dict[str, WorkloadSpec] = {}
+        self.told: dict[str, set[str]] = {}
         self.state = GatewayState(name="local").with_route(ROUTE)
         self.provisioned: set[str] = set()
         self.fewest_serving: int | None = None
@@ -79,11 +80,22 @@ class FakeWorld:
     ) -> None:
         self._act(f"wait {found.replica.name}")
 
-    def register(self, found: FoundReplica, route: Route, weight: int) -> None:
+    def register(self, found: FoundReplica, template: ReplicaTemplate, weight: int) -> None:
         with self._lock:
-            member = RouteReplica(name=found.replica.name, address="192.0.2.1", port=8000, weight=weight)
+            member = RouteReplica(
+                name=found.replica.name,
+                address="192.0.2.1",
+                port=8000,
+                weight=weight,
+                direct=template.direct,
+            )
             self.state = self.state.with_replica(SERVICE, member)
         self._act(f"register {found.replica.name}")
+
+    def tell_router(self, router: FoundReplica, workers: Sequence[FoundReplica]) -> None:
+        with self._lock:
+            self.told[router.replica.name] = {worker.replica.name for worker in workers}
+        self._act(f"tell {router.replica.name}")
 
     def drain(self, service: str, replica: str, timeout: float | None) -> None:
         with self._lock:

@@ -118,7 +118,11 @@ def test_a_canary_grows_from_step_to_step_within_its_room(
     replicas = [step.replicas for step in steps]
     assert replicas == sorted(replicas), "none is removed to give the canary more"
     assert 1 <= replicas[0] <= replicas[-1] <= min(wanted, room)
-    real = [step.new_weight * step.replicas / max(step.old_weight * old, 1) for step in steps]
+    weights = [weights_for(step.weight, old, step.replicas) for step in steps]
+    real = [
+        new_weight * step.replicas / max(old_weight * old, 1)
+        for step, (old_weight, new_weight) in zip(steps, weights, strict=True)
+    ]
     for less, more in itertools.pairwise(real):
         assert more >= less * 0.97, "but for what whole weights allow"
 

@@ -165,7 +165,9 @@ ACTED_ON_INSIDE = {
     "ReplicaGroup.privileged": r'"privileged"',
     "ReplicaGroup.python": r'"python"',
     "ReplicaGroup.replicas": r"group\.range",
+    "ReplicaGroup.router": r"group\.router",
     "ReplicaGroup.spot_policy": r'"spot_policy"',
+    "ReplicaGroupRouterConfig.type": r"router\.type",
     "RepoSpec.branch": r"remote\.branch",
     "RepoSpec.hash": r"remote\.commit",
     "RepoSpec.if_exists": r"repository\.if_exists",
@@ -276,7 +278,8 @@ class TestEveryKey:
         ("group", "key"),
         [
             ({"replicas": 1, "reservation": "cr-0123"}, "groups.0.reservation"),
-            ({"replicas": 1, "router": {"type": "smg"}}, "groups.0.router"),
+            ({"replicas": 1, "router": {"type": "vllm"}}, "groups.0.router.type"),
+            ({"replicas": 1, "router": {"type": "smg", "policy": "random"}}, "groups.0.router.policy"),
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
             ({"replicas": 1, "resources": {"shm_size": "1GB"}}, "groups.0.resources.shm_size"),
             ({"replicas": 1, "privileged": True}, "groups.0.privileged"),
@@ -287,6 +290,12 @@ class TestEveryKey:
         configuration = of_kind("service", port=8000, groups=[{"commands": ["app"], **group}])
 
         assert [found for found, _ in unsupported_keys(configuration)] == [key]
+
+    def test_that_routes_is_for_processes(self) -> None:
+        groups = [{"replicas": 1, "commands": ["app"], "router": {"type": "smg"}}]
+
+        assert refused(groups=groups) == []
+        assert refused(groups=groups, image="app") == ["groups.0.router"]
 
     def test_that_a_service_says_for_its_groups_is_refused_once(self) -> None:
         groups = [{"name": name, "replicas": 1, "commands": ["app"]} for name in "ab"]
