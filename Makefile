@@ -56,10 +56,10 @@ site: $(INSTALLED) ## build the documentation as a site, into site/
 docs: $(INSTALLED) ## generate the reference
 	$(BIN)/python docs/generate_reference.py
 
-# Of the Prefect UI in a headless Chromium, from the tests that look at it.
+# Of the Prefect UI in a headless Chromium, and of a terminal, from the tests that look at them.
 pictures: $(INSTALLED) ## take the pictures of the documentation anew
 	sh tests/testbed/install.sh
-	PICTURES=$(CURDIR)/docs/pictures $(BIN)/python -m pytest tests/browser $(PYTEST)
+	PICTURES=$(CURDIR)/docs/pictures $(BIN)/python -m pytest tests/browser tests/cli/test_recorded.py $(PYTEST)
 
 dist: $(INSTALLED) ## build the wheel and the sdist
 	rm -rf $(DIST)

@@ -22,13 +22,14 @@ COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """The installed command in a pseudo-terminal.
+    """A command in a pseudo-terminal, by default the installed one.
 
     Args:
         directory: Where it runs.
         arguments: Those of `prefect-dstack`.
         columns: The width of the terminal.
         environment: Variables beside those of the tests.
+        program: What runs there; default: `prefect-dstack`.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class Terminal:
         *arguments: str | Path,
         columns: int = 100,
         environment: Mapping[str, str] | None = None,
+        program: str | Path = PROGRAM,
     ) -> None:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            [PROGRAM, *map(str, arguments)],
+            [program, *map(str, arguments)],
             cwd=directory,
             env={**inherited, "TERM": "xterm-256color", **(environment or {})},
             stdin=slave,
@@ -64,10 +66,11 @@ class Terminal:
         """What was shown so far, line by line."""
         return [line.rstrip() for line in self.text.splitlines()]
 
-    def expect(self, text: str, timeout: float = 60) -> None:
-        """Read until a text is shown."""
+    def expect(self, text: str | re.Pattern[str], timeout: float = 60) -> None:
+        """Read until a text, or what a pattern finds, is shown."""
+        pattern = re.compile(re.escape(text)) if isinstance(text, str) else text
         deadline = time.monotonic() + timeout
-        while text not in self.text:
+        while not pattern.search(self.text):
             assert self._read(deadline), f"{text!r} was not shown: {self.text}"
 
     def type(self, line: str) -> None:

@@ -119,12 +119,14 @@ class Stack:
 
     def kill(self, service: str) -> None:
         """Kill it, and the flow runs that it has begun."""
-        its = psutil.Process(self._running.pop(service).pid)
-        for each in [*its.children(recursive=True), its]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if each == its or "prefect.engine" in " ".join(each.cmdline()):
+        process = self._running.pop(service)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in psutil.Process(process.pid).children(recursive=True):
+                # Replicas, gateways and their supervisors stay.
+                if "prefect.engine" in " ".join(each.cmdline()):
                     each.kill()
-        its.wait()
+        process.kill()
+        process.wait()
 
     def end(self) -> None:
         """Kill all of them."""
