@@ -38,7 +38,7 @@ except SystemExit:
     assert imported(code, ["prefect", "httpx", "rich", *HEAVY]) == []
 
 
-@pytest.mark.parametrize("module", ["overview", "run_overview", "logs", "events", "inspection", "traffic"])
+@pytest.mark.parametrize("module", ["overview", "runs.overview", "logs", "events", "inspection", "traffic"])
 def test_a_look_at_services_imports_no_sdk_and_no_flow(module: str) -> None:
     code = f"import prefect_dstack.services.{module}"
 

@@ -122,7 +122,7 @@ def message(source: object, **options: object) -> str:
             "<text>:5: rollout.canary: needs 'strategy: canary' beside it",
         ),
         (
-            HEAD + "rollout:\n  strategy: canary\n  canary: {steps: [5%, 50%], weight: 10%}\n",
+            HEAD + "rollout:\n  strategy: canary\n  canary: {steps: [5%, 50%], weight: 20%}\n",
             "<text>:6: rollout.canary.weight: cannot be beside 'steps': the steps say it",
         ),
         (

@@ -120,7 +120,8 @@ FIELDS = {
     "limit_prefix": text.map(lambda value: f"/{value}"),
     "limit_header": text,
     "origin": text.map(lambda value: f"https://{value}"),
-    "cors_header": text,
+    # `*` stands for any header.
+    "cors_header": text.filter(lambda value: value != "*"),
     "check_path": text.map(lambda value: f"/{value}"),
     "check_header": text,
     "check_value": text,
