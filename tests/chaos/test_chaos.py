@@ -1,6 +1,6 @@
 """Random faults during random operations: in the end everything is as it should be, and no request was lost.
 
-A failure tells its seed, which is in the name of the test too: `CHAOS_SEED=7 make test PYTEST=tests/chaos`.
+A failure tells its seed, which is in the name of the test too: `CHAOS_SEED=7 make test-slow` repeats it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tests.prefect_server import PrefectServer
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.slow,
     pytest.mark.timeout(1800),
     # A seed that fails has found something: to try it again would hide that.
     pytest.mark.flaky(reruns=0),
@@ -28,7 +29,7 @@ pytestmark = [
     pytest.mark.usefixtures("connected", "disk"),
 ]
 
-SHORT, LONG, RUNS = 3, 12, 4
+TURNS, RUNS = 12, 4
 DISK = "size=64m,mode=700"
 CHOSEN = os.environ.get("CHAOS_SEED")
 SEEDS = [int(seed) for seed in CHOSEN.split(",")] if CHOSEN else random.sample(range(1, 1_000_000), RUNS)
@@ -53,28 +54,18 @@ def disk(home: Home) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", home.path], check=True)
 
 
-def survives(seed: int, turns: int, home: Home, server: PrefectServer) -> None:
-    run = Run(plan(seed, turns), home, server)
-    try:
-        run.begin()
-        run.go()
-    finally:
-        run.end()
-    assert not run.problems, run.report()
-
-
 @pytest.fixture
 def connected(server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all commands use that server."""
     monkeypatch.setenv("PREFECT_API_URL", server.url)
 
 
-@pytest.mark.parametrize("seed", SEEDS[:1])
-def test_a_short_run(seed: int, home: Home, server: PrefectServer) -> None:
-    survives(seed, SHORT, home, server)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_long_run(seed: int, home: Home, server: PrefectServer) -> None:
-    survives(seed, LONG, home, server)
+def test_all_is_as_it_should_be_after_a_random_run(seed: int, home: Home, server: PrefectServer) -> None:
+    run = Run(plan(seed, TURNS), home, server)
+    try:
+        run.begin()
+        run.go()
+    finally:
+        run.end()
+    assert not run.problems, run.report()
