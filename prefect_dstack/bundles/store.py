@@ -137,11 +137,12 @@ class BundleStore:
             raise _cannot_write(error, target) from error
         return target
 
-    def prune(self, keep: Collection[str]) -> set[str]:
+    def prune(self, keep: Collection[str], among: Collection[str] | None = None) -> set[str]:
         """Remove all bundles but some, and what was left of processes that were killed.
 
         Args:
             keep: The digests that some record refers to. Those that somebody holds stay as well.
+            among: Remove none but these; None: any.
 
         Returns:
             The digests of those removed.
@@ -154,7 +155,8 @@ class BundleStore:
         try:
             with self._locked(fcntl.LOCK_EX):
                 stored = self._stored()
-                removed = {digest for digest in stored - set(keep) if self._remove(digest)}
+                unneeded = (stored if among is None else stored & set(among)) - set(keep)
+                removed = {digest for digest in unneeded if self._remove(digest)}
                 self._sweep()
                 if removed == stored:
                     shutil.rmtree(self.cache, ignore_errors=True)

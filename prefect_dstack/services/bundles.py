@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from prefect.settings import get_current_settings
@@ -133,11 +133,15 @@ def holding_bundle(bundle: Bundle | None, store: BundleStore) -> Iterator[None]:
         yield
 
 
-def prune_bundles(infrastructure: Infrastructure, *, dry_run: bool = False) -> set[str]:
+def prune_bundles(
+    infrastructure: Infrastructure, *, among: Collection[str] | None = None, dry_run: bool = False
+) -> set[str]:
     """Remove the copies of files that no revision of any service needs any more.
 
     Args:
         infrastructure: Where they are.
+        among: Remove none but these, by their digests: others may belong to services that only another
+            Prefect API knows; None: any.
         dry_run: Only find them.
 
     Returns:
@@ -148,4 +152,4 @@ def prune_bundles(infrastructure: Infrastructure, *, dry_run: bool = False) -> s
         return set()
     keep = {revision.bundle for record in records for revision in record.revisions if revision.bundle}
     bundles = infrastructure.bundles
-    return bundles.superfluous(keep) if dry_run else bundles.prune(keep)
+    return bundles.superfluous(keep) if dry_run else bundles.prune(keep, among)

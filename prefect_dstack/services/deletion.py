@@ -30,5 +30,5 @@ def delete(record: ServiceRecord, run: ServiceRun) -> None:
             f"{record.name}: {', '.join(left)} still there; stop it again, or run prefect-dstack reconcile"
         )
     delete_record(record.name)
-    prune_bundles(run.infrastructure)
+    prune_bundles(run.infrastructure, among={revision.bundle for revision in record.revisions})
     publish_event("deleted", record.name, None)

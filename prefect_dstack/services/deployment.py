@@ -329,8 +329,8 @@ def put_revision(
     save_record(record)
     publish_deployed(record, observation.found, event)
     materialize_revision(revision, endpoint)
-    if before - {known.bundle for known in record.revisions}:
-        prune_bundles(infrastructure)
+    if dropped := before - {known.bundle for known in record.revisions}:
+        prune_bundles(infrastructure, among=dropped)
     if active is None:
         _explain_port(prepared.configuration, final, gateway, run)
     log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)

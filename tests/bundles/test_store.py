@@ -260,6 +260,15 @@ class TestPrune:
         assert disk_use(store.directory) == 2000
         assert (store.path(second) / "app.py").stat().st_size == 2000
 
+    def test_leaves_what_is_not_among_those_it_is_asked_about(self, store: BundleStore, app: Path) -> None:
+        first, second, third = (
+            store.put(collect(write(app / "app.py", "x" * size).parent)).name for size in (1000, 2000, 3000)
+        )
+
+        assert store.prune({second}, among={first, second, "f" * 64}) == {first}
+
+        assert stored(store) == sorted([second, third])
+
     def test_leaves_nothing_if_nothing_is_kept(
         self, store: BundleStore, app: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     ) -> None:

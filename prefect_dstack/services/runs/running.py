@@ -91,8 +91,8 @@ def run_nodes(
     finally:
         run.remove()
         if bundle is not None:
-            with contextlib.suppress(Exception):  # the next reconcile removes them, too
-                prune_bundles(infrastructure)
+            with contextlib.suppress(Exception):  # the next reconcile removes it, too
+                prune_bundles(infrastructure, among={bundle.digest})
     run.conclude(outcome, time.monotonic() - began)
     return RunResult(
         name=record.name,
