@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -128,14 +128,13 @@ class Ledger:
             seen[key] = before | counters
         whole = self._whole.setdefault(sample.process, {})
         own = self._own.setdefault(sample.process, {})
+        by_replicas: dict[str, Counter[str]] = defaultdict(Counter)
+        for (service, _), counters in seen.items():
+            by_replicas[service].update(counters)
         for service, row in sample.services.items():
             # That of the last time: a line that is read later may count what one before it did not yet.
             earlier = whole.get(service, Counter())
-            by_replicas: Counter[str] = Counter()
-            for (name, _), counters in seen.items():
-                if name == service:
-                    by_replicas.update(counters)
-            answered = Counter({code: earlier[code] - by_replicas[code] for code in CODES})
+            answered = Counter({code: earlier[code] - by_replicas[service][code] for code in CODES})
             before = own.get(service, Counter())
             self._grow((service, ""), {code: answered[code] - before[code] for code in CODES})
             own[service] = before | answered
