@@ -37,7 +37,7 @@ def reconcile_services(dry_run: bool = False, foreign: bool = False) -> list[str
     for line in result.done:
         logger.info("%s: %s", "dry run" if dry_run else "done", line)
     if not result.done and not result.problems:
-        logger.info("all is as it should be")
+        logger.info("nothing to repair")
     if result.problems:
         raise PrefectDstackError("; ".join(dict.fromkeys(result.problems)))
     return result.done

@@ -128,7 +128,7 @@ def test_a_move_ends_the_old_one_when_its_machine_is_reconciled(
     a.ok("reconcile")
     assert not list(a.home.processes())
     assert get(new)["greeting"] == "two"
-    assert a.ok("reconcile").err.count("all is as it should be") == 1
+    assert a.ok("reconcile").err.count("nothing to repair") == 1
     b.ok("stop", name, "-y")
 
 
