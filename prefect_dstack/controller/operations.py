@@ -208,7 +208,7 @@ def register_replica(
     name = found.replica.name
     member = RouteReplica(name=name, address=address, port=port, weight=weight, direct=direct)
     gateway.register(route, member)
-    gets = "gets requests from" if direct else "is checked by"
+    gets = "gets requests from" if direct and weight else "is checked by"
     log.info("%s: %s gateway %s at %s:%d", name, gets, gateway.name, address, port)
 
 

@@ -60,8 +60,7 @@ def scale_service(
             raise ConflictError(f"{name}: does not serve, so it cannot be scaled; apply its file first")
         prepared = recorded(record, record.active_revision, run.infrastructure.sources)
         if replicas is None:
-            record = record.released()
-            desired = desired_replicas(record, prepared.configuration)
+            desired = desired_replicas(record.released(), prepared.configuration)
         else:
             who = set_by or this_user()
             groups = scaled_groups(record, prepared.groups, replicas, group)

@@ -25,6 +25,9 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 HEALTHY_AFTER = 10.0
 
+# In the directory of a program, in which its supervisor runs; it has written its process id into it.
+LOCK = "supervisor.lock"
+
 PROC = Path("/proc")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -90,6 +93,14 @@ def _processes() -> Iterator[tuple[int, str, str, str]]:
             with contextlib.suppress(OSError, ValueError):
                 state, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
                 yield int(entry.name), state, parent, group
+
+
+def _is_supervisor(pid: int) -> bool:
+    """Return whether a process supervises another program, which is to outlive whoever started it."""
+    try:
+        return (PROC / str(pid) / "cwd" / LOCK).read_text() == str(pid)
+    except (OSError, ValueError):
+        return False
 
 
 class _Supervision:
@@ -188,15 +199,19 @@ class _Supervision:
             return False
         return True
 
-    def kill_strays(self) -> None:
-        """Kill what left the program's process group: as a subreaper we are its parent by now."""
+    def strays(self) -> Iterator[int]:
+        """Yield what left the program's process group: as a subreaper we are its parent by now."""
         if self.prctl is None:
             return
         mine = str(os.getpid())
         for pid, state, parent, _ in _processes():
-            if parent == mine and state != "Z":
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+            if parent == mine and state != "Z" and not _is_supervisor(pid):
+                yield pid
+
+    def kill_strays(self) -> None:
+        for pid in self.strays():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def forward_output(self) -> None:
         while True:
@@ -226,6 +241,8 @@ class _Supervision:
             except ChildProcessError:
                 break
             if pid == 0:
+                if self.prctl is not None and not any(self.strays()):
+                    break
                 self.wait(wakeup, 0.02)
         self.forward_output()
         self.report(state="stopped", pid=None)
@@ -298,7 +315,7 @@ def _detach() -> None:
         os._exit(0 if os.read(ready, 1) == b"1" else 1)
     os.close(ready)
     os.setsid()
-    lock = os.open("supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _acquire(lock):
         os.write(locked, b"0")
         os._exit(1)

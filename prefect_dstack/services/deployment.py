@@ -509,8 +509,8 @@ def _undone(
     gateway: ManagedGateway | None = None,
 ) -> Exception:
     """Bring back what served before, and find the words for what happened."""
-    reason = _reason(error)
     name = f"{record.name}@{revision.number}"
+    reason = _reason(error).removeprefix(f"{name}: ")
     with contextlib.suppress(Exception):  # what was found since is kept, if it can be had
         record = find_record(record.name) or record
     failed = record.failed(revision.number, reason)

@@ -16,7 +16,7 @@ from prefect_dstack.configurations import PortMapping
 from prefect_dstack.controller.goal import Goal
 from prefect_dstack.domain.evaluation import Evaluation, Release
 from prefect_dstack.domain.record import ServiceRecord
-from prefect_dstack.errors import DeploymentError, RejectedError, UserError
+from prefect_dstack.errors import DeploymentError, PrefectDstackError, RejectedError, UserError
 from prefect_dstack.hosts.forwarding import Forwarder
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
@@ -158,9 +158,14 @@ def _judged(evaluate: Evaluate, release: Release) -> Evaluation:
     judge: Any = evaluate
     if not isinstance(evaluate, Flow | Task):
         judge = task(name="evaluate", cache_policy=NO_CACHE)(judge)
-    result = judge(release)
-    if inspect.isawaitable(result):
-        result = asyncio.run(_awaited(cast("Awaitable[Evaluation | bool]", result)))
+    try:
+        result = judge(release)
+        if inspect.isawaitable(result):
+            result = asyncio.run(_awaited(cast("Awaitable[Evaluation | bool]", result)))
+    except PrefectDstackError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the user's own code: what it cannot judge does not pass
+        return Evaluation(passed=False, reason=f"it raised {type(error).__name__}: {error}")
     if isinstance(result, bool):
         return Evaluation(passed=result)
     if isinstance(result, Evaluation):

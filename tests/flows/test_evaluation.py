@@ -98,7 +98,7 @@ def test_what_fails_to_judge_deploys_nothing(deploy: Deploy, name: str) -> None:
     def broken(_: Release) -> bool:
         raise RuntimeError("no holdout set")
 
-    with pytest.raises(Exception, match="no holdout set"):
+    with pytest.raises(RejectedError, match="rejected it: it raised RuntimeError: no holdout set"):
         deploy(env={"GREETING": "two"}, evaluate=broken)
     with pytest.raises(UserError, match=r"returned str; return prefect_dstack\.Evaluation"):
         deploy(env={"GREETING": "two"}, evaluate=lambda _: "good")

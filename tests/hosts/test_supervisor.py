@@ -315,6 +315,31 @@ class TestStop:
 
         assert not any(map(lives, strays))
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+    def test_leaves_what_it_has_started_under_a_supervisor_of_its_own(
+        self, it: Supervised, make: Callable[[str], Supervised]
+    ) -> None:
+        other = make("other")
+        code = (
+            "import pathlib, time; from prefect_dstack.hosts import supervisor;"
+            f"supervisor.start(pathlib.Path({str(other.directory)!r}),"
+            f" supervisor.Program.model_validate_json({other.program(SLEEP).model_dump_json()!r}));"
+            "time.sleep(300)"
+        )
+        supervisor.start(
+            it.directory,
+            it.program("").model_copy(update={"arguments": [sys.executable, "-c", code]}),
+        )
+        child = other.running().pid
+
+        began = time.monotonic()
+        it.stop()
+
+        assert time.monotonic() - began < it.program("").grace
+        assert child is not None
+        assert lives(child)
+        assert (other.status.state, other.status.pid) == ("running", child)
+
     def test_waits_for_nobody_who_has_ended_already(self, it: Supervised) -> None:
         # The child of one that left the group ends, and is not asked how.
         code = (

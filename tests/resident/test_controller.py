@@ -117,6 +117,8 @@ def test_a_number_that_was_pinned_stays(deploy: Deploy, name: str, controller: N
         done = [clients.submit(ask, f"{endpoint.url}/slow") for _ in range(64)]
         assert {future.result() for future in done} == {200}
     assert wanted(name) == 2
+    scale_service(name, None)
+    wait_until(lambda: wanted(name) == 1, 60, "the load counts again")
 
 
 def test_a_replica_that_is_gone_is_replaced(
