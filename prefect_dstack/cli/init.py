@@ -44,14 +44,16 @@ def init(
         str | None, typer.Option("--name", "-n", help="The name; default: the directory's.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; take the defaults.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
 ) -> None:
     """Write a first configuration, with comments."""
     from prefect_dstack.cli.starters import STARTERS
 
     place = directory or Path()
     if place.exists() and not place.is_dir():
-        raise UserError(f"{place}: is no directory")
+        raise UserError(f"{place}: is not a directory")
+    if place.suffix in (".yml", ".yaml"):
+        raise UserError(f"{place}: is not a directory; the file is named after the service, so give --name")
     if template is not None and template not in STARTERS:
         raise UserError(f"--template {template}: there are {', '.join(STARTERS)}")
     if not yes and not can_ask() and template is None:
@@ -62,7 +64,7 @@ def init(
     answers = _answers(starter, name or _name_of(place), asks=asks, named=name is not None)
     file = place / f"{answers.name}.dstack.yml"
     if file.exists() and not force:
-        raise UserError(f"{file}: is there already; --force writes over it, --name takes another name")
+        raise UserError(f"{file}: already exists; --force overwrites it, --name chooses another name")
     text = starter.write(answers)
     _check(text)
     try:
@@ -70,7 +72,7 @@ def init(
         file.write_text(text)
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}") from error
-    out.print(f"{file} is written", markup=False)
+    out.print(f"wrote {file}", markup=False)
     out.print("read it, and then: prefect-dstack apply", style="dim", markup=False)
 
 

@@ -192,7 +192,7 @@ def _must_be(what: str) -> Callable[[dict[str, Any], str], str]:
 
 
 def _bound(words: str, key: str) -> Callable[[dict[str, Any], str], str]:
-    return lambda context, shown: f"must be {words} {context[key]:g}{shown}"
+    return lambda context, shown: f"must be {words} {context[key]:.10g}{shown}"
 
 
 def _length(words: str, key: str, unit: str) -> Callable[[dict[str, Any], str], str]:

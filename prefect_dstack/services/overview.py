@@ -185,7 +185,11 @@ def _overview_of(record: ServiceRecord, infrastructure: Infrastructure, *, close
     if missing:  # Otherwise nothing of this service can have been on a machine that is gone.
         problems += [f"{name} is gone: {reason}" for name, reason in seen.unreachable.items()]
     problems += [f"{name} is missing" for name in missing]
-    problems += [f"{r.name} is {r.state}" for r in replicas if r.state != "running"]
+    problems += [
+        f"{r.name} {'has exited' if r.state == 'exited' else f'is {r.state}'}"
+        for r in replicas
+        if r.state != "running"
+    ]
     there = [replica.name for replica in replicas] + [stamp.name for _, stamp in observation.empty]
     pending = record.pending()
     waiting = None if pending is None else pending.revision

@@ -26,7 +26,7 @@ def test_every_template_writes_a_file_that_apply_takes(
 ) -> None:
     outcome = cli.ok("init", "--template", template, "--name", "mine", "--yes")
 
-    assert outcome.out.startswith("mine.dstack.yml is written\n")
+    assert outcome.out.startswith("wrote mine.dstack.yml\n")
     loaded = load_configuration(tmp_path / "mine.dstack.yml")
     assert loaded.name == "mine"
     if loaded.type != "dev-environment":
@@ -74,7 +74,7 @@ def test_writes_over_nothing_unless_told_to(cli: CommandLine, tmp_path: Path) ->
     refused = cli("init", "--name", "mine", "--yes")
 
     assert (refused.code, refused.out) == (2, "")
-    assert "is there already; --force writes over it" in refused.err
+    assert "already exists; --force overwrites it" in refused.err
     assert file.read_text() == "mine"
     cli.ok("init", "--name", "mine", "--yes", "--force")
     assert file.read_text() != "mine"
@@ -86,7 +86,8 @@ def test_writes_over_nothing_unless_told_to(cli: CommandLine, tmp_path: Path) ->
         (["init"], "there is no terminal to ask on: add --yes"),
         (["init", "--template", "rails"], "there are vllm, tgi, llama.cpp, fastapi, gradio, task, dev"),
         (["init", "--yes", "--name", "No Name"], "name: must be"),
-        (["init", "--yes", "file"], "is no directory"),
+        (["init", "--yes", "file"], "is not a directory"),
+        (["init", "--yes", "nowhere/app.dstack.yml"], "is named after the service, so give --name"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
