@@ -35,6 +35,7 @@ STATE = "state.json"
 DEPARTED = "departed.json"
 # There while files and HAProxy may differ; whoever finds it reloads.
 UNFINISHED = "unfinished"
+PORT_ATTEMPTS = 3
 ANSWER_TIMEOUT = 2.0
 FORMER_PATIENCE = 5
 RELOAD_TIMEOUT = 60.0
@@ -119,16 +120,25 @@ class Gateway:
             GatewayError: If it cannot be started, or refuses the new state.
         """
         with self.place.lock():
-            if self.place.read(STATE) is None:
-                state = transition(initial_state)
-                self._create(state)
-                return state
-            old = self.state()
-            new = transition(old)
-            stale = self._stale(old)
-            if new != old or stale or not self._ready():
-                self._apply(old, new, stale or not self._ready())
-            return new
+            for _ in range(PORT_ATTEMPTS - 1):
+                # A port that was free when it was chosen may be taken by now; then another is.
+                with contextlib.suppress(ConflictError):
+                    return self._ensure(initial_state, transition)
+            return self._ensure(initial_state, transition)
+
+    def _ensure(
+        self, initial_state: GatewayState, transition: Callable[[GatewayState], GatewayState]
+    ) -> GatewayState:
+        if self.place.read(STATE) is None:
+            state = transition(initial_state)
+            self._create(state)
+            return state
+        old = self.state()
+        new = transition(old)
+        stale = self._stale(old)
+        if new != old or stale or not self._ready():
+            self._apply(old, new, stale or not self._ready())
+        return new
 
     def change_or_destroy(
         self,

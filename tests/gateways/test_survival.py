@@ -282,3 +282,33 @@ def test_the_load_of_a_restart_is_only_what_was_under_way(
         done = load.done
         wait_until(lambda: load.done > done + 50)
         assert len(load.failures) - failed <= 4
+
+
+def test_two_gateways_never_share_a_port(
+    gateway: Gateway, port: int, application: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has looked at the port before this one took it."""
+    serve(gateway, application("r0"))
+    other = Gateway(LocalPlace("local", tmp_path / "other"))
+    state = GatewayState(name="local", base_port=port)
+    with monkeypatch.context() as context:
+        context.setattr(LocalPlace, "port_is_free", lambda *_: True)
+        with pytest.raises(GatewayError):
+            other.ensure(state, lambda state: state.with_route(Route(service="other", port=port)))
+    assert {request(port).body for _ in range(8)} == {b"r0"}
+    assert not place(other).directory.exists()
+
+
+def test_a_port_that_was_taken_meanwhile_is_chosen_again(gateway: Gateway, port: int) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        choices = iter([taken.getsockname()[1], free_port()])
+
+        def chosen(state: GatewayState) -> GatewayState:
+            return state.with_route(Route(service="hello", port=next(choices)))
+
+        state = gateway.ensure(GatewayState(name="local", base_port=port), chosen)
+
+    assert state == gateway.state()
+    assert next(choices, None) is None
