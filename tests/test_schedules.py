@@ -39,7 +39,7 @@ def api(cli: CommandLine, home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.delenv("PREFECT_API_URL")
     url = cli.ok("server", "start", timeout=200).out.strip()
     yield url
-    monkeypatch.delenv("PREFECT_API_URL")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     cli.ok("server", "stop")
 
 
