@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -119,6 +120,20 @@ class Infrastructure:
         if isinstance(backend, RunsWorkloads):
             return backend.runtime(name)
         return self._process_runtime if name == "process" else self._docker_runtime
+
+    def logs(
+        self, found: FoundReplica, *, tail: int | None, follow: bool, since: datetime | None = None
+    ) -> Iterator[str]:
+        """Read what a replica writes; see `Runtime.logs`.
+
+        Args:
+            found: The replica.
+            tail: Only so many lines from the end; None: all that is kept.
+            follow: Go on with what it writes from now.
+            since: Only what was written since then.
+        """
+        runtime, machine = self.runtime(found.instance, found.replica.runtime), self.machine(found.instance)
+        return runtime.logs(machine, found.replica, tail=tail, follow=follow, since=since)
 
     @functools.cached_property
     def bundles(self) -> BundleStore:

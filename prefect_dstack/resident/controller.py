@@ -119,7 +119,7 @@ class Controller:
             self._start(f"change {name}", partial(_replace, hung))
 
     def close(self) -> None:
-        """Give up leadership; what is under way runs to its end."""
+        """Step down as leader; what is under way runs to its end."""
         if self._leadership is not None and self._leads:
             self._leadership.resign()
         self._pool.shutdown(wait=True)

@@ -58,7 +58,7 @@ class Leadership:
         return True
 
     def resign(self) -> None:
-        """Give up leadership at once."""
+        """Step down as leader at once."""
         known = documents.read(DstackController, BLOCK)
         if known is not None and known[1]["leader"].get("identity") == self.identity:
             documents.replace(known[0], {"leader": {}})

@@ -85,7 +85,7 @@ def try_canary(
 def _take(
     step: Step, goal: Goal, old: Goal, gateway: ManagedGateway, record: ServiceRecord, run: ServiceRun
 ) -> list[FoundReplica]:
-    """Give a canary the replicas and the weight of a step, and return all replicas of the service."""
+    """Return all replicas of the service, once the canary has those and the weight of a step."""
     assert goal.revision is not None  # noqa: S101 - as above
     assert old.revision is not None  # noqa: S101 - a canary is only tried beside what serves
     numbers = goal.first(step.replicas)

@@ -170,9 +170,7 @@ def _lines(
     *,
     follow: bool,
 ) -> Iterator[str]:
-    runtime = infrastructure.runtime(found.instance, found.replica.runtime)
-    machine = infrastructure.machine(found.instance)
-    return runtime.logs(machine, found.replica, tail=tail, follow=follow, since=since)
+    return infrastructure.logs(found, tail=tail, follow=follow, since=since)
 
 
 def _following(

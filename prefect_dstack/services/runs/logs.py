@@ -76,9 +76,7 @@ def _of_node(
     since: datetime | None,
     follow: bool,
 ) -> Iterator[str]:
-    runtime = infrastructure.runtime(item.instance, item.replica.runtime)
-    machine = infrastructure.machine(item.instance)
-    return runtime.logs(machine, item.replica, tail=tail, follow=follow, since=since)
+    return infrastructure.logs(item, tail=tail, follow=follow, since=since)
 
 
 def _merged(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -151,25 +151,6 @@ class Nodes:
         """Look how each node that has not ended is."""
         for node in self.all:
             self._look_at(node)
-
-    def lines(self, node: Node, *, follow: bool, tail: int | None = None) -> Iterator[str]:
-        """Return what a node writes.
-
-        Args:
-            node: The node.
-            follow: Whether to wait for more until it ends.
-            tail: How many of the last lines to begin with; None: all.
-
-        Yields:
-            The lines; none before it is started.
-
-        Raises:
-            HostError: If its machine cannot be reached.
-        """
-        if node.instance is not None and node.replica is not None:
-            runtime = self.infrastructure.runtime(node.instance, node.replica.runtime)
-            machine = self.infrastructure.machine(node.instance)
-            yield from runtime.logs(machine, node.replica, follow=follow, tail=tail)
 
     def bring_back(self, artifacts: Mapping[str, Path]) -> list[str]:
         """Copy files out of the master node.

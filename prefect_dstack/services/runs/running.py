@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prefect_dstack.bundles import Bundle
 from prefect_dstack.configurations import DevEnvironmentConfiguration
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.domain.record import now
@@ -76,7 +75,8 @@ def run_nodes(
     is_here = isinstance(configuration, DevEnvironmentConfiguration) and configuration.image is None
     # Who works on files wants to find them again.
     bundle = None if is_here else bundle_of(configuration, infrastructure)
-    run = _Run(configuration, record, infrastructure, flow_run, log, bundle, on_line or log.info)
+    nodes = Nodes(configuration, record, infrastructure, flow_run, log, bundle)
+    run = _Run(record, nodes, on_line or log.info)
     limit = configuration.max_duration
     deadline = None if limit in (None, "off") else began + float(limit)
     copied: list[str] = []
@@ -106,25 +106,19 @@ def run_nodes(
 class _Run:
     """One run of a task or a development environment."""
 
-    def __init__(
-        self,
-        configuration: Runnable,
-        record: RunRecord,
-        infrastructure: Infrastructure,
-        flow_run: str,
-        log: Log,
-        bundle: Bundle | None,
-        on_line: Callable[[str], None],
-    ) -> None:
-        self.configuration, self.record, self.infrastructure = configuration, record, infrastructure
-        self.log, self.on_line = log, on_line
+    def __init__(self, record: RunRecord, nodes: Nodes, on_line: Callable[[str], None]) -> None:
+        self.record, self.nodes, self.on_line = record, nodes, on_line
+        self.configuration, self.infrastructure, self.log = (
+            nodes.configuration,
+            nodes.infrastructure,
+            nodes.log,
+        )
         self.stopped = False
         self.stay = (
-            Stay(configuration, infrastructure, log)
-            if isinstance(configuration, DevEnvironmentConfiguration)
+            Stay(self.configuration, self.infrastructure, self.log)
+            if isinstance(self.configuration, DevEnvironmentConfiguration)
             else None
         )
-        self.nodes = Nodes(configuration, record, infrastructure, flow_run, log, bundle)
         self._lines: queue.Queue[str] = queue.Queue(maxsize=10_000)
 
     def to_its_end(self, deadline: float | None) -> RunOutcome:
@@ -229,8 +223,11 @@ class _Run:
 
     def _read(self, node: Node, *, follow: bool = True) -> None:
         prefix = f"[{node.plan.rank}] " if len(self.nodes.all) > 1 else ""
+        if node.found is None:
+            return
         with contextlib.suppress(HostError):
-            for line in self.nodes.lines(node, follow=follow, tail=None if follow else 100):
+            tail = None if follow else 100
+            for line in self.infrastructure.logs(node.found, follow=follow, tail=tail):
                 if self.stay is not None:
                     self.stay.read(line)
                 if follow:
