@@ -83,7 +83,8 @@ def until(server: PrefectServer, run: str, *states: str) -> dict[str, Any]:
 def share_of(colour: tuple[int, int, int], part: Locator) -> float:
     """How much of a part of the page has a colour, or nearly."""
     with Image.open(io.BytesIO(part.screenshot())) as picture:
-        pixels = list(picture.convert("RGB").getdata())
+        data = picture.convert("RGB").tobytes()
+    pixels = list(zip(data[::3], data[1::3], data[2::3], strict=True))
     near = [has for has in pixels if max(abs(a - b) for a, b in zip(has, colour, strict=True)) < 40]
     return len(near) / len(pixels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyte
@@ -16,6 +16,9 @@ from rich.text import Text
 LONGEST = 400
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 DIM, GREY = 2, 90
+
+# Of an animation: nobody waits longer for the next line, and there is time to read the last one.
+LONGEST_PAUSE, READING = 0.8, 8.0
 
 
 class _Screen(pyte.Screen):
@@ -43,6 +46,50 @@ def recorded(parts: Iterable[tuple[str, str]], title: str, columns: int) -> str:
     svg = console.export_svg(title=title, unique_id=re.sub(r"\W+", "-", title))
     # Rich names a font of another host.
     return FONT.sub("", svg)
+
+
+def animated(svg: str, parts: Sequence[tuple[float, str]], columns: int) -> str:
+    """Return an SVG of one command in which each line appears when it did, again and again.
+
+    Args:
+        svg: What `recorded` made of the command.
+        parts: What the terminal got, each with the seconds since the start.
+        columns: The width of the terminal.
+    """
+    times = _shortened([0.0, *_appeared(parts, columns)])
+    length = times[-1] + READING
+    unique = re.findall(r'clip-path="url\(#([^)]+)-line-0\)"', svg)[0]
+    rules = [
+        f"@keyframes {unique}-{number} {{ from {{ opacity: 0 }} {100 * time / length:.2f}% {{ opacity: 1 }} }}\n"
+        f'[clip-path="url(#{unique}-line-{number})"] '
+        f"{{ animation: {unique}-{number} {length:.1f}s step-end infinite }}"
+        for number, time in enumerate(times)
+        if time
+    ]
+    still = "@media (prefers-reduced-motion: reduce) { text { animation: none !important } }"
+    return svg.replace("</style>", "\n".join([*rules, still, "</style>"]), 1)
+
+
+def _appeared(parts: Sequence[tuple[float, str]], columns: int) -> list[float]:
+    """Return when each line that is shown at the end, or one below it, got its last change."""
+    screen = _Screen(columns, LONGEST)
+    stream = pyte.Stream(screen)
+    before: list[str] = [""] * LONGEST
+    times = [0.0] * LONGEST
+    for time, part in parts:
+        stream.feed(part)
+        for row, line in enumerate(screen.display):
+            if line != before[row]:
+                times[row] = time
+        before = list(screen.display)
+    last = len(shown("".join(part for _, part in parts), columns))
+    # What is written above another line later than it is would else leave a gap.
+    return [max(times[: row + 1]) for row in range(last)]
+
+
+def _shortened(times: Sequence[float]) -> list[float]:
+    pauses = [min(LONGEST_PAUSE, after - before) for before, after in itertools.pairwise(times)]
+    return list(itertools.accumulate(pauses, initial=0.0))
 
 
 def shown(raw: str, columns: int) -> list[Text]:

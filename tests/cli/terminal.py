@@ -54,7 +54,13 @@ class Terminal:
             preexec_fn=_in_front,
         )
         os.close(slave)
-        self.raw = ""
+        self._started = time.monotonic()
+        self.parts: list[tuple[float, str]] = []
+
+    @property
+    def raw(self) -> str:
+        """What it got so far, as it came."""
+        return "".join(part for _, part in self.parts)
 
     @property
     def text(self) -> str:
@@ -109,7 +115,7 @@ class Terminal:
             if error.errno != errno.EIO:  # Linux says so when the other end is closed
                 raise
             return False
-        self.raw += data.decode(errors="replace")
+        self.parts.append((time.monotonic() - self._started, data.decode(errors="replace")))
         return bool(data)
 
 

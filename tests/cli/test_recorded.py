@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.browser.prefect_ui import picture_directory
-from tests.cli.recording import recorded
+from tests.cli.recording import animated, recorded
 from tests.cli.terminal import Terminal
 from tests.command_line import CommandLine
 from tests.flows.asking import Asking
-from tests.flows.test_documented import DOCS, blocks
+from tests.flows.test_documented import DOCS, ROOT, blocks
 from tests.home import Home
 
 pytestmark = [
@@ -62,3 +63,15 @@ def test_a_service_under_load(
     for text in (">serving<", "REQ/S"):
         assert text in picture
     save(picture, tmp_path, "top")
+
+
+def test_the_demo(terminal: Callable[..., Terminal], cli: CommandLine, tmp_path: Path) -> None:
+    demo = terminal(ROOT / "examples" / "demo.py", columns=COLUMNS, program=sys.executable)
+    code = demo.end(900)
+    cli.ok("stop", "hello", "-y")
+    cli.ok("delete", "hello", "-y")
+
+    assert code == 0, demo.text
+    picture = animated(recorded([("make demo", demo.raw)], "make demo", COLUMNS), demo.parts, COLUMNS)
+    assert re.search(r">[0-9]+&#160;requests,&#160;0&#160;failed<", picture)
+    save(picture, tmp_path, "demo")
