@@ -39,6 +39,11 @@ class Settings(PrefectBaseSettings):
         description="Whether applying a service that scales starts the controller of this machine.",
         validation_alias=_names("start_controller"),
     )
+    schedule_work_pool: str = Field(
+        default="dstack",
+        description="The work pool whose workers start what `schedule` in a configuration asks for.",
+        validation_alias=_names("schedule_work_pool"),
+    )
     default_image: str = Field(
         default="dstackai/base:0.15-base-ubuntu24.04",
         description="The image of containers for which the configuration names none; it has uv and Bash.",

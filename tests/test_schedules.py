@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -125,3 +126,28 @@ def test_a_cron_and_an_interval_fire_twice(api: str, worker: Path, cli: CommandL
         30,
         "doctor finds that runs are planned",
     )
+
+
+@pytest.mark.timeout(300)
+def test_the_schedule_of_a_file_starts_its_task(
+    api: str, worker: Path, cli: CommandLine, tmp_path: Path
+) -> None:
+    times = tmp_path / "times"
+    file = tmp_path / "count.dstack.yml"
+    task = {"type": "task", "name": "count", "commands": [f"date >> {times}"]}
+    file.write_text(yaml.safe_dump({**task, "schedule": {"cron": ["* * * * *", "0 8 * * 0"]}}))
+
+    shown = cli.ok("apply", file, "-y").out
+    assert "count starts on the schedule '* * * * *' and '0 8 * * mon' (UTC), by run-task/count" in shown
+    assert not times.exists()
+    assert "* * * * * and 0 8 * * mon" in cli.ok("ps").out
+
+    wait_until(times.exists, 150, f"the schedule has started it; {worker}")
+    wait_until(lambda: json.loads(cli.ok("ps", "--json", "-a").out)[0]["state"] == "done", 60, "it is done")
+    cli.ok("stop", "count", "-y")
+    assert "* * * * *" not in cli.ok("ps", "-a").out
+    cli.ok("apply", file, "-y")
+    file.write_text(yaml.safe_dump(task))
+    assert "count: starts on no schedule any more" in cli.ok("apply", file, "-y").err
+    assert "* * * * *" not in cli.ok("ps", "-a").out
+    cli.ok("delete", "count", "-y")

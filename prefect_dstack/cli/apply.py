@@ -48,7 +48,14 @@ def apply(
     options = ApplyOptions(
         yes=yes, json=json, force=force, move=move, detach=detach, artifacts=_parsed(artifact or [])
     )
-    configuration = load(path, file, name=name, profile=profile, arguments=context.args)
+    source = _source(path, file)
+    configuration = load(source, name=name, profile=profile, arguments=context.args)
+    if getattr(configuration, "schedule", None) is not None:
+        from prefect_dstack.cli.schedules import apply_schedule
+
+        _check(configuration)
+        apply_schedule(configuration, source, options, profile=profile, arguments=context.args)
+        return
     handler = HANDLERS.get(configuration.type)
     if handler is None:
         raise ConfigurationError(
@@ -60,21 +67,21 @@ def apply(
     handler(configuration, options)
 
 
-def load(
-    path: Path | None, file: Path | None, *, name: str | None, profile: str | None, arguments: list[str]
-) -> Any:
+def _source(path: Path | None, file: Path | None) -> Path | str:
+    from prefect_dstack.cli.files import choose_source
+
+    return choose_source(file, path)
+
+
+def load(source: Path | str, *, name: str | None, profile: str | None, arguments: list[str]) -> Any:
     """Load the configuration that a command line names.
 
     Args:
-        path: The argument.
-        file: What `--file` names.
+        source: The path, or the text from standard input.
         name: Overrides the configuration's name.
         profile: The profile to use.
         arguments: What `${{ run.args }}` stands for.
     """
-    from prefect_dstack.cli.files import choose_source
-
-    source = choose_source(file, path)
     from prefect_dstack.configurations import load_configuration
 
     return load_configuration(source, name=name, args=arguments, profile=profile, variables=_variable)

@@ -26,9 +26,10 @@ def config(
 ) -> None:
     """Print a file as it is understood: checked, with its profile and all defaults."""
     from prefect_dstack.cli.apply import load
+    from prefect_dstack.cli.files import choose_source
     from prefect_dstack.domain.support import check_support
 
-    configuration = load(path, file, name=name, profile=profile, arguments=context.args)
+    configuration = load(choose_source(file, path), name=name, profile=profile, arguments=context.args)
     check_support(configuration)
     known = {"type": configuration.type} | configuration.model_dump(mode="json", exclude_none=True)
     if json:

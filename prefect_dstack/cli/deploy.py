@@ -8,6 +8,7 @@ import typer
 
 from prefect_dstack.cli.offers import show_offers
 from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, print_json, progress
+from prefect_dstack.cli.schedules import end_schedule
 
 if TYPE_CHECKING:
     from prefect_dstack.cli.options import ApplyOptions
@@ -40,6 +41,7 @@ def apply_service(configuration: ServiceConfiguration, options: ApplyOptions) ->
 
     with progress():
         endpoint = deploy_service(configuration, force=options.force, move=options.move)
+    end_schedule(endpoint.service)
     if configuration.scaling is not None or configuration.restart_after is not None:
         _watch(endpoint.service)
     if options.json:

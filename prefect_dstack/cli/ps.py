@@ -19,6 +19,9 @@ from prefect_dstack.cli.tables import fold
 if TYPE_CHECKING:
     from prefect_dstack.services.overview import ReplicaFigures, ServiceOverview
     from prefect_dstack.services.runs.overview import RunOverview
+    from prefect_dstack.store.schedules import ScheduleOverview
+
+    Found = tuple[list[ServiceOverview], list[RunOverview], list[ScheduleOverview]]
 
 __all__ = ["ps"]
 
@@ -35,7 +38,7 @@ def ps(
     show_all: Annotated[bool, typer.Option("--all", "-a", help="Stopped and failed services too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show every change, until Ctrl-C.")] = False,
 ) -> None:
-    """List the services: what is wanted of each, and what actually runs."""
+    """List the services, tasks, dev environments and schedules: what is wanted, and what actually runs."""
     with reading():
         if watch:
             _watch(names or [], json=json, show_all=show_all)
@@ -43,17 +46,20 @@ def ps(
             _show(*_found(names or [], show_all=show_all, closely=bool(names)), names or [], json=json)
 
 
-def _found(
-    names: list[str], *, show_all: bool, closely: bool = False
-) -> tuple[list[ServiceOverview], list[RunOverview]]:
+def _found(names: list[str], *, show_all: bool, closely: bool = False) -> Found:
     from prefect_dstack.services.runs.overview import run_overview
+    from prefect_dstack.store.records import find_record
+    from prefect_dstack.store.schedules import all_schedules
     from prefect_dstack.store.sources import seen_at_once
 
     with seen_at_once():
+        schedules = [it for it in all_schedules() if it.name in names or not names]
         runs = [run for run in run_overview() if run.name in names or not names]
-        others = [name for name in names if all(run.name != name for run in runs)]
+        known = {run.name for run in runs}
+        known |= {it.name for it in schedules if find_record(it.name) is None}
+        others = [name for name in names if name not in known]
         services = [] if names and not others else _services(others, show_all=show_all, closely=closely)
-    return services, [run for run in runs if names or show_all or run.state not in OVER]
+    return services, [run for run in runs if names or show_all or run.state not in OVER], schedules
 
 
 def _services(names: list[str], *, show_all: bool, closely: bool) -> list[ServiceOverview]:
@@ -66,7 +72,7 @@ def _services(names: list[str], *, show_all: bool, closely: bool) -> list[Servic
 
 
 def _watch(names: list[str], *, json: bool, show_all: bool) -> None:
-    shown: tuple[list[ServiceOverview], list[RunOverview]] | None = None
+    shown: Found | None = None
     redraws = sys.stdout.isatty() and not json
     while True:
         found = _found(names, show_all=show_all, closely=redraws and bool(names))
@@ -79,10 +85,24 @@ def _watch(names: list[str], *, json: bool, show_all: bool) -> None:
         time.sleep(WATCH_INTERVAL)
 
 
-def _show(services: list[ServiceOverview], runs: list[RunOverview], names: list[str], *, json: bool) -> None:
+def _show(
+    services: list[ServiceOverview],
+    runs: list[RunOverview],
+    schedules: list[ScheduleOverview],
+    names: list[str],
+    *,
+    json: bool,
+) -> None:
     if json:
-        print_json([it.model_dump(mode="json") for it in (*services, *runs)])
+        print_json([it.model_dump(mode="json") for it in (*services, *runs, *schedules)])
         return
+    if schedules:
+        from prefect_dstack.cli.schedules import show_schedules
+
+        show_schedules(schedules)
+        if not (services or runs):
+            return
+        print()  # noqa: T201
     if runs:
         from prefect_dstack.cli.runs import show_runs
 

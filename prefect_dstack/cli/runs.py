@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from prefect_dstack.cli.output import can_ask, confirm, connected, err, out, print_json, show_table
+from prefect_dstack.cli.schedules import end_schedule
 from prefect_dstack.errors import ConflictError, NotFoundError, UserError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def _apply(configuration: Runnable, options: ApplyOptions) -> None:
     from prefect_dstack.store.run_records import find_run
 
     refuse_running(name)
+    end_schedule(name)
     if not options.detach:
         from prefect_dstack.hosts.forwarding import check_local_ports
 

@@ -24,7 +24,8 @@ from prefect_dstack.configurations.scalars import Duration, Number, OffableDurat
 SpotPolicy = Literal["spot", "on-demand", "auto"]
 RetryEvent = Literal["no-capacity", "interruption", "error"]
 
-_CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+# As in dstack, a week begins on Monday, which is 0.
+_CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _CRON_NAMES = (
     dict(
         zip(
@@ -33,7 +34,7 @@ _CRON_NAMES = (
             strict=True,
         )
     ),
-    dict(zip(["sun", "mon", "tue", "wed", "thu", "fri", "sat"], range(7), strict=True)),
+    dict(zip(["mon", "tue", "wed", "thu", "fri", "sat", "sun"], range(7), strict=True)),
 )
 _CRON_ITEM = re.compile(r"(\*|[0-9]{1,2}|[a-z]{3})(?:-([0-9]{1,2}|[a-z]{3}))?(?:/([1-9][0-9]?))?")
 

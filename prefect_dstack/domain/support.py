@@ -53,8 +53,6 @@ OF_RUNS = {
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
     "reservation": LATER,
-    "schedule": "belongs to the Prefect deployment that runs this file; remove it, and give that one a cron: "
-    "prefect deployment schedule create NAME/default --cron '0 8 * * *'",
     "setup": f"{OLDER}; put its commands first in 'commands'",
     "single_branch": "has no effect: a repository is brought along without its history; remove it",
     "termination_idle_time": f"{OLDER}; remove it",

@@ -31,6 +31,7 @@ def run_dev_environment(
     name: str | None = None,
     profile: str | None = None,
     args: list[str] | None = None,
+    directory: str | Path | None = None,
 ) -> RunResult:
     """Keep a development environment until it is stopped, or nobody has been connected for too long.
 
@@ -43,6 +44,8 @@ def run_dev_environment(
         name: The name of the environment; default: the configuration's.
         profile: The profile whose settings are used where the configuration has none.
         args: What `${{ run.args }}` stands for.
+        directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
+            instead of the current one.
 
     Returns:
         How it ended: its exit code is 0.
@@ -59,7 +62,13 @@ def run_dev_environment(
         ```
     """
     loaded = load_of_kind(
-        DevEnvironmentConfiguration, configuration, name, profile, args, templated=is_of_deployment()
+        DevEnvironmentConfiguration,
+        configuration,
+        name,
+        profile,
+        args,
+        templated=is_of_deployment(),
+        directory=directory,
     )
     log = get_run_logger()
     infrastructure = resolve_infrastructure()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
@@ -30,6 +31,9 @@ class Command:
         directory: Where it runs.
         log: What it writes goes there.
         environment: Its variables.
+
+    Attributes:
+        began: When it was started, on the monotonic clock.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Command:
     ) -> None:
         self.arguments, self.log = tuple(arguments), log
         log.touch()
+        self.began = time.monotonic()
         self.process = context.Process(target=_run, args=(self.arguments, directory, log, dict(environment)))
         self.process.start()
 

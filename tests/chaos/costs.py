@@ -59,19 +59,21 @@ class Ledger:
             began, _ = self._wanted[service].pop()
             self._wanted[service].append((began, at))
 
-    def succeeded(self, service: str, at: float, *, serves: bool, repairs: bool) -> None:
+    def succeeded(self, service: str, began: float, at: float, *, serves: bool, repairs: bool) -> None:
         """Note that something was done.
 
         Args:
             service: Which service it concerned; empty: all of them.
-            at: When.
+            began: When it began.
+            at: When it was done.
             serves: Whether the service is to answer from now on.
-            repairs: Whether that ends what a fault has cost until then.
+            repairs: Whether that ends what a fault before it has cost; that of one in its midst goes on.
         """
         if serves and not self._is_wanted(service):
             self._wanted[service].append((at, math.inf))
         for cost in self.costs if repairs else ():
-            if cost.ends == math.inf and (service in ("", cost.service) or not cost.service):
+            concerned = service in ("", cost.service) or not cost.service
+            if cost.ends == math.inf and cost.begins < began and concerned:
                 cost.ends = at
 
     def turn_ends(self, at: float) -> None:

@@ -131,7 +131,8 @@ class Run:
         self._tell(f"{operation} -> {command.code}: {last}")
         beside = [other for other in turn.operations if other is not operation]
         same = [other.kind for other in beside if other.service == operation.service != ""]
-        if "Traceback" in command.output:
+        # That of a user's own program is Prefect's to show.
+        if "Traceback" in command.output and operation.kind != "pipeline":
             self.problems.append(f"a traceback: {command}")
         if operation.kind in SUCCEEDS and command.code != 0 and turn.fault is None and not same:
             self.problems.append(f"failed though nothing disturbed it: {command}")
@@ -141,6 +142,7 @@ class Run:
             self.operations.note(operation, name, command)
             self.ledger.succeeded(
                 name,
+                command.began,
                 time.monotonic(),
                 serves=operation.kind in DEPLOYS and "stop" not in same,
                 repairs=operation.kind in {*DEPLOYS, "reconcile"},

@@ -59,13 +59,11 @@ def animated(svg: str, parts: Sequence[tuple[float, str]], columns: int) -> str:
     times = _shortened([0.0, *_appeared(parts, columns)])
     length = times[-1] + READING
     unique = re.findall(r'clip-path="url\(#([^)]+)-line-0\)"', svg)[0]
-    rules = [
-        f"@keyframes {unique}-{number} {{ from {{ opacity: 0 }} {100 * time / length:.2f}% {{ opacity: 1 }} }}\n"
-        f'[clip-path="url(#{unique}-line-{number})"] '
-        f"{{ animation: {unique}-{number} {length:.1f}s step-end infinite }}"
-        for number, time in enumerate(times)
-        if time
-    ]
+    rules = []
+    for number, time in enumerate(times):
+        line, start = f"{unique}-line-{number}", f"{100 * time / length:.2f}%"
+        rules.append(f"@keyframes {line} {{ from {{ opacity: 0 }} {start} {{ opacity: 1 }} }}")
+        rules.append(f'[clip-path="url(#{line})"] {{ animation: {line} {length:.1f}s step-end infinite }}')
     still = "@media (prefers-reduced-motion: reduce) { text { animation: none !important } }"
     return svg.replace("</style>", "\n".join([*rules, still, "</style>"]), 1)
 

@@ -515,7 +515,15 @@ def test_retry(written: Any, enabled: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "cron", ["* * * * *", "*/5 0-6 1,15 JAN-MAR mon-fri", "0 8 * * 0", "59 23 31 12 7", "1-59/2 * * * *"]
+    "cron",
+    [
+        "* * * * *",
+        "*/5 0-6 1,15 JAN-MAR mon-fri",
+        "0 8 * * 0",
+        "59 23 31 12 6",
+        "0 0 * * mon-sun",
+        "1-59/2 * * * *",
+    ],
 )
 def test_cron(cron: str) -> None:
     assert parse_cron(cron) == cron.lower()
