@@ -81,6 +81,9 @@ def show_endpoint(endpoint: Endpoint) -> None:
         out.print(
             f"It answers at [bold]{waiting.private_url}[/bold] on {waiting.machine}, and gets no requests"
         )
+        if endpoint.revision != waiting.revision:
+            asked = f"prefect-dstack call {name} / --revision {waiting.revision}"
+            out.print(f"From anywhere, with a token: {asked}", markup=False)
         out.print(f"Decide with: {how_to_approve(name)}")
         if endpoint.revision == waiting.revision:
             return

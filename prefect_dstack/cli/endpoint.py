@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["call", "open_", "url"]
 
 TOKEN_LIFE = "5m"  # noqa: S105 - how long one is good for
+REVISION_HEADER = "x-dstack-revision"
 
 
 def url(name: Name, json: Json = False) -> None:
@@ -64,6 +65,10 @@ def call(
             help="The token to send; default: one of five minutes is made if the service needs one.",
         ),
     ] = None,
+    revision: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ask this revision, which is evaluated or waits for approval."),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds to wait for an answer; default: any time.")
     ] = None,
@@ -77,7 +82,9 @@ def call(
         path = f"/{path}"
     with reading():
         record, endpoint = _endpoint(name)
-        address, needs_token, authority = _way_to(record)
+        address, needs_token, authority = _way_to(record, revision)
+    if revision is not None and revision != record.active:
+        headers[REVISION_HEADER] = str(revision)
     chosen = method or ("GET" if body is None else "POST")
     with _token(name, token, needed=needs_token and "authorization" not in headers) as value:
         if value:
@@ -102,8 +109,16 @@ def _endpoint(name: str) -> tuple[ServiceRecord, Endpoint]:
     return record, record.endpoint
 
 
-def _way_to(record: ServiceRecord) -> tuple[str, bool, str]:
-    """Return the address of a gateway, whether it asks for a token, and what certificate to trust."""
+def _way_to(record: ServiceRecord, revision: int | None) -> tuple[str, bool, str]:
+    """Return the address of a gateway, whether it asks for a token, and what certificate to trust.
+
+    Args:
+        record: The service.
+        revision: The revision that is asked; None: the one that serves.
+
+    Raises:
+        ConflictError: If the revision cannot be asked.
+    """
     from prefect_dstack.configurations import Certificate
     from prefect_dstack.store.sources import resolve_infrastructure
 
@@ -114,7 +129,14 @@ def _way_to(record: ServiceRecord) -> tuple[str, bool, str]:
     certificate = gateway.configuration.certificate
     own = isinstance(certificate, Certificate) and certificate.type == "self-signed"
     trusted = infrastructure.sources.authority().certificate if own else ""
-    return gateway.address, route is not None and route.auth, trusted
+    previewed = revision is not None and revision != record.active
+    known = None if route is None or route.preview is None else route.preview.revision
+    if previewed and known != revision:
+        others = f"; {record.name}@{known} can" if known else ""
+        raise ConflictError(
+            f"{record.name}@{revision}: neither serves, nor is evaluated, nor waits for approval{others}"
+        )
+    return gateway.address, previewed or (route is not None and route.auth), trusted
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from prefect_dstack.errors import ConflictError
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.paths import normalised
 
-__all__ = ["AcceptedToken", "Part", "Route", "RouteReplica", "TokenId", "refuse_conflict"]
+__all__ = ["AcceptedToken", "Part", "Preview", "Route", "RouteReplica", "TokenId", "refuse_conflict"]
 
 MEGABYTE = 1024 * 1024
 FORMER_FIELDS = ("retry_idempotent",)
@@ -70,6 +70,13 @@ class RouteReplica(Part):
     def effective_weight(self) -> int:
         """What HAProxy is told: 0 while it drains, and behind a router."""
         return self.weight if self.state == "ready" and self.direct else 0
+
+
+class Preview(Part):
+    """A replica of a new revision that answers only those who ask for the revision, and have a token."""
+
+    revision: int = Field(ge=1, description="The number of the revision.")
+    replica: RouteReplica = Field(description="The replica as the gateway reaches it.")
 
 
 class Route(Part):
@@ -140,6 +147,9 @@ class Route(Part):
     replicas: dict[ReplicaName, RouteReplica] = Field(
         default_factory=dict, description="Its replicas by name."
     )
+    preview: Preview | None = Field(
+        default=None, description="A revision that is evaluated or waits for approval; None: none is."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -153,6 +163,8 @@ class Route(Part):
     def _consistent(self) -> Self:
         if any(name != replica.name for name, replica in self.replicas.items()):
             raise ValueError("a replica is listed under another name")
+        if self.preview is not None and self.preview.replica.name in self.replicas:
+            raise ValueError("a replica gets requests and is previewed at once")
         if self.strip_prefix and self.path_prefix == "/":
             raise ValueError("strip_prefix needs a path_prefix")
         if len(set(self.hosts)) != len(self.hosts):

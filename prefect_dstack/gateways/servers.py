@@ -14,6 +14,7 @@ __all__ = [
     "balance",
     "milliseconds",
     "needs_reload",
+    "preview_backend",
     "server",
     "server_name",
     "service_of",
@@ -41,6 +42,11 @@ _BACKEND = "service:"
 def backend(service: str) -> str:
     """Return the name of a service's backend."""
     return f"{_BACKEND}{word(service)}"
+
+
+def preview_backend(service: str) -> str:
+    """Return the name of the backend of a service's preview."""
+    return f"preview:{word(service)}"
 
 
 def service_of(backend: str) -> str | None:

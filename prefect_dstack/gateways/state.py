@@ -10,7 +10,15 @@ from pydantic import Field, model_validator
 from prefect_dstack.configurations.names import Domain, Name
 from prefect_dstack.configurations.ports import Port
 from prefect_dstack.errors import ConflictError, NotFoundError
-from prefect_dstack.gateways.route import AcceptedToken, Part, Route, RouteReplica, TokenId, refuse_conflict
+from prefect_dstack.gateways.route import (
+    AcceptedToken,
+    Part,
+    Preview,
+    Route,
+    RouteReplica,
+    TokenId,
+    refuse_conflict,
+)
 
 __all__ = ["AcceptedToken", "GatewayState", "Route", "RouteReplica", "free_port"]
 
@@ -114,6 +122,10 @@ class GatewayState(Part):
             service, lambda replicas: {name: kept for name, kept in replicas.items() if name != replica}
         )
 
+    def with_preview(self, service: str, preview: Preview | None) -> GatewayState:
+        """Let those with a token ask a revision that gets no requests; None: none any more."""
+        return self._with_fields(self.route(service), preview=preview)
+
     def draining(self, service: str, replica: str) -> GatewayState:
         """Send no new requests to a replica."""
         return self._with_replica_fields(service, replica, state="drain")
@@ -152,7 +164,10 @@ class GatewayState(Part):
         self, service: str, change: Callable[[dict[str, RouteReplica]], dict[str, RouteReplica]]
     ) -> GatewayState:
         route = self.route(service)
-        return self._with_fields(route, replicas=change(route.replicas))
+        replicas, preview = change(route.replicas), route.preview
+        if preview is not None and preview.replica.name in replicas:
+            preview = None  # what gets requests is no preview any more
+        return self._with_fields(route, replicas=replicas, preview=preview)
 
     def _with_replica_fields(self, service: str, name: str, **fields: object) -> GatewayState:
         replica = self.route(service).replicas.get(name)

@@ -23,13 +23,16 @@ from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
 if TYPE_CHECKING:
     import jinja2
 
-__all__ = ["ACME_PATH", "CONFIGURATION", "NO_SERVICE", "loaded_maps", "maps", "render"]
+__all__ = ["ACME_PATH", "CONFIGURATION", "NO_SERVICE", "REVISION_HEADER", "loaded_maps", "maps", "render"]
 
 CONFIGURATION = "haproxy.cfg"
 ROUTES = "routes.map"
 TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
 BODY_LIMITS = "body-limits.map"
+PREVIEWS = "previews.map"
+REVISION_HEADER = "X-Dstack-Revision"
+"""Who asks for a revision that gets no requests names it here."""
 SCRIPTS = ("body_limit.lua", "paths.lua", "hold.lua")
 HTTPS = "https"
 ACME_PATH = "/.well-known/acme-challenge/"
@@ -150,6 +153,8 @@ def render(state: GatewayState) -> dict[str, bytes]:
             acme_path=ACME_PATH,
             health_file=FAILING,
             buckets=list(BUCKETS),
+            previewed=_is_previewed(state),
+            revision_header=REVISION_HEADER,
             logged=any(route.access_log for route in state.routes.values()),
             access_log_format=access_log.FORMAT,
         ),
@@ -187,7 +192,18 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
         for route in state.routes.values()
         if route.client_max_body_size is not None
     }
-    return {ROUTES: routes, TOKENS: tokens, CHALLENGES: challenges, BODY_LIMITS: limits}
+    previews = {
+        f"{servers.backend(route.service)}/{route.preview.revision}": servers.preview_backend(route.service)
+        for route in state.routes.values()
+        if route.preview is not None
+    }
+    return {
+        ROUTES: routes,
+        TOKENS: tokens,
+        CHALLENGES: challenges,
+        BODY_LIMITS: limits,
+        PREVIEWS: previews,
+    }
 
 
 def loaded_maps(state: GatewayState) -> set[str]:
@@ -200,11 +216,17 @@ def loaded_maps(state: GatewayState) -> set[str]:
         Their names.
     """
     loaded = {ROUTES, BODY_LIMITS}
-    if any(route.auth for route in state.routes.values()):
+    if _is_previewed(state):
+        loaded.add(PREVIEWS)
+    if _is_previewed(state) or any(route.auth for route in state.routes.values()):
         loaded.add(TOKENS)
     if state.https_port is not None:
         loaded.add(CHALLENGES)
     return loaded
+
+
+def _is_previewed(state: GatewayState) -> bool:
+    return any(route.preview is not None for route in state.routes.values())
 
 
 def _until(token: AcceptedToken) -> str:
@@ -314,6 +336,7 @@ def _template() -> jinja2.Template:
         "milliseconds": servers.milliseconds,
         "origins": _origins,
         "prefix_depth": _prefix_depth,
+        "preview_backend": servers.preview_backend,
         "quote": quoting.quote,
         "server": servers.server,
         "server_timeout": _server_timeout,

@@ -42,7 +42,7 @@ def configured(state: GatewayState, wanted: GatewayState) -> GatewayState:
 
 
 def keeping_replicas(state: GatewayState, route: Route) -> Route:
-    """Return a route with the replicas that the gateway has in it, at even weights.
+    """Return a route with the replicas that the gateway has in it, at even weights, and its preview.
 
     Args:
         state: The state of the gateway.
@@ -56,7 +56,7 @@ def keeping_replicas(state: GatewayState, route: Route) -> Route:
         name: replica.model_copy(update={"checked": True, "weight": EVEN_WEIGHT})
         for name, replica in known.replicas.items()
     }
-    return route.model_copy(update={"replicas": replicas})
+    return route.model_copy(update={"replicas": replicas, "preview": known.preview})
 
 
 def with_tokens(state: GatewayState, tokens: Sequence[Token], today: datetime | None = None) -> GatewayState:

@@ -28,6 +28,7 @@ from prefect_dstack.gateways.attachment import Attachment, direct_address
 from prefect_dstack.gateways.choice import LOCAL
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.observation import ReplicaHealth
+from prefect_dstack.gateways.route import Preview
 from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.transitions import EVEN_WEIGHT, configured, keeping_replicas, with_tokens
 from prefect_dstack.hosts.identity import MachineIdentity
@@ -272,6 +273,20 @@ class ManagedGateway:
         state = self.state()
         if state is not None and stamp.service in state.routes:
             self.control.change(lambda state: state.without_replica(stamp.service, stamp.name))
+
+    def preview(self, service: str, preview: Preview | None) -> None:
+        """Let those who have a token ask a revision that gets no requests.
+
+        Args:
+            service: The service; no error if it is not there.
+            preview: The revision and a replica of it; None: no revision any more.
+        """
+        state = self.state()
+        route = None if state is None else state.routes.get(service)
+        if route is not None and route.preview != preview:
+            self.control.change(
+                lambda state: with_tokens(state.with_preview(service, preview), self._tokens())
+            )
 
     def remove_route(self, service: str) -> bool:
         """Remove a service from the gateway. An implicit gateway goes with its last route.

@@ -1,4 +1,4 @@
-"""Replicas of a new revision that run beside what serves, and that no client can reach."""
+"""Replicas of a new revision that run beside what serves, and that no client gets to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.observation import FoundReplica
+from prefect_dstack.services.previews import start_preview
 from prefect_dstack.services.run import ServiceRun
 from prefect_dstack.tasks.canary import share_traffic
 from prefect_dstack.tasks.gateways import unregister_replica
@@ -22,7 +23,8 @@ def start_candidates(
     """Start the first replicas of a new revision, and wait until they pass their probes.
 
     A rollout goes on with them. What serves stays as it is. They are not in the route afterwards: whatever
-    changes the weights of a route later, they get no requests.
+    changes the weights of a route later, they get no requests
+    but those that ask for the revision, with a token.
 
     Args:
         goal: The new revision.
@@ -47,4 +49,5 @@ def start_candidates(
         if one.replica.stamp.revision == goal.revision:
             unregister_replica(run.infrastructure, gateway, one.replica.stamp, one.instance)
     share_traffic(gateway, goal.service, {})
+    start_preview(goal, found, gateway, run.infrastructure)
     return found

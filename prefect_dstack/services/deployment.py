@@ -497,7 +497,7 @@ def _is_routed(record: ServiceRecord, prepared: PreparedService, run: ServiceRun
     if gateway is None or state is None or known is None or not gateway.running():
         return False
     wanted = _router(prepared.routed, gateway)(state)
-    return wanted == known.model_copy(update={"tokens": {}, "replicas": {}})
+    return wanted == known.model_copy(update={"tokens": {}, "replicas": {}, "preview": None})
 
 
 def _undone(

@@ -59,6 +59,7 @@ def approval_page(record: ServiceRecord, pending: PendingApproval) -> str:
         f"{pending.question} It is removed if nobody approves it until {pending.until}.",
         f"- Deployed by {revision.created_by} at {_time(revision.created_at)}",
         f"- Private endpoint, on {pending.machine}: <{pending.private_url}>",
+        f"- From anywhere, with a token: `prefect-dstack call {record.name} / --revision {revision.number}`",
         f"- Decide with `prefect-dstack approve {record.name}` or `prefect-dstack reject {record.name}`",
         *_evaluation(revision.evaluation),
         *_changes(record, revision),

@@ -26,6 +26,7 @@ from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import recorded
+from prefect_dstack.services.previews import end_preview
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
 from prefect_dstack.services.run import ServiceRun, holding
@@ -417,7 +418,14 @@ def _remove_routes(
         serves = serves and not (
             gateway.bound_to_machine and record is not None and is_elsewhere(record, infrastructure.here)
         )
-        if serves or service in busy:
+        if service in busy:
+            continue
+        preview = None if state is None else state.routes[service].preview
+        if serves and preview is not None and record is not None and record.pending() is None:
+            lines.append(f"end the preview of {service}@{preview.revision} at gateway {name}")
+            if not dry_run:
+                end_preview(record, gateway, infrastructure)
+        if serves:
             continue
         lines.append(f"remove the route of {service} from gateway {name}: no record owns it")
         if not dry_run:
@@ -444,7 +452,9 @@ def _end_tunnels(
     lines = []
     gateway = infrastructure.gateway(name)
     state = gateway.state()
-    used = {replica for route in (state.routes.values() if state else ()) for replica in route.replicas}
+    routes = state.routes.values() if state else ()
+    used = {replica for route in routes for replica in route.replicas}
+    used |= {route.preview.replica.name for route in routes if route.preview is not None}
     kept = set()
     for stamp in gateway.tunnels():
         if stamp.name in used or stamp.service in busy:

@@ -14,6 +14,7 @@ from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.infrastructure.observation import Observation
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import drain_timeout, goal_for, recorded
+from prefect_dstack.services.previews import end_preview
 from prefect_dstack.services.publication import publish_event, publish_rejected
 from prefect_dstack.services.run import ServiceRun, holding
 from prefect_dstack.store.records import find_record, save_record
@@ -85,10 +86,11 @@ def end_approval(
         decision: What became of it.
         run: The flow run that does it.
     """
-    if pending.gateway != record.gateway:
-        gateway = run.infrastructure.find_gateway(pending.gateway)
-        if gateway is not None:
-            remove_route(gateway, record.name)
+    gateway = run.infrastructure.find_gateway(pending.gateway)
+    if gateway is not None and pending.gateway != record.gateway:
+        remove_route(gateway, record.name)
+    elif gateway is not None:
+        end_preview(record, gateway, run.infrastructure)
     message = f"{record.name}@{pending.revision} was not approved: {decision.reason}"
     fail_paused(pending.flow_run, message)
     run.log.info("%s", message)
@@ -115,6 +117,8 @@ def bring_back(record: ServiceRecord, run: ServiceRun, *, untouched: int | None 
 
     state = create_gateway(gateway, route)
     goal = goal_for(record, active, prepared, route(state), record.wanted_numbers)
+    if untouched is None and record.pending() is None:
+        end_preview(record, gateway, run.infrastructure)
     if untouched is not None:
         goal = replace(goal, untouched=untouched)
     run.converge(goal, gateway, record)

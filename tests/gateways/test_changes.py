@@ -138,6 +138,7 @@ def test_changes_of_two_services_come_together() -> None:
         {"cors": {"allow_origins": ("*",)}},
         {"health_check": {"path": "/health"}},
         {"timeouts": {"connect": 9}},
+        {"preview": {"revision": 2, "replica": {"name": "r9", "address": "127.0.0.1", "port": 9}}},
     ],
 )
 def test_a_setting_of_a_service_needs_a_reload(fields: dict[str, Any]) -> None:

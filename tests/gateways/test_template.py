@@ -107,6 +107,7 @@ def state(**fields: Any) -> GatewayState:
             "method": "post",
         },
         "replicas": {"r1": RouteReplica(name="r1", address="127.0.0.1", port=8000)},
+        "preview": {"revision": 2, "replica": RouteReplica(name="r2", address="127.0.0.1", port=8001)},
         **fields,
     }
     gateway = GatewayState(
