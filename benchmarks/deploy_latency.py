@@ -73,7 +73,7 @@ class Bare:
                 pass
 
     def deploy(self) -> float:
-        """Put a process on the air, and take it down again.
+        """Start a process behind HAProxy, and stop it again.
 
         Returns:
             Seconds from the beginning to the first 200.
@@ -102,7 +102,7 @@ class Bare:
 
 
 def deploy_flow() -> float:
-    """Put a service on the air by the flow, and take it down again.
+    """Deploy a service by the flow, and stop it again.
 
     Returns:
         Seconds from the call to the first 200 through the gateway.
@@ -127,7 +127,7 @@ def deploy_flow() -> float:
 
 @contextlib.contextmanager
 def kept_gateway() -> Iterator[None]:
-    """Keep another service on the air, with which the gateway of this machine stays."""
+    """Keep another service running, and with it the gateway of this machine."""
     from prefect_dstack import deploy_service, stop_service
 
     commands = [f"exec python3 {APP}"]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
 from tests.browser.prefect_ui import PrefectUI
 from tests.command_line import CommandLine
-from tests.flows.conftest import get
+from tests.flows.conftest import get, hello
 from tests.flows.test_deployments import prefect, worker
 from tests.home import Home
 from tests.polling import wait_until
@@ -115,3 +117,63 @@ def test_the_form_deploys(
     ui.picture("service", height=1000)
     cli.ok("stop", "hello", "-y", timeout=300)
     cli.ok("delete", "hello", "-y", timeout=300)
+
+
+@pytest.fixture
+def served(cli: CommandLine, tmp_path: Path) -> Iterator[Path]:
+    """The file of a service that serves, and is another revision when it is deployed again."""
+    file = tmp_path / "shop.dstack.yml"
+    file.write_text(yaml.safe_dump(hello("shop", env={"GREETING": "one"})))
+    cli.ok("apply", file, "-y", timeout=300)
+    file.write_text(yaml.safe_dump(hello("shop", env={"GREETING": "two"})))
+    yield file
+    cli.ok("stop", "shop", "-y", timeout=300)
+    cli.ok("delete", "shop", "-y", timeout=300)
+
+
+def begin(server: PrefectServer, deployment: str, **parameters: Any) -> str:
+    """Start a run of the deployment, and return its id."""
+    return str(server.ask(f"/deployments/{deployment}/create_flow_run", parameters=parameters)["id"])
+
+
+def test_a_person_approves_in_the_form(
+    ui: PrefectUI, deployment: str, served: Path, cli: CommandLine, home: Home, prefect_server: PrefectServer
+) -> None:
+    run = begin(prefect_server, deployment, configuration=str(served), approval=True)
+    until(prefect_server, run, "Suspended")
+    assert get(f"http://127.0.0.1:{home.port}")["revision"] == "1"
+
+    ui.open(f"/runs/flow-run/{run}")
+    ui.page.get_by_role("button", name="Open menu").last.click()
+    ui.page.get_by_role("menuitem", name="Resume").click()
+    form = ui.page.get_by_role("dialog")
+    expect(form.get_by_text("shop@2 waits for approval")).to_be_visible()
+    expect(form.get_by_text("+  GREETING: two")).to_be_visible()
+    form.get_by_role("textbox").first.fill("Ada")
+    ui.picture("approval", of=form, height=1000)
+    form.get_by_role("button", name="Resume").click()
+
+    until(prefect_server, run, "Completed")
+    assert get(f"http://127.0.0.1:{home.port}")["revision"] == "2"
+    (revision,) = [it for it in json.loads(cli.ok("history", "shop", "--json").out) if it["number"] == 2]
+    assert revision["decision"]["by"] == "Ada"
+
+
+def test_the_page_of_a_failed_run_says_why(
+    ui: PrefectUI, deployment: str, served: Path, home: Home, prefect_server: PrefectServer
+) -> None:
+    served.write_text(yaml.safe_dump(hello("shop", commands=["echo the model is missing", "exit 3"])))
+    run = begin(prefect_server, deployment, configuration=str(served))
+    until(prefect_server, run, "Failed")
+
+    ui.open(f"/runs/flow-run/{run}")
+    ui.page.get_by_role("tab", name="Artifacts").click()
+    expect(ui.page.get_by_text("shop@2 failed; shop@1 serves on")).to_be_visible()
+    ui.picture("failure", height=520)
+    ui.page.get_by_role("link", name="shop-2-log").first.click()
+    expect(ui.page.get_by_text("the model is missing").first).to_be_visible()
+    ui.open("/artifacts/key/shop-service")
+    ui.page.locator("a[href*='/artifacts/artifact/']").first.click()
+    expect(ui.page.get_by_text("shop-2-0: it exited with code 3 before it was ready").first).to_be_visible()
+    expect(ui.page.get_by_text("shop@1 serves").first).to_be_visible()
+    assert get(f"http://127.0.0.1:{home.port}")["revision"] == "1"
