@@ -188,7 +188,7 @@ class _Supervision:
                     self.ended(self.child.returncode)
 
     def signal_group(self, number: int) -> bool:
-        """Send a signal to the program's process group; tell whether anybody was there."""
+        """Send a signal to the program's process group; return whether it had a process."""
         if self.child is None:
             return False
         try:

@@ -35,7 +35,7 @@ def run_app(host: Host, address: str, port: int) -> str:
 
 
 def answers(url: str) -> Callable[[], bool]:
-    """Tell whether a URL answers 200."""
+    """Return whether a URL answers 200."""
 
     def ask() -> bool:
         try:
