@@ -56,8 +56,8 @@ ALWAYS = ("image", "entrypoint")
 # Keys that are acted on, but not with every value: each is written down once to see what is said of it.
 REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
-        "`scaling` of a group",
-        {"groups": [{"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}]},
+        "a range of a group from 0",
+        {"groups": [{"replicas": "0..2", "scaling": {"metric": "rps", "target": 1}}]},
     ),
     ("`router` of a group, in a container", {"groups": [{"replicas": 1, "router": {"type": "smg"}}]}),
     (

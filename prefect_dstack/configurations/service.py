@@ -405,6 +405,12 @@ class ServiceConfiguration(RunConfiguration):
         return self.replica_range.min or 0
 
     @property
+    def scalings(self) -> tuple[Scaling, ...]:
+        """When replicas are added and removed, of the service or of each group that scales."""
+        found = [self.scaling, *(group.scaling for group in self.replica_groups)]
+        return tuple(scaling for scaling in found if scaling is not None)
+
+    @property
     def group_names(self) -> list[str]:
         """The names of the replica groups, their positions where none is given; empty without groups."""
         return [group.name or str(index) for index, group in enumerate(self.replica_groups)]

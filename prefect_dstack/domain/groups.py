@@ -12,7 +12,14 @@ from typing import Any
 
 from prefect_dstack.configurations import ReplicaGroup, ServiceConfiguration
 
-__all__ = ["group_configurations", "group_name", "group_names", "replica_numbers", "router_group"]
+__all__ = [
+    "group_configurations",
+    "group_name",
+    "group_names",
+    "is_scaled",
+    "replica_numbers",
+    "router_group",
+]
 
 # What a group may say for itself, and then it says it in the place of the service.
 OF_GROUPS = ("docker", "image", "nvcc", "privileged", "python", "spot_policy")
@@ -45,6 +52,15 @@ def router_group(configuration: ServiceConfiguration | Mapping[str, Any]) -> str
         routes = [group.get("router") is not None for group in _recorded(configuration)]
     names = group_names(configuration)
     return names[routes.index(True)] if any(routes) else None
+
+
+def is_scaled(keys: Mapping[str, Any]) -> bool:
+    """Return whether the replicas of a service, or of one of its groups, follow its load.
+
+    Args:
+        keys: The keys that it was recorded with.
+    """
+    return any(part.get("scaling") is not None for part in (keys, *_recorded(keys)))
 
 
 def _recorded(keys: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.execution import runtime_of
-from prefect_dstack.domain.groups import group_name, group_names, replica_numbers, router_group
+from prefect_dstack.domain.groups import group_name, group_names, is_scaled, replica_numbers, router_group
 from prefect_dstack.errors import NotFoundError, UserError
 from prefect_dstack.hosts.identity import MachineIdentity
 
@@ -405,8 +405,8 @@ class ServiceRecord(_Part):
         active = self.active_revision
         if active is None:
             return False
-        keys = ("scaling", "restart_after")
-        return self.wanted_replicas == 0 or any(active.configuration.get(key) is not None for key in keys)
+        restarts = active.configuration.get("restart_after") is not None
+        return self.wanted_replicas == 0 or restarts or is_scaled(active.configuration)
 
     def begun(self, revision: Revision, deploying: Deploying, retain: int) -> ServiceRecord:
         """Return the record with a deployment begun.

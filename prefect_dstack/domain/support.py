@@ -220,11 +220,10 @@ def _of_services(configuration: ServiceConfiguration) -> Iterator[tuple[str, str
     key = group_key(configuration)
     yield from _of_groups(configuration, key, configuration.replica_groups)
     for number, group in enumerate(configuration.replica_groups):
-        if group.scaling is not None:
-            yield (
-                f"{key}.{number}.scaling",
-                "groups are not scaled with the load yet; give the group one number",
-            )
+        if group.scaling is not None and not group.range.min:
+            count = "count" if group.replicas is None else "replicas"
+            reason = f"a group that scales keeps at least one replica; write 1..{group.range.max}"
+            yield f"{key}.{number}.{count}", reason
         yield from _of_router(configuration, group.router, f"{key}.{number}.router")
     retry = configuration.retry
     if retry is not None and retry.duration is not None and not capacity_timeout(retry):

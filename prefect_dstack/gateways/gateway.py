@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -432,11 +432,12 @@ class Gateway:
         now += sum(held for held, _ in self._of_former(lambda worker: self._held(service, worker)))
         return HeldRequests(process=process, now=now, ever=ever)
 
-    def load(self, service: str) -> ServiceLoad:
-        """Return what a service has to bear.
+    def load(self, service: str, replicas: Collection[str] | None = None) -> ServiceLoad:
+        """Return what a service has to bear, or some of its replicas.
 
         Args:
             service: The service.
+            replicas: Only these; of what waits for any replica, they have their share. None: all of them.
 
         Returns:
             The requests so far, and those that are open or wait now.
@@ -451,15 +452,27 @@ class Gateway:
             int(server["scur"] or 0)
             for servers in self._of_former(lambda worker: self._servers(service, worker))
             for server in servers
+            if replicas is None or server["svname"] in replicas
         )
         row = whole[0] if whole else {}
         held, _ = self._held(service, process)
+        if replicas is None:
+            return ServiceLoad(
+                process=process,
+                requests=int(row.get("req_tot") or row.get("stot") or 0),
+                in_flight=int(row.get("scur") or 0) - int(row.get("qcur") or 0) + former,
+                queued=int(row.get("qcur") or 0),
+                held=held,
+            )
+        servers = self._servers(service, process)
+        some = [server for server in servers if server["svname"] in replicas]
+        share = len(some) / max(1, len(servers))
         return ServiceLoad(
             process=process,
-            requests=int(row.get("req_tot") or row.get("stot") or 0),
-            in_flight=int(row.get("scur") or 0) - int(row.get("qcur") or 0) + former,
-            queued=int(row.get("qcur") or 0),
-            held=held,
+            requests=sum(int(server["stot"] or 0) for server in some),
+            in_flight=sum(int(server["scur"] or 0) for server in some) + former,
+            queued=round(int(row.get("qcur") or 0) * share),
+            held=round(held * share),
         )
 
     def samples(self) -> tuple[list[ProcessSample], Departed]:

@@ -75,7 +75,7 @@ def route_of(
         and configuration.https is not False,
         health_check=_health_check(configuration),
         access_log=configuration.access_log,
-        measured=configuration.scaling is not None and configuration.scaling.metric == "latency_p95",
+        measured=any(scaling.metric == "latency_p95" for scaling in configuration.scalings),
         hold_limit=HOLD_LIMIT if (configuration.replica_range.min or 0) == 0 else 0,
         hold_timeout=configuration.queue_timeout or HOLD_TIMEOUT,
     )

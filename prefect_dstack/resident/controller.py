@@ -24,7 +24,8 @@ from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
 from prefect_dstack.resident.load_pages import LoadPages
 from prefect_dstack.resident.metrics import MetricsServer
-from prefect_dstack.resident.watching import HungReplica, ScalingChange, ServiceWatch
+from prefect_dstack.resident.scaling import ScalingChange
+from prefect_dstack.resident.watching import HungReplica, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.settings import settings
@@ -187,8 +188,15 @@ class Controller:
 
 
 def _scale(change: ScalingChange) -> None:
-    logger.info("autoscale %s %d → %d: %s", change.service, change.before, change.replicas, change.reason)
-    scale_service(change.service, change.replicas, reason=change.reason, set_by=AUTOSCALER, pin=False)
+    logger.info("autoscale %s", change)
+    scale_service(
+        change.service,
+        change.replicas,
+        reason=change.reason,
+        set_by=AUTOSCALER,
+        pin=False,
+        group=change.group,
+    )
 
 
 def _replace(hung: HungReplica) -> None:

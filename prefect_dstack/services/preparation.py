@@ -14,6 +14,7 @@ from typing import Any
 from prefect_dstack.bundles import Bundle
 from prefect_dstack.configurations import (
     Configuration,
+    CountRange,
     Environment,
     Probe,
     RegistryCredentials,
@@ -333,7 +334,7 @@ def desired_replicas(record: ServiceRecord, configuration: ServiceConfiguration)
     if before is not None and before.pinned and not before.groups:
         return before
     if before is not None and not allowed.fixed:
-        number = min(max(before.replicas, allowed.min or 0), allowed.max or before.replicas)
+        number = _within(allowed, before.replicas)
     else:
         number = configuration.replica_count
     if before is not None and before.replicas == number and not before.groups:
@@ -341,9 +342,20 @@ def desired_replicas(record: ServiceRecord, configuration: ServiceConfiguration)
     return DesiredReplicas(replicas=number, set_by="configuration", set_at=now())
 
 
+def _within(allowed: CountRange, before: int | None) -> int:
+    """Return how many replicas there are to be in a range; as many as before, if that fits."""
+    if before is None or allowed.fixed:
+        return allowed.min or 0
+    return min(max(before, allowed.min or 0), allowed.max or before)
+
+
 def _desired_groups(before: DesiredReplicas | None, configuration: ServiceConfiguration) -> DesiredReplicas:
+    had = {} if before is None else before.groups
     ranges = (group.range for group in configuration.replica_groups)
-    counts = {name: allowed.min or 0 for name, allowed in zip(configuration.group_names, ranges, strict=True)}
+    counts = {
+        name: _within(allowed, had.get(name))
+        for name, allowed in zip(configuration.group_names, ranges, strict=True)
+    }
     if before is not None and before.pinned and before.groups.keys() == counts.keys():
         return before
     if before is not None and before.groups == counts:

@@ -67,7 +67,7 @@ ACTED_ON = {
     "restart_after": r"configuration\.restart_after",
     "retain": r"configuration\.retain",
     "rollout": r"configuration\.rollout",
-    "scaling": r"configuration\.scaling",
+    "scaling": r"configuration\.scalings",
     "shell": r"configuration\.shell",
     "spot_policy": r"wanted\.spot_policy",
     "stop_duration": r"configuration\.stop_duration",
@@ -285,7 +285,8 @@ class TestEveryKey:
             ({"replicas": 1, "resources": {"gpu": "amd:1"}}, "groups.0.resources.gpu.vendor"),
             ({"replicas": 1, "resources": {"shm_size": "1GB"}}, "groups.0.resources.shm_size"),
             ({"replicas": 1, "privileged": True}, "groups.0.privileged"),
-            ({"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.scaling"),
+            ({"replicas": "0..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.replicas"),
+            ({"count": "0..2", "scaling": {"metric": "rps", "target": 1}}, "groups.0.count"),
         ],
     )
     def test_of_a_group_is_refused_as_that_of_a_run(self, group: dict[str, Any], key: str) -> None:
@@ -481,6 +482,7 @@ class TestAccepts:
             {"dstack": False, "docker": False, "privileged": False},
             {"max_duration": "off", "idle_duration": "off", "stop_duration": "10s"},
             {"replicas": "1..2", "scaling": {"metric": "rps", "target": 1}},
+            {"groups": [{"commands": ["a"], "count": "1..2", "scaling": {"metric": "rps", "target": 1}}]},
             {"backends": ["local", "aws"]},
             {"python": "3.12"},
             {"files": ["app.py", "../lib:lib"], "working_dir": "app"},

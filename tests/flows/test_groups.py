@@ -37,7 +37,7 @@ class Written:
 
     def __init__(self, directory: Path, name: str) -> None:
         shutil.copy(EXAMPLES / "hello" / "app.py", directory)
-        (self.text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+        self.text, *_ = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
         self.path = directory / f"{name}.dstack.yml"
         self.path.write_text(self.text.replace("name: mixed", f"name: {name}"))
         self.keys = yaml.safe_load(self.path.read_text())

@@ -101,6 +101,24 @@ def test_grows_with_its_load_and_shrinks_without_losing_a_request(
     assert (1, grown.replicas, grown.reason) in {(it["before"], it["after"], it["reason"]) for it in payloads}
 
 
+def test_a_group_grows_with_its_own_load(deploy: Deploy, name: str, controller: None) -> None:
+    groups = [
+        {"name": "big", "replicas": "1..2", "scaling": SCALING, "commands": COMMANDS},
+        {"name": "small", "replicas": 1, "commands": COMMANDS},
+    ]
+    endpoint = deploy(groups=groups, commands=(), probes=None)
+    assert endpoint.replicas == [f"{name}-1-0", f"{name}-1-1"]
+    with ThreadPoolExecutor(8) as clients:
+        done = [clients.submit(ask, f"{endpoint.url}/slow") for _ in range(60)]
+        wait_until(lambda: wanted(name) == 3, 40, "there is another one")
+        assert {future.result() for future in done} == {200}
+    record = load_record(name)
+    assert record.desired is not None
+    assert record.desired.groups == {"big": 2, "small": 1}
+    assert re.fullmatch(r"2 → 3 \(big 2, small 1\): [0-9.]+ in flight, target 2", record.scalings[-1].change)
+    wait_until(lambda: wanted(name) == 2, 60, "each is alone again")
+
+
 def test_wakes_from_nothing_and_refuses_none_of_many(deploy: Deploy, name: str, controller: None) -> None:
     endpoint = deploy(commands=COMMANDS, replicas="0..2", scaling=SCALING, probes=None)
     wait_until(lambda: wanted(name) == 0, 60, "it has gone to sleep")
