@@ -96,8 +96,8 @@ class Stack:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, service: str) -> None:
-        """Start what the file starts under a name."""
+    def start(self, service: str, **settings: str) -> None:
+        """Start what the file starts under a name, perhaps with other settings than its own."""
         program, *arguments = SERVICES[service]["command"]
         environment = {
             **os.environ,
@@ -106,6 +106,7 @@ class Stack:
             "PREFECT_DSTACK_METRICS_ADDRESS": "127.0.0.1",
             **({"PREFECT_DSTACK_METRICS_PORT": str(self.metrics)} if service == "controller" else {}),
             **self._environment,
+            **settings,
         }
         with (self._logs / f"{service}.log").open("wb") as log:
             self._running[service] = subprocess.Popen(
@@ -133,18 +134,25 @@ class Stack:
         for service in list(self._running):
             self.kill(service)
 
-    def run(self, flow: str, **parameters: Any) -> None:
-        """Run a deployment to its end, which must be a good one."""
+    def begin(self, flow: str, **parameters: Any) -> str:
+        """Have a deployment run, and return the id of the flow run."""
         (found,) = self.server.ask("/deployments/filter", flows={"name": {"any_": [flow]}})
         path = f"/deployments/{found['id']}/create_flow_run"
-        run = self.server.ask(path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
+        return str(self.server.ask(path, parameters=parameters, state={"type": "SCHEDULED"})["id"])
 
-        def state() -> Any:
-            (it,) = self.server.ask("/flow_runs/filter", flow_runs={"id": {"any_": [run]}})
-            return it["state"] if it["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") else None
+    def state(self, run: str) -> dict[str, Any]:
+        """The state of a flow run."""
+        (found,) = self.server.ask("/flow_runs/filter", flow_runs={"id": {"any_": [run]}})
+        return dict(found["state"])
 
-        ended = wait_until(state, 400, f"{flow} has ended", interval=1)
-        assert ended["type"] == "COMPLETED", ended
+    def run(self, flow: str, *, ends: str = "Completed", **parameters: Any) -> str:
+        """Run a deployment until it has ended as it should, and return the id of the flow run."""
+        run = self.begin(flow, **parameters)
+        over = ("COMPLETED", "FAILED", "CRASHED", "PAUSED")
+        wait_until(lambda: self.state(run)["type"] in over, 400, f"{flow} has ended", interval=1)
+        state = self.state(run)
+        assert state["name"] == ends, state["message"]
+        return run
 
 
 @pytest.fixture
