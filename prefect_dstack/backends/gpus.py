@@ -12,6 +12,7 @@ from prefect_dstack.backends.base import Accelerator
 
 __all__ = [
     "GPU_SURVEY",
+    "GPU_USE",
     "GpuDevice",
     "compute_capability",
     "data_sheet_gb",
@@ -19,6 +20,7 @@ __all__ = [
     "is_model",
     "picked",
     "read_gpus",
+    "read_use",
 ]
 
 # `nvidia-smi` may be there without a working driver, and older ones refuse to be asked for compute_cap.
@@ -32,6 +34,9 @@ if command -v nvidia-smi >/dev/null 2>&1; then
     fi
 fi
 """
+
+
+GPU_USE = "nvidia-smi --query-gpu=uuid,utilization.gpu --format=csv,noheader,nounits"
 
 
 class GpuDevice(BaseModel):
@@ -128,6 +133,19 @@ def compute_capability(gpu: Accelerator) -> tuple[int, int] | None:
 
 def _model(name: str) -> _Model | None:
     return next((model for model_name, model in _MODELS.items() if is_model(model_name, name)), None)
+
+
+def read_use(rows: Iterable[str]) -> dict[str, int]:
+    """Read how much the GPUs of a machine are used.
+
+    Args:
+        rows: One for each GPU, of its id and the percentage of the last moments in which it worked.
+
+    Returns:
+        The percentages by id; of a GPU whose driver does not say, nothing.
+    """
+    cells = (row.rpartition(",") for row in rows)
+    return {device.strip(): int(used) for device, _, used in cells if used.strip().isdecimal()}
 
 
 def read_gpus(rows: Iterable[str], memory_gb: float) -> tuple[GpuDevice, ...]:

@@ -18,7 +18,7 @@ from prefect_dstack.configurations.interpolation import resolve_text
 from prefect_dstack.configurations.loading import Configuration, load_configuration, relocated
 from prefect_dstack.configurations.mounts import FileMapping, InstanceMount, Repository, VolumeMount
 from prefect_dstack.configurations.ports import PortMapping, ServicePort
-from prefect_dstack.configurations.profile import Profile, Retry, Schedule
+from prefect_dstack.configurations.profile import Profile, Retry, Schedule, UtilizationPolicy
 from prefect_dstack.configurations.profile_files import load_profiles
 from prefect_dstack.configurations.records import secret_names, written_keys
 from prefect_dstack.configurations.resolving import (
@@ -104,6 +104,7 @@ __all__ = [
     "SshProxy",
     "TaskConfiguration",
     "Timeouts",
+    "UtilizationPolicy",
     "VolumeConfiguration",
     "VolumeMount",
     "amount_of",

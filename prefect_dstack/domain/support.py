@@ -57,7 +57,6 @@ OF_RUNS = {
     "single_branch": "has no effect: a repository is brought along without its history; remove it",
     "termination_idle_time": f"{OLDER}; remove it",
     "termination_policy": f"{OLDER}; remove it",
-    "utilization_policy": LATER,
 }
 OF_SERVICES = {
     "max_duration": LATER,
@@ -65,6 +64,8 @@ OF_SERVICES = {
     "router": LATER,
     "startup_order": "is for tasks of several nodes; remove it",
     "stop_criteria": "is for tasks of several nodes; remove it",
+    "utilization_policy": "is for tasks and dev environments; a service that nobody asks ends with "
+    "'replicas: 0..1' and 'scaling'",
 }
 OF_TASKS = {
     "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
@@ -193,10 +194,21 @@ def _of_what_groups_run(configuration: ServiceConfiguration) -> Iterator[tuple[s
 
 def _of_values(configuration: Run) -> Iterator[tuple[str, str]]:
     yield from _of_resources(configuration.resources, "resources")
+    if configuration.utilization_policy is not None and not _has_gpu(configuration):
+        yield "utilization_policy", "is for runs with a GPU; ask for one in 'resources', or remove it"
     # Replicas come and go, and none waits for another.
     if not isinstance(configuration, TaskConfiguration):
         for key, reference in node_references(configuration):
             yield key, f"{reference.path} is for the nodes of a task; remove it"
+
+
+def _has_gpu(configuration: Run) -> bool:
+    """Return whether a run asks for a GPU; what a service asks for does not matter here."""
+    if isinstance(configuration, ServiceConfiguration):
+        return True
+    groups = configuration.groups or () if isinstance(configuration, TaskConfiguration) else ()
+    wanted = [configuration.resources, *(group.resources for group in groups)]
+    return any(resources.gpu is not None for resources in wanted)
 
 
 def _of_resources(resources: Resources, key: str) -> Iterator[tuple[str, str]]:

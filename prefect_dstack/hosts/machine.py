@@ -64,6 +64,7 @@ class Machine(Protocol):
         ...
 
 
+@runtime_checkable
 class CommandMachine(Machine, Protocol):
     """A machine on which commands can be run."""
 

@@ -85,6 +85,7 @@ ACTED_ON = {
 ACTED_ON_BY = {
     "service": {"groups": r"configuration\.replica_groups", "retry": r"configuration\.retry"},
     "task": {
+        "utilization_policy": r"configuration\.utilization_policy",
         "groups": r"configuration\.groups",
         "max_duration": r"configuration\.max_duration",
         "nodes": r"configuration\.nodes",
@@ -94,6 +95,7 @@ ACTED_ON_BY = {
         "stop_criteria": r"configuration\.stop_criteria",
     },
     "dev-environment": {
+        "utilization_policy": r"configuration\.utilization_policy",
         "ide": r"configuration\.ide",
         "inactivity_duration": r"configuration\.inactivity_duration",
         "init": r"configuration\.init",

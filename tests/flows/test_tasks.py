@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from prefect_dstack.errors import (
     RunFailedError,
 )
 from prefect_dstack.services.runs import running
+from prefect_dstack.services.runs.utilization import AcceleratorUse
 from prefect_dstack.store.run_records import find_run, load_run
 from tests.flows.conftest import get, hello
 from tests.flows.killing import deploy_and_die_when
@@ -316,3 +320,43 @@ def test_a_name_is_free_as_soon_as_its_run_was_killed(
 ) -> None:
     deploy_and_die_when(task("sleep 300"), lambda: getattr(find_run(name), "state", "") == "running")
     assert run(task("true")).number == 2
+
+
+DRIVER = """#!/bin/sh
+case "$1" in
+    *utilization*) echo "GPU-1, $(cat {used})" ;;
+    *) echo "GPU-1, NVIDIA L4, 23034, 8.9" ;;
+esac
+"""
+
+
+@pytest.fixture
+def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Holds how much the only GPU of this machine is used, for which a stand-in for its driver answers."""
+    used, programs = tmp_path / "used", tmp_path / "programs"
+    programs.mkdir()
+    driver = programs / "nvidia-smi"
+    driver.write_text(DRIVER.replace("{used}", str(used)))
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    # Five minutes, the shortest window there is, last three seconds.
+    faster = partial(AcceleratorUse, clock=lambda: time.monotonic() * 100)
+    monkeypatch.setattr(running, "AcceleratorUse", faster)
+    return used
+
+
+def test_a_run_that_does_not_use_its_gpu_ends(
+    used: Path, run: Callable[..., Any], task: Callable[..., Any], name: str
+) -> None:
+    policy = {"min_gpu_utilization": 10, "time_window": "5m"}
+    keys = {"resources": {"gpu": 1}, "utilization_policy": policy}
+    used.write_text("80")
+    assert run(task("sleep 6", **keys)).exit_code == 0
+    used.write_text("4")
+    why = r"every GPU of this machine was used less than 10 % for 300 s \(utilization_policy\)"
+    with pytest.raises(RunFailedError, match=why):
+        run(task("sleep 300", **keys))
+
+    assert load_run(name).state == "failed"
+    with pytest.raises(ConfigurationError, match="is for runs with a GPU"):
+        run(task("true", utilization_policy=policy))

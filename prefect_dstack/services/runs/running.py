@@ -28,6 +28,7 @@ from prefect_dstack.services.runs.dev_environments import Stay
 from prefect_dstack.services.runs.entering import entrance_of_found
 from prefect_dstack.services.runs.names import Runnable
 from prefect_dstack.services.runs.nodes import Node, Nodes
+from prefect_dstack.services.runs.utilization import AcceleratorUse
 from prefect_dstack.store.run_records import find_run, save_run
 
 __all__ = ["run_nodes"]
@@ -119,6 +120,8 @@ class _Run:
             if isinstance(self.configuration, DevEnvironmentConfiguration)
             else None
         )
+        policy = self.configuration.utilization_policy
+        self.use = None if policy is None else AcceleratorUse(policy, self.infrastructure, self.log)
         self._lines: queue.Queue[str] = queue.Queue(maxsize=10_000)
 
     def to_its_end(self, deadline: float | None) -> RunOutcome:
@@ -162,7 +165,7 @@ class _Run:
         while True:
             self.nodes.look()
             self._pass_on()
-            outcome = self._outcome() or self._staying()
+            outcome = self._outcome() or self._staying() or self._unused()
             # Nodes that are being stopped end too, some with exit code 0: who stops them records it first.
             if outcome is not None or time.monotonic() - asked > STOP_INTERVAL:
                 asked = time.monotonic()
@@ -215,6 +218,12 @@ class _Run:
             self._is_running()
             self.stay.announce(directory)
         return None
+
+    def _unused(self) -> RunOutcome | None:
+        """End a run that does not use its accelerators, as its policy says."""
+        reason = None if self.use is None else self.use.look(self.nodes.all)
+        # For a development environment that is a planned end.
+        return None if reason is None else RunOutcome(1 if self.stay is None else 0, reason)
 
     def _is_stopped(self) -> bool:
         fresh = find_run(self.record.name)
