@@ -234,6 +234,12 @@ class Revision(_Part):
     )
 
     @property
+    def is_rejected(self) -> bool:
+        """Whether its evaluation, or a person, has decided that it is not to serve."""
+        judged = self.evaluation is not None and not self.evaluation.passed
+        return judged or (self.decision is not None and not self.decision.approved)
+
+    @property
     def runtime(self) -> str:
         """What its replicas run in: `docker` or `process`."""
         return runtime_of(self.configuration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect_dstack.asynchronous import asynchronous
 from prefect_dstack.domain.record import Endpoint, Rollback, now
+from prefect_dstack.errors import ConflictError
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import put_revision, superseded
@@ -35,7 +36,7 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
 
     Raises:
         NotFoundError: If there is no such service or revision.
-        ConflictError: If it runs on another machine.
+        ConflictError: If it runs on another machine, or the revision was rejected.
     """
     load_record(name)
     with holding(name) as run:
@@ -44,6 +45,11 @@ def rollback_service(name: str, to: int | None = None) -> Endpoint:
         if (newer := superseded(record, run)) is not None:
             return newer
         revision = record.revision(to) if to is not None else record.previous_revision
+        if revision.is_rejected:
+            raise ConflictError(
+                f"{name}@{revision.number}: {revision.reason or 'was rejected'}; apply its file to have it "
+                "judged anew"
+            )
         if revision.number != record.active:
             revision = revision.returned_to(Rollback(at=now(), by=this_user(), flow_run=run.flow_run))
         prepared = recorded(record, revision, run.infrastructure.sources)

@@ -19,9 +19,10 @@ from prefect_dstack import (
     reconcile_services,
     reject_service,
     revoke_token,
+    rollback_service,
     scale_service,
 )
-from prefect_dstack.errors import RejectedError
+from prefect_dstack.errors import ConflictError, RejectedError
 from prefect_dstack.store.sources import resolve_infrastructure
 from tests.command_line import CommandLine
 from tests.flows.asking import Asking
@@ -85,6 +86,8 @@ def test_what_is_rejected_cannot_be_asked_any_more(deploy: Deploy, name: str) ->
     reject_service(name)
 
     assert ask(url, 2, token) == (200, "1", None)
+    with pytest.raises(ConflictError, match=rf"{name}@2: rejected by .*; apply its file"):
+        rollback_service(name, to=2)
     state = resolve_infrastructure().gateway("local").state()
     assert state is not None
     assert state.route(name).preview is None
