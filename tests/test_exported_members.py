@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,31 @@ def test_every_module_can_be_imported_and_has_what_it_exports(name: str) -> None
 
 def test_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+USES_DOCKER = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if re.search(r"^\s*(from|import) docker\b", path.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("module", USES_DOCKER)
+def test_errors_of_the_docker_sdk_are_caught_after_a_lazy_import_of_it(module: str) -> None:
+    """As Prefect's integrations leave it, a first `import docker.errors` makes two of each class."""
+    code = (
+        "from prefect.utilities.importtools import lazy_import\n"
+        "lazy_import('docker')\n"
+        "from prefect_dstack.hosts.local_machine import LocalMachine\n"
+        f"import {module}\n"
+        "try:\n"
+        "    LocalMachine().docker()\n"
+        "except Exception:\n"
+        "    pass\n"
+        "import sys\n"
+        "import docker\n"
+        "docker.DockerClient\n"
+        "assert docker.auth.errors is sys.modules['docker.errors']\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -67,12 +67,12 @@ def claims_on(engine: DockerClient, host: str) -> list[Claim]:
         HostNotReadyError: If the engine does not say.
     """
     # They take half a second to import, which whoever has no containers need not pay.
-    from docker.errors import DockerException
+    from docker import errors
     from requests import RequestException
 
     try:
         containers = engine.api.containers(all=True, filters={"label": "prefect-dstack.service"})
-    except (DockerException, RequestException) as error:
+    except (errors.DockerException, RequestException) as error:
         raise HostNotReadyError(f"{host}: its Docker Engine does not list its containers: {error}") from error
     claims = [claim for one in containers if (claim := Claim.from_labels(one.get("Labels") or {}))]
     there = {claim.stamp.name for claim in claims}

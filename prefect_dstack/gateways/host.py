@@ -7,11 +7,9 @@ import io
 import tarfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.models.containers import Container
-from docker.types import LogConfig
+from docker import errors, types
 from requests import RequestException
 
 from prefect_dstack.errors import GatewayError, HostError, HostNotReadyError
@@ -20,6 +18,9 @@ from prefect_dstack.hosts import files
 from prefect_dstack.hosts.container_output import container_output
 from prefect_dstack.hosts.remote_ports import listening_ports
 from prefect_dstack.hosts.ssh_machine import Root, SshMachine
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
 
 __all__ = ["GATEWAY_LABEL", "HAPROXY_IMAGE", "HostPlace", "gateways_on"]
 
@@ -30,7 +31,7 @@ DIRECTORY = "/var/lib/prefect-dstack/gateways"
 INSIDE = "/gateway"
 LOCK_PATIENCE = 60.0
 CANDIDATE = "haproxy.cfg.candidate"
-LOGS = LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
+LOGS = types.LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"})
 ABSENT = 44
 
 READ = '[ -e "$1" ] || exit 44; exec cat -- "$1"'
@@ -197,7 +198,7 @@ class HostPlace:
     def _container(self) -> Container | None:
         try:
             return self.machine.docker().containers.get(self.container_name)
-        except NotFound:
+        except errors.NotFound:
             return None
 
     def _run_haproxy(self, command: list[str]) -> tuple[int, str]:
@@ -237,10 +238,10 @@ class HostPlace:
         engine = self.machine.docker()
         try:
             engine.images.get(self.image)
-        except ImageNotFound:
+        except errors.ImageNotFound:
             try:
                 engine.images.pull(self.image)
-            except APIError as error:
+            except errors.APIError as error:
                 raise GatewayError(
                     f"{self.name}: cannot pull {self.image}: {error.explanation or error}: "
                     "let the host reach its registry, or load the image there with `docker load`"
@@ -250,9 +251,9 @@ class HostPlace:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except APIError as error:
+        except errors.APIError as error:
             raise GatewayError(f"{self.name}: cannot {doing}: {error.explanation or error}") from error
-        except (DockerException, RequestException) as error:
+        except (errors.DockerException, RequestException) as error:
             raise GatewayError(f"{self.name}: cannot {doing}: {error}") from error
 
 

@@ -6,11 +6,9 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.models.containers import Container
-from docker.types import LogConfig
+from docker import errors, types
 from requests import RequestException
 
 from prefect_dstack.domain.stamp import Stamp
@@ -21,6 +19,9 @@ from prefect_dstack.hosts import files
 from prefect_dstack.hosts.ssh import Connection
 from prefect_dstack.hosts.ssh_machine import Root, SshMachine
 
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
 __all__ = ["HostTunnels", "tunnels_on"]
 
 DIRECTORY = "/var/lib/prefect-dstack/tunnels"
@@ -29,7 +30,7 @@ SEPARATOR = ".tunnel."
 GATEWAY_LABEL = "prefect-dstack.tunnel.gateway"
 PORT_LABEL = "prefect-dstack.tunnel.port"
 TARGET_LABEL = "prefect-dstack.tunnel.target"
-LOGS = LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"})
+LOGS = types.LogConfig(type="json-file", config={"max-size": "1m", "max-file": "2"})
 
 # The host's own `ssh`, and a gateway's image only for the sake of the engine's restart policy. Trying again
 # every second here heals faster than that policy, which waits longer each time.
@@ -129,7 +130,7 @@ class HostTunnels:
     def _container(self, stamp: Stamp) -> Container | None:
         try:
             return self.machine.docker().containers.get(self._container_name(stamp))
-        except NotFound:
+        except errors.NotFound:
             return None
 
     def _create(self, stamp: Stamp, port: int, target: str) -> Container:
@@ -157,7 +158,7 @@ class HostTunnels:
                 cap_add=["SYS_CHROOT"],
                 security_opt=["no-new-privileges:true"],
             )
-        except ImageNotFound as error:
+        except errors.ImageNotFound as error:
             raise GatewayError(
                 f"{self.machine.name}: the image {self.image} is not there: start the gateway first"
             ) from error
@@ -166,12 +167,12 @@ class HostTunnels:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except APIError as error:
+        except errors.APIError as error:
             reason = error.explanation or error
             raise GatewayError(
                 f"gateway '{self.gateway}' on {self.machine.name}: cannot {doing}: {reason}"
             ) from error
-        except (DockerException, RequestException) as error:
+        except (errors.DockerException, RequestException) as error:
             raise GatewayError(
                 f"gateway '{self.gateway}' on {self.machine.name}: cannot {doing}: {error}"
             ) from error

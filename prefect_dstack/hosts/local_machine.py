@@ -68,14 +68,13 @@ class LocalMachine:
 @functools.cache
 def _engine(host: str | None) -> DockerClient:
     # The SDK takes half a second to import, which whoever has no containers need not pay.
-    import docker
-    from docker.errors import DockerException
+    from docker import errors, from_env
 
     try:
         _try_socket((host or USUAL_ENGINE).removeprefix("unix://"))
-        client = docker.from_env(timeout=60)
+        client = from_env(timeout=60)
         client.ping()
-    except (DockerException, OSError) as error:
+    except (errors.DockerException, OSError) as error:
         if shutil.which("docker") or shutil.which("dockerd"):
             remedy = "start it, or set DOCKER_HOST to where it listens; your user must be allowed to use it"
         else:

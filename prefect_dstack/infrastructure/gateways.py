@@ -116,7 +116,9 @@ class ManagedGateway:
     @property
     def bound_to_machine(self) -> bool:
         """Whether it runs on a machine that only programs there reach, as the local one does."""
-        return isinstance(self._backend, HostsGateways) and not self.host.public
+        # One whose machine is created is asked before there is any.
+        provided = isinstance(self._backend, ProvidesGatewayMachines)
+        return isinstance(self._backend, HostsGateways) and not provided and not self.host.public
 
     @property
     def machines(self) -> GatewayMachines | None:

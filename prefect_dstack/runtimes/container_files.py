@@ -7,10 +7,9 @@ import io
 import shlex
 import tarfile
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from docker.errors import NotFound
-from docker.models.containers import Container
+from docker import errors
 
 from prefect_dstack.bundles import BundleStore, Entry, collect_files, stored_entries
 from prefect_dstack.configurations import Environment, FileMapping
@@ -18,6 +17,9 @@ from prefect_dstack.domain.workload import WorkloadSpec
 from prefect_dstack.errors import ConfigurationError, NotFoundError
 from prefect_dstack.hosts.upload import container_path, pack_files
 from prefect_dstack.runtimes.base import Launch
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
 
 __all__ = ["ENVIRONMENT_FILE", "put_files", "put_secrets"]
 
@@ -65,7 +67,7 @@ def _has_something(container: Container, path: str) -> bool:
     """Return whether there is anything at a path of a container but an empty directory."""
     try:
         stream, _ = container.get_archive(path)
-    except NotFound:
+    except errors.NotFound:
         return False
     read = io.BytesIO()
     for part in cast("Any", stream):
@@ -87,7 +89,7 @@ def _home(container: Container) -> str | None:
     user = (config.get("User") or "root").partition(":")[0]
     try:
         stream: Any = container.get_archive("/etc/passwd")[0]
-    except NotFound:
+    except errors.NotFound:
         return None
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
         member = archive.extractfile("passwd")

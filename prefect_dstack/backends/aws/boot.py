@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from docker.errors import DockerException
+from docker import errors
 from requests.exceptions import RequestException
 
 from prefect_dstack.backends.aws.clients import Aws
@@ -109,7 +109,7 @@ def wait_until_ready(
         except HostError as error:
             # Another host key is never accepted, but may be shown until cloud-init has put ours in its place.
             last = error
-        except (DockerException, RequestException) as error:
+        except (errors.DockerException, RequestException) as error:
             last = HostNotReadyError(f"{machine.name}: its Docker Engine does not answer: {error}")
         # A login keeps the groups that it began with: one from before Docker's installation never gets in.
         machine.connection.close()
