@@ -234,7 +234,9 @@ def _start() -> str:
     from prefect.settings import get_current_settings
 
     first = get_current_settings().server.api.port
-    port = next(port for port in range(first, 65536) if port_is_free(port))
+    # Controllers, workers and flow runs know it by its address.
+    before = [_port(url) for url in [_recorded_url()] if url is not None and _port(url) > first]
+    port = next(port for port in [*before, *range(first, 65536)] if port_is_free(port))
     url = f"http://127.0.0.1:{port}/api"
     (_directory() / "url").write_text(url)
     supervisor.start(_directory() / "process", _program(port, _directory()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -59,6 +60,12 @@ def _settings() -> Diagnosis:
     from prefect_dstack.settings import settings
 
     values = settings().model_dump()
+    home = settings().home
+    there = next(place for place in (home, *home.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Diagnosis(
+            "problem", "settings", f"home {home} cannot be made", "set PREFECT_DSTACK_HOME to another"
+        )
     return Diagnosis("ok", "settings", ", ".join(f"{name} {value}" for name, value in values.items()))
 
 

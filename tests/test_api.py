@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import socket
 import ssl
 import sys
 import threading
@@ -128,6 +129,14 @@ class TestStart:
         )
 
         assert api.start_local_server(silent) == f"http://127.0.0.1:{another + 1}/api"
+
+    def test_keeps_the_port_that_controllers_and_workers_know(self, home: Home) -> None:
+        with socket.create_server(("127.0.0.1", home.port)):
+            first = api.start_local_server(silent)
+        api.stop_local_server()
+
+        assert first == f"http://127.0.0.1:{home.port + 1}/api"
+        assert api.start_local_server(silent) == first
 
     def test_of_what_ends_at_once_says_its_last_words(
         self, stand_in: Callable[[str], None], home: Home

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.command_line import CommandLine
+from tests.flows.conftest import hello
 from tests.home import Home
 from tests.polling import wait_until
 
@@ -142,12 +143,19 @@ def test_the_schedule_of_a_file_starts_its_task(
     assert not times.exists()
     assert "* * * * * and 0 8 * * mon" in cli.ok("ps").out
 
+    other = tmp_path / "other.dstack.yml"
+    schedule = {"cron": "0 9 * * *"}
+    other.write_text(yaml.safe_dump({**hello("count"), "schedule": schedule}))
+    refused = cli("apply", other, "-y")
+    assert refused.code == 2
+    assert "count: a task of that name is on a schedule" in refused.err
+
     wait_until(times.exists, 150, f"the schedule has started it; {worker}")
     wait_until(lambda: json.loads(cli.ok("ps", "--json", "-a").out)[0]["state"] == "done", 60, "it is done")
     cli.ok("stop", "count", "-y")
     assert "* * * * *" not in cli.ok("ps", "-a").out
     cli.ok("apply", file, "-y")
     file.write_text(yaml.safe_dump(task))
-    assert "count: starts on no schedule any more" in cli.ok("apply", file, "-y").err
+    assert "count: is no longer on a schedule" in cli.ok("apply", file, "-y").err
     assert "* * * * *" not in cli.ok("ps", "-a").out
     cli.ok("delete", "count", "-y")

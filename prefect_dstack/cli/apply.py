@@ -23,7 +23,8 @@ def apply(
         ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="The same; default: the *.dstack.yml here.")
+        Path | None,
+        typer.Option("--file", "-f", help="The configuration; default: the *.dstack.yml in this directory."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The name; default: the file's.")] = None,
     yes: Yes = False,

@@ -139,12 +139,15 @@ def _age(path: Path) -> float | None:
     return None
 
 
+# As they are when the command line starts: later, a local server may have given its URL to this process.
+NAMES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME", "PREFECT_DSTACK_HOME")
+ASKED = "\n".join(os.environ.get(name, "") for name in NAMES)
+
+
 def _path() -> Path:
     """Return the cache of the API that would be asked."""
-    names = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME", "PREFECT_DSTACK_HOME")
-    which = "\n".join(os.environ.get(name, "") for name in names)
     directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefect-dstack"
-    return directory / f"names-{hashlib.sha256(which.encode()).hexdigest()[:16]}.json"
+    return directory / f"names-{hashlib.sha256(ASKED.encode()).hexdigest()[:16]}.json"
 
 
 if __name__ == "__main__":

@@ -104,6 +104,12 @@ def _endpoint(name: str) -> tuple[ServiceRecord, Endpoint]:
     from prefect_dstack.store.records import load_record
 
     record = load_record(name)
+    if record.endpoint is None and record.approval is not None:
+        waiting = record.approval
+        raise ConflictError(
+            f"{name}: does not serve yet; {name}@{waiting.revision} waits for approval, and answers at "
+            f"{waiting.private_url} on {waiting.machine}"
+        )
     if record.endpoint is None:
         raise ConflictError(f"{name}: does not serve; prefect-dstack apply deploys it")
     return record, record.endpoint
@@ -132,9 +138,9 @@ def _way_to(record: ServiceRecord, revision: int | None) -> tuple[str, bool, str
     previewed = revision is not None and revision != record.active
     known = None if route is None or route.preview is None else route.preview.revision
     if previewed and known != revision:
-        others = f"; {record.name}@{known} can" if known else ""
+        others = f"; call {record.name}@{known}, or what serves" if known else ""
         raise ConflictError(
-            f"{record.name}@{revision}: neither serves, nor is evaluated, nor waits for approval{others}"
+            f"{record.name}@{revision}: cannot be called: it neither serves nor waits for approval{others}"
         )
     return gateway.address, previewed or (route is not None and route.auth), trusted
 
@@ -151,7 +157,12 @@ def _token(name: str, given: str | None, *, needed: bool) -> Iterator[str | None
     try:
         yield token.value.get_secret_value()
     finally:
-        revoke_token(token.id)
+        try:
+            revoke_token(token.id)
+        except Exception as error:  # noqa: BLE001 - the answer was had, and the token ends by itself
+            err.print(
+                f"the token made for this call ends in {TOKEN_LIFE}: {error}", style="dim", markup=False
+            )
 
 
 def _headers(written: list[str]) -> dict[str, str]:

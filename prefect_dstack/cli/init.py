@@ -89,7 +89,7 @@ def _check(text: str) -> None:
 def _choose() -> str:
     from prefect_dstack.cli.starters import STARTERS
 
-    err.print("What shall it be?")
+    err.print("What do you want to create?")
     names = list(STARTERS)
     for number, name in enumerate(names, 1):
         err.print(f"  {number}  {name:<10} {STARTERS[name].summary}", markup=False)

@@ -92,11 +92,11 @@ def _add_with_arguments(section: str, command: Callable[..., None], meaning: str
 
 
 _add(DEPLOY, init)
-_add_with_arguments(DEPLOY, apply.apply, "What follows -- is what ${{ run.args }} stands for.")
+_add_with_arguments(DEPLOY, apply.apply, "Everything after -- becomes ${{ run.args }}.")
 _add(DEPLOY, offers.offer)
-_add_with_arguments(DEPLOY, config.config, "What follows -- is what ${{ run.args }} stands for.")
+_add_with_arguments(DEPLOY, config.config, "Everything after -- becomes ${{ run.args }}.")
 _add(LOOK, ps.ps, top.top, logs.logs, attach)
-_add_with_arguments(LOOK, ssh.ssh, "What follows -- is run there instead of a shell.")
+_add_with_arguments(LOOK, ssh.ssh, "Everything after -- is run there instead of a shell.")
 _add(LOOK, endpoint.url, endpoint.open_, endpoint.call)
 _add(LOOK, events.events, history.history, history.inspect)
 # `scale NAME -1` is a number that makes no sense, and no option that is not known.
@@ -177,6 +177,11 @@ def main() -> None:
     except KeyboardInterrupt:
         console_error(INTERRUPTED)
         sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        _show_traceback(debug)
+        where = f"{error.filename}: " if error.filename else ""
+        console_error(f"{where}{error.strerror or error}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - what is not ours is told in one line too
         _show_traceback(debug)
         console_error(f"{type(error).__name__}: {error}")

@@ -29,6 +29,8 @@ __all__ = ["ps"]
 HIDDEN = ("stopped", "failed")
 OVER = (*HIDDEN, "done")
 WATCH_INTERVAL = 1.0
+CONTROLLER_START = 30.0
+"""Seconds that a controller may take until it is known to watch."""
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -150,12 +152,20 @@ def _show_list(services: list[ServiceOverview]) -> None:
 def _say_if_unwatched(services: list[ServiceOverview]) -> None:
     """Print a line where services need a controller, and none watches."""
     waiting = [service.name for service in services if service.needs_controller and not service.watched]
-    if waiting:
+    if waiting and not _controller_begins():
         from prefect_dstack.store.controllers import HOW_TO_START
 
         verb = "needs" if len(waiting) == 1 else "need"
         line = f"no controller is watching, and {', '.join(waiting)} {verb} one: {HOW_TO_START}"
         print(paint(line, "yellow"))  # noqa: T201
+
+
+def _controller_begins() -> bool:
+    """Return whether the controller of this machine was started just now, and may not watch yet."""
+    from prefect_dstack.resident.background import controller_status
+
+    status = controller_status()
+    return status.alive and time.time() - (status.started_at or 0.0) < CONTROLLER_START
 
 
 def _show_one(service: ServiceOverview) -> None:

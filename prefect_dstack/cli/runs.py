@@ -149,6 +149,10 @@ def _accompany(configuration: Runnable, before: int, process: subprocess.Popen[b
             return 0
         _stop(name, before, process)
         return 130
+    except SystemExit:
+        # The terminal is gone, or whoever started us: there is nobody to ask whether it is to end.
+        err.print(f"{name} goes on; prefect-dstack stop {name} ends it", style="dim")
+        raise
     except ConflictError:
         _stop(name, before, process)
         raise

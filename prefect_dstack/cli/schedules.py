@@ -49,7 +49,7 @@ def apply_schedule(
         out.print(f"[bold]{made.name}[/bold] starts on the schedule {crons} (UTC), by {made.deployment}")
     if not has_worker(made.work_pool):
         err.print(
-            f"no worker starts it yet: prefect worker start --pool {made.work_pool}",
+            f"no worker is running to start it: prefect worker start --pool {made.work_pool}",
             style="yellow",
             markup=False,
         )
@@ -64,7 +64,7 @@ def end_schedule(name: str) -> None:
     from prefect_dstack.store.schedules import remove_schedule
 
     if remove_schedule(name):
-        err.print(f"{name}: starts on no schedule any more, as the file has none", style="dim", markup=False)
+        err.print(f"{name}: is no longer on a schedule: the file has none", style="dim", markup=False)
 
 
 def show_schedules(schedules: Sequence[ScheduleOverview]) -> None:

@@ -37,7 +37,7 @@ def stop(json: Json = False) -> None:
     if json:
         print_json({"stopped": stopped})
     else:
-        out.print("stopped" if stopped else "it did not run")
+        out.print("stopped" if stopped else "it was not running")
 
 
 @application.command()

@@ -87,7 +87,7 @@ def _secret_token() -> str:
 
 def _probe(path: str) -> str:
     return f"""
-# It gets requests as soon as, and as long as, this is answered well.
+# It gets requests only while this is answered with a status of 200 to 299.
 probes:
   - type: http
     url: {path}

@@ -31,7 +31,11 @@ def stop(
 ) -> None:
     """Stop services, tasks and dev environments, and their schedules; the history of services is kept."""
     if bool(names) == stop_all:
-        raise UserError("stop: name what to stop, or say --all")
+        raise UserError(
+            "stop: name what to stop, or say --all, and not both"
+            if names
+            else "stop: name what to stop, or say --all"
+        )
     connected()
     found = _stoppable()
     chosen = found.going if stop_all else list(dict.fromkeys(names or []))
@@ -103,7 +107,7 @@ def delete(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Forget stopped services, with their history and files."""
+    """Forget stopped services, tasks and dev environments, with their history, files and tokens."""
     connected()
     from prefect_dstack.cli.runs import is_run
     from prefect_dstack.flows.delete import delete_service

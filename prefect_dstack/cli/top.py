@@ -26,7 +26,7 @@ def top(
         float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")
     ] = 2.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look for one interval and end; so it does where no terminal is.")
+        bool, typer.Option("--once", help="Show one interval and exit, as without a terminal.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -22,7 +22,7 @@ from prefect_dstack.configurations import (
 from prefect_dstack.configurations.sources import open_source
 from prefect_dstack.domain.schedules import weekdays_named
 from prefect_dstack.domain.support import check_support
-from prefect_dstack.errors import ConfigurationError, NotFoundError
+from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError
 from prefect_dstack.flows.deploy import deploy_service
 from prefect_dstack.flows.run_dev_environment import run_dev_environment
 from prefect_dstack.flows.run_task import run_task
@@ -78,6 +78,7 @@ def create_schedule(
 
     Raises:
         ConfigurationError: If it has no schedule, or cannot be accepted.
+        ConflictError: If something else of its name is on a schedule.
 
     Example:
         ```python
@@ -102,6 +103,12 @@ def create_schedule(
         raise ConfigurationError(
             "is missing; add 'schedule: {cron: 0 8 * * mon-fri}'", source=loaded.source_name, key="schedule"
         )
+    for known in all_schedules():
+        if known.name == loaded.name and known.kind != loaded.type:
+            raise ConflictError(
+                f"{known.name}: a {known.kind} of that name is on a schedule; choose another name, or end it "
+                f"with: prefect-dstack stop {known.name}"
+            )
     is_file = open_source(configuration).is_file
     given = {
         "configuration": str(Path(configuration).absolute()) if is_file else configuration,  # type: ignore[arg-type]

@@ -46,7 +46,10 @@ def parse_cron(value: str) -> str:
         _cron_field(field, low, high, _CRON_NAMES[index - 3] if index >= 3 else {})
         for index, (field, (low, high)) in enumerate(zip(fields, _CRON_RANGES, strict=True))
     ):
-        refuse(f"must be a cron expression of five fields such as '0 8 * * mon-fri', not {show(value)}")
+        refuse(
+            "must be a cron expression of five fields such as '0 8 * * mon-fri' (minute 0-59, hour 0-23, day "
+            f"1-31, month 1-12, day of the week 0-6 from Monday), not {show(value)}"
+        )
     return " ".join(fields)
 
 

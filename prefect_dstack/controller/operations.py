@@ -177,7 +177,7 @@ def wait_until_ready(
             log.info("%s: waiting for %s", replica.name, answer.detail)
         abandoned.wait(min(readiness.wait(time.monotonic() - start), LOOK_INTERVAL))
     if abandoned.is_set():
-        raise ReplicaNotReadyError(f"{replica.name}: given up before it was ready")
+        raise ReplicaNotReadyError(f"{replica.name}: was abandoned before it was ready")
     message = environment.hide(_never_ready(runtime, replica, answer, timeout))
     raise ReplicaNotReadyError(message).with_details(_last_lines(runtime, machine, replica, environment))
 

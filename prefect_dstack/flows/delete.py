@@ -16,7 +16,7 @@ __all__ = ["adelete_service", "delete_service"]
 
 @served_flow(name="delete-service", flow_run_name="delete {name}")
 def delete_service(name: str) -> None:
-    """Forget a service that does not serve: its record, its history and its files.
+    """Forget a service that does not serve: its record, its history, its files and its tokens.
 
     Args:
         name: The service.

@@ -29,7 +29,7 @@ from prefect_dstack.resident.watching import HungReplica, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.settings import settings
-from prefect_dstack.store.records import readable_records
+from prefect_dstack.store.records import find_record, readable_records
 from prefect_dstack.store.runs import has_died
 from prefect_dstack.store.sources import resolve_infrastructure
 
@@ -165,7 +165,7 @@ class Controller:
         place = deployment.location or record.location
         mine = self._leads if place is None else place.id == infrastructure.here.id
         tried = self._taken_back.get(record.name) == deployment.flow_run
-        if mine and not tried and has_died(deployment):
+        if mine and not tried and has_died(deployment) and _is_under_way(record.name, deployment):
             self._taken_back[record.name] = deployment.flow_run
             self._start(f"restore {record.name}", partial(_restore, record.name))
 
@@ -197,6 +197,12 @@ def _scale(change: ScalingChange) -> None:
         pin=False,
         group=change.group,
     )
+
+
+def _is_under_way(service: str, deployment: Deploying) -> bool:
+    """Return whether the record still has a deployment, which may have ended since it was read."""
+    fresh = find_record(service)
+    return fresh is not None and fresh.deploying == deployment
 
 
 def _replace(hung: HungReplica) -> None:

@@ -23,6 +23,7 @@ def main() -> None:
     ours = logging.getLogger("prefect_dstack")
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
+    ours.propagate = False  # Prefect's own handler would write each line again
     connect(lambda line: print(line, file=sys.stderr))  # noqa: T201
     run_controller(stop)
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -56,7 +56,7 @@ class GatewayMetrics:
         self.gateway = gateway
         self.ledger = Ledger()
         self.samples: Sequence[ProcessSample] = ()
-        self.up = False
+        self.up: bool | None = None  # not known yet
         self.lock = threading.Lock()
         self._holds: dict[int, tuple[float, Connection]] = {}
         self._idle: set[int] = set()
@@ -205,17 +205,19 @@ class MetricsServer(Collector):
                     totals.setdefault(key, Counter()).update(counters)
         yield from _counted(totals, held)
         yield from _measured(samples)
-        yield from self._states(samples)
+        unknown = {name for name, one in gateways.items() if one.up is None}
+        yield from self._states(samples, unknown)
         up = GaugeMetricFamily(
             "prefect_dstack_gateway_up", "Whether the gateway answers.", labels=["gateway"]
         )
         needed = {record.gateway for record in self._records}
         for name, one in gateways.items():
-            if name in needed or not one.gateway.implicit:
+            if one.up is not None and (name in needed or not one.gateway.implicit):
                 up.add_metric([name], one.up)
         yield up
 
-    def _states(self, samples: Sequence[ProcessSample]) -> Iterable[Metric]:
+    def _states(self, samples: Sequence[ProcessSample], unknown: Collection[str]) -> Iterable[Metric]:
+        """Yield how services are, apart from those behind gateways of which nothing is known yet."""
         ready = GaugeMetricFamily(
             "prefect_dstack_replica_up", "Whether the replica gets requests.", labels=REPLICA
         )
@@ -234,7 +236,8 @@ class MetricsServer(Collector):
                         numbers[service] += row.up
         for record in self._records:
             wanted.add_metric([record.name], record.wanted_replicas)
-            serving.add_metric([record.name], numbers[record.name])
+            if record.gateway not in unknown:
+                serving.add_metric([record.name], numbers[record.name])
         leads = GaugeMetricFamily(
             "prefect_dstack_controller_leads", "Whether this controller leads.", value=self._leads
         )

@@ -164,7 +164,7 @@ class DockerRuntime:
         try:
             stream, _ = container.get_archive(str(source))
         except NotFound as error:
-            raise NotFoundError(f"{replica.name}: has no {path}") from error
+            raise NotFoundError(f"{replica.name}: there is no {path} in it") from error
         unpack(stream, source.name, target)
 
     def enter(

@@ -142,7 +142,7 @@ class ProcessRuntime:
         """Copy a file or directory of a replica; see `Runtime.copy_back`."""
         source = _working_directory(Path(replica.id)) / path
         if not source.exists():
-            raise NotFoundError(f"{replica.name}: has no {path}")
+            raise NotFoundError(f"{replica.name}: there is no {path} in it")
         if source.resolve() == target.resolve():
             return  # without a file of its own, a task runs in the caller's directory
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from prefect_dstack.errors import ConflictError
 from prefect_dstack.services.bundles import prune_bundles
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.run import ServiceRun
+from prefect_dstack.store import tokens
 from prefect_dstack.store.records import delete_record
 
 __all__ = ["delete"]
@@ -29,6 +30,10 @@ def delete(record: ServiceRecord, run: ServiceRun) -> None:
         raise ConflictError(
             f"{record.name}: {', '.join(left)} still there; stop it again, or run prefect-dstack reconcile"
         )
+    # One of another service that gets the name later must not be opened by them.
+    for token in tokens.all_tokens():
+        if token.service == record.name:
+            tokens.delete_token(token.id)
     delete_record(record.name)
     prune_bundles(run.infrastructure, among={revision.bundle for revision in record.revisions})
     publish_event("deleted", record.name, None)

@@ -445,7 +445,7 @@ def _explain_port(
     others = {other.port for name, other in state.routes.items() if name != route.service}
     if state.base_port in others or not gateway.port_is_free(state.base_port):
         run.log.info(
-            "%s: published on port %d, as port %d of gateway '%s' is taken",
+            "%s: published on port %d, because port %d of gateway '%s' is taken",
             *(route.service, route.port, state.base_port, state.name),
         )
 

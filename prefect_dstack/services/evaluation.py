@@ -89,7 +89,7 @@ def evaluate_running(
     if new_one is None:
         raise DeploymentError(f"{goal.service}@{revision}: ended before it was evaluated")
     gets = f"{weight:g} % of the requests" if weight else "no requests yet"
-    run.log.info("%s@%d: is evaluated, and gets %s", goal.service, revision, gets)
+    run.log.info("%s@%d: is being evaluated, and gets %s", goal.service, revision, gets)
     with (
         _led_to(new_one, run.infrastructure) as candidate_url,
         _led_to(old_one, run.infrastructure) as serving_url,

@@ -355,7 +355,8 @@ def message(source: object, **options: object) -> str:
             HEAD + "schedule: {cron: 0 8 * *}\n",
             (
                 "<text>:4: schedule.cron: must be a cron expression of five fields such as "
-                "'0 8 * * mon-fri', not '0 8 * *'"
+                "'0 8 * * mon-fri' (minute 0-59, hour 0-23, day 1-31, month 1-12, day of the week 0-6 from "
+                "Monday), not '0 8 * *'"
             ),
         ),
         (

@@ -63,7 +63,7 @@ def test_what_waits_for_approval_answers_who_names_it_with_a_token(
         assert ask(url, 3, value) == ask(url, None, value) == (200, "1", None)
         assert json.loads(cli.ok("call", name, "/", "--revision", "2").out)["revision"] == "2"
         assert json.loads(cli.ok("call", name, "/", "--revision", "1").out)["revision"] == "1"
-        assert f"{name}@3: neither serves" in cli("call", name, "/", "--revision", "3").err
+        assert f"{name}@3: cannot be called" in cli("call", name, "/", "--revision", "3").err
         scale_service(name, 2)
         assert reconcile_services() == []
         assert ask(url, 2, value) == (200, "2", "2"), "it stays while it waits"

@@ -19,6 +19,7 @@ import pytest
 from prefect_dstack import (
     NewToken,
     create_token,
+    delete_service,
     deploy_service,
     list_tokens,
     reconcile_services,
@@ -241,3 +242,18 @@ def holds(process: psutil.Process, secret: str) -> bool:
         return any(secret in text for text in (*process.cmdline(), *process.environ().values()))
     except (psutil.Error, OSError):
         return False
+
+
+def test_a_service_that_gets_the_name_of_a_deleted_one_is_not_opened_by_its_tokens(
+    service: dict[str, Any], home: Home
+) -> None:
+    deploy_service(service)
+    token = create_token(service["name"]).value.get_secret_value()
+    assert ask(home.port, token)[0] == 200
+
+    stop_service(service["name"])
+    delete_service(service["name"])
+    assert list_tokens(service=service["name"]) == []
+    deploy_service(service)
+
+    assert ask(home.port, token)[0] == 401
