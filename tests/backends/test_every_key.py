@@ -58,7 +58,15 @@ RESOURCES: dict[str, Any] = {
 ALWAYS_FITS = {("local", "max_price"), ("ssh", "max_price")}
 # Keys that do not choose machines: what they do is done when a replica is created.
 ON_CREATION = {"name", "runtime", "tags"}
-NOT_ABOUT_MACHINES = {"max_duration", "retry", "startup_order", "stop_criteria", "stop_duration"}
+NOT_ABOUT_MACHINES = {
+    "max_duration",
+    "retry",
+    "schedule",
+    "startup_order",
+    "stop_criteria",
+    "stop_duration",
+    "utilization_policy",
+}
 
 
 def requirements(**keys: Any) -> Requirements:
