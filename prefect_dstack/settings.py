@@ -105,8 +105,9 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
+        name = str(first["loc"][-1]).lower().removeprefix("prefect_integrations_dstack_")
         raise ConfigurationError(
             f"{first['msg'].lower()}; it is {first['input']!r}",
             source="settings",
-            key=str(first["loc"][-1]).upper(),
+            key=f"PREFECT_DSTACK_{name.removeprefix('prefect_dstack_')}".upper(),
         ) from error

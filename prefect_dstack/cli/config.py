@@ -24,7 +24,7 @@ def config(
     profile: Profile = None,
     json: Json = False,
 ) -> None:
-    """Print a file as it is understood: checked, with its profile and all defaults."""
+    """Print a file as it is understood: checked, with its profile and the values of all defaults."""
     from prefect_dstack.cli.apply import load
     from prefect_dstack.cli.files import choose_source
     from prefect_dstack.domain.support import check_support

@@ -73,7 +73,8 @@ def init(
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}") from error
     out.print(f"wrote {file}", markup=False)
-    out.print("read it, and then: prefect-dstack apply", style="dim", markup=False)
+    where = "" if place.resolve() == Path.cwd() else f" {file}"
+    out.print(f"read it, and then: prefect-dstack apply{where}", style="dim", markup=False)
 
 
 def _check(text: str) -> None:

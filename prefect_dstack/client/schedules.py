@@ -125,7 +125,8 @@ def create_schedule(
         description=f"Made by the schedule of {loaded.source_name}.",
         parameters={key: value for key, value in given.items() if value is not None},
         schedules=[
-            CronSchedule(cron=weekdays_named(cron), timezone="UTC", day_or=False) for cron in schedule.cron
+            CronSchedule(cron=cron, timezone="UTC", day_or=False)
+            for cron in dict.fromkeys(map(weekdays_named, schedule.cron))
         ],
         tags=[SCHEDULED, f"{loaded.type}:{loaded.name}"],
         work_pool_name=pool,

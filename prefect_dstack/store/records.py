@@ -76,6 +76,13 @@ def load_record(name: str) -> ServiceRecord:
     """
     record = find_record(name)
     if record is None:
+        # Most names are known, and need no import of it.
+        from prefect_dstack.store.schedules import all_schedules
+
+        if any(schedule.name == name for schedule in all_schedules()):
+            raise NotFoundError(
+                f"{name}: is on a schedule, and was not deployed yet; prefect-dstack ps shows when it starts"
+            )
         known = ", ".join(documents.names(DstackService)) or "none"
         raise NotFoundError(f"{name}: there is no such service; there are: {known}")
     return record
