@@ -72,6 +72,9 @@ class Offer(BaseModel):
     region: str = Field(default="", description="Where it is; empty where a backend has no regions.")
     zones: tuple[str, ...] = Field(default=(), description="The zones of the region that offer it.")
     fleet: str = Field(default="", description="The fleet that a held machine is in; empty: none.")
+    instances: tuple[str, ...] = Field(
+        default=(), description="What a held machine of a fleet is called; empty: it is in none."
+    )
     architecture: str | None = Field(
         default=None, description="`x86` or `arm`, else as its kernel calls it; None: unknown."
     )

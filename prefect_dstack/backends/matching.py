@@ -117,6 +117,13 @@ def _fleets(requirements: Requirements, offer: Offer) -> str | None:
     return _none_of([name.rpartition("/")[2] for name in asked], offer.fleet)
 
 
+def _instances(requirements: Requirements, offer: Offer) -> str | None:
+    asked = requirements.instances
+    if asked and not offer.instances:
+        return f"machines of the backend {offer.backend} are in no fleet; remove it"
+    return _none_of(asked, *offer.instances) if asked else None
+
+
 def _regions(requirements: Requirements, offer: Offer) -> str | None:
     asked = requirements.regions
     if asked and not offer.region:
@@ -159,6 +166,7 @@ def _max_price(requirements: Requirements, offer: Offer) -> str | None:
 PLACEMENT: Mapping[str, Callable[[Requirements, Offer], str | None]] = {
     "backends": _backends,
     "fleets": _fleets,
+    "instances": _instances,
     "regions": _regions,
     "availability_zones": _availability_zones,
     "instance_types": _instance_types,

@@ -235,6 +235,8 @@ def _unseen(fleet: Fleet, host: FleetHost) -> Offer:
     return Offer(
         backend=SshBackend.name,
         fleet=fleet.name,
+        # The first as dstack names them.
+        instances=(f"{fleet.name}-{fleet.hosts.index(host)}", host.name, host.hostname),
         instance_type=host.name,
         cpus=0,
         memory_gb=0,

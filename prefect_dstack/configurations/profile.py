@@ -148,6 +148,13 @@ class InstanceSelector(Model):
             refuse("must be a name, a hostname, or a fleet with an instance number")
         return self
 
+    def __str__(self) -> str:
+        """Return the name of the instance, which is that of its fleet and its number, or its host name."""
+        if self.fleet is not None:
+            # Written with the project in front, as dstack allows it.
+            return f"{self.fleet.rpartition('/')[2]}-{self.instance}"
+        return self.name or self.hostname or ""
+
 
 class BackendOptions(Model):
     """Settings that only one backend understands."""

@@ -24,11 +24,11 @@ def runtime_of(configuration: RunConfiguration | Mapping[str, Any]) -> RuntimeNa
 
     Returns:
         `docker` where an image is named, be it for one group of replicas, or machines other than this one may
-        be used: fleets, or any backend but `local`; then a configuration without an image gets the default
-        one. `process` otherwise.
+        be used: fleets, instances of them, or any backend but `local`; then a configuration without an image
+        gets the default one. `process` otherwise.
     """
     keys = configuration if isinstance(configuration, Mapping) else vars(configuration)
-    if keys.get("image") or keys.get("fleets") or any(_images_of_groups(keys)):
+    if any(keys.get(key) for key in ("image", "fleets", "instances")) or any(_images_of_groups(keys)):
         return "docker"
     elsewhere = [name for name in keys.get("backends") or () if name != "local"]
     return "docker" if elsewhere else "process"

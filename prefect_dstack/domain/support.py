@@ -49,7 +49,6 @@ OF_RUNS = {
     "home_dir": f"{OLDER}; set HOME under 'env' instead",
     "idle_duration": LATER,
     "instance_name": f"{OLDER}; name a fleet in 'fleets' instead",
-    "instances": "is not acted on yet; name a fleet in 'fleets' instead",
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
     "reservation": LATER,

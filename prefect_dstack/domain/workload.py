@@ -39,6 +39,9 @@ class Requirements(BaseModel):
     resources: Resources = Field(default_factory=Resources, description="What one replica needs.")
     backends: tuple[str, ...] | None = Field(default=None, description="The only backends; None: any.")
     fleets: tuple[str, ...] | None = Field(default=None, description="The only fleets; None: any.")
+    instances: tuple[str, ...] | None = Field(
+        default=None, description="The only instances of fleets, by name or host name; None: any."
+    )
     regions: tuple[str, ...] | None = Field(default=None, description="The only regions; None: any.")
     availability_zones: tuple[str, ...] | None = Field(default=None, description="The only zones; None: any.")
     instance_types: tuple[str, ...] | None = Field(
@@ -174,6 +177,7 @@ def requirements_of(configuration: RunConfiguration) -> Requirements:
         resources=resources,
         backends=configuration.backends,
         fleets=configuration.fleets,
+        instances=tuple(map(str, configuration.instances)) if configuration.instances else None,
         regions=configuration.regions,
         availability_zones=configuration.availability_zones,
         instance_types=configuration.instance_types,

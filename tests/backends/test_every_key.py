@@ -38,6 +38,7 @@ PLACEMENT: dict[str, Any] = {
     "backends": ["vastai"],
     "fleets": ["other"],
     "instance_types": ["z9.huge"],
+    "instances": ["other-7"],
     "max_price": 0.001,
     "regions": ["mars-1"],
     "spot_policy": "spot",
@@ -270,3 +271,14 @@ def test_all_backends_accept_the_same_accelerators(
         assert len(on_host[2]) < count or in_cloud
     if in_cloud:
         assert on_host is not None
+
+
+@pytest.mark.parametrize(
+    "instance", ["lab-0", "host-1", {"hostname": "host-1"}, {"fleet": "team/lab", "instance": 0}]
+)
+def test_an_instance_of_a_fleet_may_be_called_by_its_host_its_name_or_its_number(
+    instance: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wanted = requirements(instances=["lab-7", instance])
+
+    assert [offer.instance_type for offer in ssh_offers(wanted, monkeypatch, tmp_path)] == ["host-1"]

@@ -26,6 +26,7 @@ SAMPLE = Path(__file__).parents[1] / "configurations" / "samples" / "service.dst
 
 # What in the code acts on a key; each pattern must be found outside of `configurations`.
 ACTED_ON = {
+    "instances": r"configuration\.instances",
     "schedule": r"loaded\.schedule",
     "access_log": r"configuration\.access_log",
     "auth": r"configuration\.auth",
@@ -115,6 +116,8 @@ ACTED_ON_INSIDE = {
     "EntityReference.project": r"configuration\.fleets",
     "FilePathMapping.local_path": r"mapping\.local_path",
     "FilePathMapping.path": r"mapping\.path",
+    "FleetInstanceSelector.fleet": r"configuration\.instances",
+    "FleetInstanceSelector.instance": r"configuration\.instances",
     "GPUSpec.compute_capability": r"wanted\.compute_capability",
     "GPUSpec.count": r"wanted\.count",
     "GPUSpec.memory": r"wanted\.memory",
@@ -126,9 +129,11 @@ ACTED_ON_INSIDE = {
     "HeaderPartitioningKey.header": r"key\.header",
     "HeaderPartitioningKey.type": r"key\.header",
     "IPAddressPartitioningKey.type": r"key\.header",
+    "InstanceHostnameSelector.hostname": r"configuration\.instances",
     "InstanceMountPoint.instance_path": r"volume\.instance_path",
     "InstanceMountPoint.optional": r"volume\.optional",
     "InstanceMountPoint.path": r"volume\.path",
+    "InstanceNameSelector.name": r"configuration\.instances",
     "LetsEncryptGatewayCertificate.type": r"certificate\.type",
     "NodeGroup.commands": r"\.commands\b",
     "NodeGroup.name": r"configuration\.groups",
@@ -361,7 +366,6 @@ class TestRefuses:
             ("dstack", True),
             ("home_dir", "/root"),
             ("instance_name", "one"),
-            ("instances", ["one"]),
             ("pool_name", "pool"),
             ("priority", 5),
             ("reservation", "cr-0123"),
@@ -468,11 +472,9 @@ class TestRefuses:
 
     def test_says_where_and_why(self) -> None:
         with pytest.raises(UnsupportedKeyError) as raised:
-            check_support(service(instances=["one"]))
+            check_support(service(reservation="cr-0123"))
 
-        assert str(raised.value) == (
-            "<mapping>: instances: is not acted on yet; name a fleet in 'fleets' instead"
-        )
+        assert str(raised.value) == ("<mapping>: reservation: is not acted on yet; remove it")
         assert raised.value.exit_code == 2
 
 
