@@ -33,6 +33,9 @@ class RunRecord(BaseModel):
     nodes: int = Field(default=1, description="How many nodes it has.")
     flow_run: str = Field(default="", description="The id of the flow run that made it; it has the log.")
     created_at: datetime = Field(description="When it began.")
+    tried_at: datetime | None = Field(
+        default=None, description="When it last found no machine; None: it does not wait for one."
+    )
     ended_at: datetime | None = Field(default=None, description="When it ended.")
     created_by: str = Field(default="", description="Who began it: user and machine.")
     working: Deploying | None = Field(default=None, description="The process that takes care of it.")

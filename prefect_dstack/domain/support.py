@@ -50,7 +50,6 @@ OF_RUNS = {
     "idle_duration": LATER,
     "instance_name": f"{OLDER}; name a fleet in 'fleets' instead",
     "pool_name": f"{OLDER}; name a fleet in 'fleets' instead",
-    "priority": "is not acted on yet; use the priorities of Prefect's work queues instead",
     "reservation": LATER,
     "setup": f"{OLDER}; put its commands first in 'commands'",
     "single_branch": "has no effect: a repository is brought along without its history; remove it",
@@ -59,6 +58,7 @@ OF_RUNS = {
 }
 OF_SERVICES = {
     "max_duration": LATER,
+    "priority": "is for tasks and dev environments that wait for a machine; remove it",
     "retry_policy": f"{OLDER}, and is not acted on yet; write 'retry' instead",
     "router": LATER,
     "startup_order": "is for tasks of several nodes; remove it",

@@ -61,6 +61,7 @@ ALWAYS_FITS = {("local", "max_price"), ("ssh", "max_price")}
 ON_CREATION = {"name", "runtime", "tags"}
 NOT_ABOUT_MACHINES = {
     "max_duration",
+    "priority",
     "retry",
     "schedule",
     "startup_order",

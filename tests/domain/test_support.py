@@ -86,6 +86,7 @@ ACTED_ON = {
 ACTED_ON_BY = {
     "service": {"groups": r"configuration\.replica_groups", "retry": r"configuration\.retry"},
     "task": {
+        "priority": r"run\.configuration\.get\(\"priority\"\)",
         "utilization_policy": r"configuration\.utilization_policy",
         "groups": r"configuration\.groups",
         "max_duration": r"configuration\.max_duration",
@@ -96,6 +97,7 @@ ACTED_ON_BY = {
         "stop_criteria": r"configuration\.stop_criteria",
     },
     "dev-environment": {
+        "priority": r"run\.configuration\.get\(\"priority\"\)",
         "utilization_policy": r"configuration\.utilization_policy",
         "ide": r"configuration\.ide",
         "inactivity_duration": r"configuration\.inactivity_duration",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -240,6 +243,47 @@ class TestWithoutCapacity:
             run(task("true"))
         with pytest.raises(NoOfferError, match="memory"):
             run(task("true", resources={"memory": "100TB"}, retry=True))
+
+    def test_of_two_that_wait_the_higher_priority_is_served_first(
+        self,
+        task: Callable[..., Any],
+        name: str,
+        prefect_server: PrefectServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from prefect_dstack.backends.local import LocalBackend
+
+        monkeypatch.setattr(running, "RETRY_PAUSE", 1.0)
+        provision, free, served = LocalBackend.provision, threading.Event(), []
+
+        def one_at_a_time(self: Any, offers: Any, stamp: Any, *others: Any) -> Any:
+            if not free.is_set():
+                raise CapacityError("this machine is full")
+            free.clear()
+            served.append(stamp.service)
+            return provision(self, offers, stamp, *others)
+
+        monkeypatch.setattr(LocalBackend, "provision", one_at_a_time)
+
+        def tried(which: str) -> datetime | None:
+            found = find_run(f"{name}-{which}")
+            return None if found is None else found.tried_at
+
+        def low_has_tried_after_high() -> bool:
+            low, high = tried("low"), tried("high")
+            return low is not None and high is not None and low > high
+
+        with ThreadPoolExecutor(2) as pool:
+            keys = {"retry": True, "commands": ["true"]}
+            done = [pool.submit(run_task, {**task(), **keys, "name": f"{name}-low", "priority": 10})]
+            wait_until(lambda: tried("low"), 60, "one waits")
+            done.append(pool.submit(run_task, {**task(), **keys, "name": f"{name}-high", "priority": 90}))
+            wait_until(low_has_tried_after_high, 60, "it is the other's turn", interval=0.01)
+            for _ in done:
+                free.set()
+                wait_until(lambda: not free.is_set(), 60, "one of them has a machine")
+            assert {future.result().exit_code for future in done} == {0}
+        assert served == [f"{name}-high", f"{name}-low"]
 
     @pytest.fixture
     def no_capacity(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:

@@ -7,10 +7,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from prefect_dstack.configurations import DevEnvironmentConfiguration
 from prefect_dstack.controller.convergence import Log
+from prefect_dstack.domain.priorities import ahead_of
 from prefect_dstack.domain.record import now
 from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.domain.run_record import RunRecord, RunResult
@@ -29,7 +31,7 @@ from prefect_dstack.services.runs.entering import entrance_of_found
 from prefect_dstack.services.runs.names import Runnable
 from prefect_dstack.services.runs.nodes import Node, Nodes
 from prefect_dstack.services.runs.utilization import AcceleratorUse
-from prefect_dstack.store.run_records import find_run, save_run
+from prefect_dstack.store.run_records import all_runs, find_run, save_run
 
 __all__ = ["run_nodes"]
 
@@ -150,15 +152,33 @@ class _Run:
         duration = capacity_timeout(self.configuration.retry)
         began = time.monotonic()
         while True:
+            if duration:
+                self._wait_for_turn()
             try:
                 action()
             except (CapacityError, NoRoomError) as error:
                 if time.monotonic() - began >= duration or self._is_stopped():
                     raise
                 self.log.warning("%s: %s; trying again in %.0f s", self.record.name, error, RETRY_PAUSE)
+                self._tried(now())
                 time.sleep(RETRY_PAUSE)
             else:
+                if self.record.tried_at is not None:
+                    self._tried(None)
                 return
+
+    def _wait_for_turn(self) -> None:
+        """Let runs of higher priority try first."""
+        told = False
+        while (first := ahead_of(self.record, all_runs(), now(), 3 * RETRY_PAUSE)) and not self._is_stopped():
+            if not told:
+                self.log.info("%s: %s has a higher priority, and tries first", self.record.name, first.name)
+            told = True
+            time.sleep(RETRY_PAUSE / 10)
+
+    def _tried(self, at: datetime | None) -> None:
+        self.record = self.record.model_copy(update={"tried_at": at})
+        save_run(self.record)
 
     def _wait(self, deadline: float | None) -> RunOutcome:
         asked = time.monotonic()
