@@ -97,6 +97,10 @@ def create_schedule(
             line=loaded.line_of("type"),
             key="type",
         )
+    if loaded.name is None:
+        raise ConfigurationError(
+            f"is missing; add 'name: my-{loaded.type}', or pass a name", source=loaded.source_name, key="name"
+        )
     check_support(loaded)
     schedule = loaded.schedule
     if schedule is None:
@@ -121,7 +125,7 @@ def create_schedule(
     provide_work_pool(pool)
     deployment = RunnerDeployment.from_flow(
         STARTED_BY[type(loaded)],
-        name=loaded.name or "",
+        name=loaded.name,
         description=f"Made by the schedule of {loaded.source_name}.",
         parameters={key: value for key, value in given.items() if value is not None},
         schedules=[
