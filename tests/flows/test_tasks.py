@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -19,6 +19,7 @@ import yaml
 from prefect import flow
 
 from prefect_dstack import Endpoint, deploy_service, reconcile_services, run_task, stop_service
+from prefect_dstack.backends import local
 from prefect_dstack.errors import (
     CapacityError,
     ConfigurationError,
@@ -195,7 +196,7 @@ def test_artifacts_come_back(
     assert (tmp_path / "text.txt").read_text() == "text\n"
     assert result.artifacts == [str(tmp_path / "back" / "out"), "text.txt"]
 
-    with pytest.raises(NotFoundError, match=f"{name}-2-0: has no nothing"):
+    with pytest.raises(NotFoundError, match=f"{name}-2-0: there is no nothing in it"):
         run(task("true"), artifacts={"nothing": "nothing"})
     assert load_run(name).state == "failed"
 
@@ -375,7 +376,7 @@ esac
 
 
 @pytest.fixture
-def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Holds how much the only GPU of this machine is used, for which a stand-in for its driver answers."""
     used, programs = tmp_path / "used", tmp_path / "programs"
     programs.mkdir()
@@ -386,7 +387,9 @@ def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Five minutes, the shortest window there is, last three seconds.
     faster = partial(AcceleratorUse, clock=lambda: time.monotonic() * 100)
     monkeypatch.setattr(running, "AcceleratorUse", faster)
-    return used
+    local._gpus.cache_clear()
+    yield used
+    local._gpus.cache_clear()
 
 
 def test_a_run_that_does_not_use_its_gpu_ends(
