@@ -101,7 +101,7 @@ def refused(run: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
         ),
         (GOOD + "env:\n  - TOKEN=${{ secret.TOKEN }}\n", "serve.dstack.yml:7: "),
         (GOOD + "env:\n  - TOKEN=${{ env.NOT_SET_ANYWHERE }}\n", "serve.dstack.yml:7: "),
-        (GOOD + "instances:\n  - one\n", "serve.dstack.yml:6: instances: is not acted on yet"),
+        (GOOD + "reservation: cr-0123\n", "serve.dstack.yml:6: reservation: is not acted on yet"),
         (GOOD + "user: root\n", "serve.dstack.yml:6: user: needs a container"),
     ],
 )
