@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import inspect
+import itertools
 import os
 import sys
 import time
@@ -235,8 +236,9 @@ def _start() -> str:
 
     first = get_current_settings().server.api.port
     # Controllers, workers and flow runs know it by its address.
-    before = [_port(url) for url in [_recorded_url()] if url is not None and _port(url) > first]
-    port = next(port for port in [*before, *range(first, 65536)] if port_is_free(port))
+    recorded = _recorded_url()
+    known = first if recorded is None else max(first, _port(recorded))
+    port = next(port for port in itertools.chain([known], range(first, 65536)) if port_is_free(port))
     url = f"http://127.0.0.1:{port}/api"
     (_directory() / "url").write_text(url)
     supervisor.start(_directory() / "process", _program(port, _directory()))

@@ -49,7 +49,9 @@ def apply(
     options = ApplyOptions(
         yes=yes, json=json, force=force, move=move, detach=detach, artifacts=_parsed(artifact or [])
     )
-    source = _source(path, file)
+    from prefect_dstack.cli.files import choose_source
+
+    source = choose_source(file, path)
     configuration = load(source, name=name, profile=profile, arguments=context.args)
     if getattr(configuration, "schedule", None) is not None:
         from prefect_dstack.cli.schedules import apply_schedule
@@ -66,12 +68,6 @@ def apply(
             key="type",
         )
     handler(configuration, options)
-
-
-def _source(path: Path | None, file: Path | None) -> Path | str:
-    from prefect_dstack.cli.files import choose_source
-
-    return choose_source(file, path)
 
 
 def load(source: Path | str, *, name: str | None, profile: str | None, arguments: list[str]) -> Any:
