@@ -326,7 +326,7 @@ class TestFailure:
             ({"env": ["NOT_IN_THE_ENVIRONMENT"]}, Exception, "export NOT_IN_THE_ENVIRONMENT="),
             ({"resources": {"memory": "900TB"}}, NoOfferError, "no machine has what it asks for"),
             ({"gateway": "nowhere"}, NotFoundError, "gateway: nowhere: there is none with this name"),
-            ({"instances": ["one"]}, UnsupportedKeyError, "instances: is not acted on yet"),
+            ({"reservation": "cr-1"}, UnsupportedKeyError, "reservation: is not acted on yet"),
             ({"https": True}, UnsupportedKeyError, "has no HTTPS"),
         ],
     )
