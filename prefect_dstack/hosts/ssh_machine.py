@@ -21,6 +21,7 @@ from prefect_dstack.hosts.machine import CommandResult
 from prefect_dstack.hosts.pool import connection_to
 from prefect_dstack.hosts.remote_ports import RemotePorts
 from prefect_dstack.hosts.ssh import ChannelRefusedError
+from prefect_dstack.hosts.tcp_channel import TcpChannel
 
 __all__ = ["Root", "SshMachine"]
 
@@ -91,7 +92,7 @@ class SshMachine:
         except ChannelRefusedError as error:
             raise ConnectionRefusedError(f"{self.name}: nothing answers on {address}:{port}") from error
         channel.settimeout(timeout)
-        return cast("socket.socket", channel)
+        return cast("socket.socket", TcpChannel(channel))
 
     def free_port(self) -> int:
         """Find a free port there; see `Machine.free_port`."""

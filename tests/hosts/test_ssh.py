@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import os
 import signal
@@ -283,6 +284,34 @@ class TestJump:
         reached = SshMachine(access(host, hostname="127.0.0.1", port=9, proxy_jump=access(host)), name="far")
         with pytest.raises(HostUnreachableError, match=r"far .*does not get through"):
             reached.run(["true"])
+
+
+class TestTcpConnections:
+    # The body comes once the client has read the headers, which say that the connection ends with it.
+    SERVER = """
+import socket
+with socket.create_server(("127.0.0.1", 7000)) as server:
+    print("listening", flush=True)
+    with server.accept()[0] as connection:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n")
+        input()
+        connection.sendall(b"whole")
+"""
+
+    def test_an_answer_that_ends_with_its_connection_is_read_to_its_end(self, host: Host) -> None:
+        command, pipe = ["python3", "-c", self.SERVER], subprocess.PIPE
+        with host.popen(command, stdin=pipe, stdout=pipe) as server:
+            assert server.stdin
+            assert server.stdout
+            assert server.stdout.readline() == "listening\n"
+            connection = http.client.HTTPConnection("localhost")
+            connection.sock = machine(host).connect("127.0.0.1", 7000)
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            server.stdin.write("\n")
+            server.stdin.close()
+            assert response.read() == b"whole"
 
 
 class TestCommands:
