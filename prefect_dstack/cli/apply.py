@@ -132,13 +132,9 @@ def _fleet(configuration: Any, options: ApplyOptions) -> None:
 
 
 def _check(configuration: Any) -> None:
-    from prefect_dstack.domain.support import check_support
+    from prefect_dstack.domain.support import check_runnable
 
-    if configuration.name is None:
-        raise ConfigurationError(
-            "is missing; add 'name: my-name', or give --name", source=configuration.source_name, key="name"
-        )
-    check_support(configuration)
+    check_runnable(configuration, "give --name")
 
 
 # What acts on each type of configuration.

@@ -31,7 +31,7 @@ def offer(
     from prefect_dstack.cli.files import choose_source
 
     source = choose_source(file, path)
-    from prefect_dstack.services.preparation import load_service
+    from prefect_dstack.services.loading import load_service
 
     configuration = load_service(source, name=name, profile=profile)
     connected()

@@ -17,15 +17,14 @@ from prefect_dstack.configurations import (
     DevEnvironmentConfiguration,
     ServiceConfiguration,
     TaskConfiguration,
-    load_configuration,
 )
 from prefect_dstack.configurations.sources import open_source
 from prefect_dstack.domain.schedules import weekdays_named
-from prefect_dstack.domain.support import check_support
 from prefect_dstack.errors import ConfigurationError, ConflictError, NotFoundError
 from prefect_dstack.flows.deploy import deploy_service
 from prefect_dstack.flows.run_dev_environment import run_dev_environment
 from prefect_dstack.flows.run_task import run_task
+from prefect_dstack.services.loading import load_of_kind
 from prefect_dstack.settings import settings
 from prefect_dstack.store.schedules import (
     SCHEDULED,
@@ -34,7 +33,6 @@ from prefect_dstack.store.schedules import (
     provide_work_pool,
     remove_schedule,
 )
-from prefect_dstack.store.variables import lookup
 
 __all__ = [
     "acreate_schedule",
@@ -45,7 +43,9 @@ __all__ = [
     "list_schedules",
 ]
 
-STARTED_BY: Mapping[type[Any], Flow[..., Any]] = {
+Scheduled = ServiceConfiguration | TaskConfiguration | DevEnvironmentConfiguration
+
+STARTED_BY: Mapping[type[Scheduled], Flow[..., Any]] = {
     ServiceConfiguration: deploy_service,
     TaskConfiguration: run_task,
     DevEnvironmentConfiguration: run_dev_environment,
@@ -87,21 +87,9 @@ def create_schedule(
         create_schedule("train.dstack.yml")
         ```
     """
-    loaded = load_configuration(
-        configuration, name=name, profile=profile, args=args or (), directory=directory, variables=lookup
+    loaded: Scheduled = load_of_kind(
+        tuple(STARTED_BY), configuration, name=name, profile=profile, args=args, directory=directory
     )
-    if not isinstance(loaded, (ServiceConfiguration, TaskConfiguration, DevEnvironmentConfiguration)):
-        raise ConfigurationError(
-            f"a {loaded.type} has no schedule",
-            source=loaded.source_name,
-            line=loaded.line_of("type"),
-            key="type",
-        )
-    if loaded.name is None:
-        raise ConfigurationError(
-            f"is missing; add 'name: my-{loaded.type}', or pass a name", source=loaded.source_name, key="name"
-        )
-    check_support(loaded)
     schedule = loaded.schedule
     if schedule is None:
         raise ConfigurationError(
@@ -125,7 +113,7 @@ def create_schedule(
     provide_work_pool(pool)
     deployment = RunnerDeployment.from_flow(
         STARTED_BY[type(loaded)],
-        name=loaded.name,
+        name=loaded.name or "",
         description=f"Made by the schedule of {loaded.source_name}.",
         parameters={key: value for key, value in given.items() if value is not None},
         schedules=[

@@ -14,7 +14,7 @@ from prefect_dstack.domain.record import Endpoint
 from prefect_dstack.errors import ConflictError, NotFoundError
 from prefect_dstack.flows.deploy import deploy_service
 from prefect_dstack.flows.stop import stop_service
-from prefect_dstack.services.preparation import load_service
+from prefect_dstack.services.loading import load_service
 from prefect_dstack.store.records import find_record
 
 __all__ = ["Service", "service"]

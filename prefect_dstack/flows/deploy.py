@@ -21,9 +21,9 @@ from prefect_dstack.services.bundles import holding_bundle
 from prefect_dstack.services.decision import decided
 from prefect_dstack.services.deployed_evaluation import deployed_evaluation
 from prefect_dstack.services.deployment import deploy, superseded, waiting_endpoint
+from prefect_dstack.services.loading import load_service
 from prefect_dstack.services.preparation import (
     check_annotations,
-    load_service,
     prepare,
     with_files,
     with_model_asset,

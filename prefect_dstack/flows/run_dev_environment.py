@@ -10,8 +10,9 @@ from prefect import get_run_logger
 from prefect_dstack.configurations import DevEnvironmentConfiguration
 from prefect_dstack.domain.run_record import RunResult
 from prefect_dstack.flows.hooks import remove_run_hook
-from prefect_dstack.flows.run_task import load_of_kind, run_name
+from prefect_dstack.flows.run_task import run_name
 from prefect_dstack.flows.served import is_of_deployment, served_flow
+from prefect_dstack.services.loading import load_of_kind
 from prefect_dstack.services.run import flow_run_id
 from prefect_dstack.services.runs.names import begin_run, holding_name
 from prefect_dstack.services.runs.running import run_nodes
@@ -64,9 +65,9 @@ def run_dev_environment(
     loaded = load_of_kind(
         DevEnvironmentConfiguration,
         configuration,
-        name,
-        profile,
-        args,
+        name=name,
+        profile=profile,
+        args=args,
         templated=is_of_deployment(),
         directory=directory,
     )

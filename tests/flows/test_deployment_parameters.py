@@ -17,7 +17,7 @@ from prefect_dstack import deploy_service
 from prefect_dstack.configurations import load_configuration
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.flows.served import is_of_deployment
-from prefect_dstack.services.preparation import load_service
+from prefect_dstack.services.loading import load_service
 from tests.prefect_server import PrefectServer
 
 SERVICE: dict[str, Any] = {"type": "service", "name": "hello", "port": 8000, "image": "app"}

@@ -11,7 +11,8 @@ from prefect_dstack.configurations import load_configuration
 from prefect_dstack.domain.record import DesiredReplicas, ServiceRecord, now
 from prefect_dstack.errors import UserError
 from prefect_dstack.infrastructure.sources import Sources
-from prefect_dstack.services.preparation import desired_replicas, load_service, prepare, scaled_groups
+from prefect_dstack.services.loading import load_service
+from prefect_dstack.services.preparation import desired_replicas, prepare, scaled_groups
 
 SERVICE: dict[str, Any] = {"type": "service", "name": "hello", "port": 8000, "image": "app"}
 SOURCES = cast("Sources", SimpleNamespace(secret=lambda name: f"secret {name}"))
