@@ -72,6 +72,10 @@ class Offer(BaseModel):
     region: str = Field(default="", description="Where it is; empty where a backend has no regions.")
     zones: tuple[str, ...] = Field(default=(), description="The zones of the region that offer it.")
     fleet: str = Field(default="", description="The fleet that a held machine is in; empty: none.")
+    network: str = Field(
+        default="",
+        description="The private network on which it reaches others; empty: none, or nobody asked for it.",
+    )
     instances: tuple[str, ...] = Field(
         default=(), description="What a held machine of a fleet is called; empty: it is in none."
     )
@@ -110,6 +114,9 @@ class Instance(BaseModel):
     spot: bool = Field(default=False, description="Whether the provider may take it back at any time.")
     gpu_devices: tuple[str, ...] = Field(
         default=(), description="The accelerators set aside for the replica."
+    )
+    exclusive: bool = Field(
+        default=False, description="Whether nothing else that needs ports of its own can be placed on it."
     )
     details: dict[str, JsonValue] = Field(
         default_factory=dict, description="What the backend needs to find and reach it again; never a secret."

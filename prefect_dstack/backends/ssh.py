@@ -107,7 +107,7 @@ class SshBackend:
             _inventories[host] = (time.monotonic(), report.inventory)
             capacity = HostCapacity(host.name, report.inventory, report.claims, host.blocks)
             offer, lacking = capacity.offer(requirements)
-            offer = offer.model_copy(update={"fleet": fleet.name})
+            offer = offer.model_copy(update={"fleet": fleet.name, "network": _network(host)})
             if lacking:
                 reasons.append(f"{host.name}: {', '.join(map(str, lacking))}")
             else:
@@ -154,7 +154,10 @@ class SshBackend:
                 passed.append(f"{host.name}: there is no room left")
                 report(f"{stamp.name}: {host.name} has no room left")
                 continue
-            return _instance(fleet, host, claim)
+            # Nobody else who needs a GPU fits beside one that has them all.
+            gpus = len(claim.gpu_devices)
+            whole = gpus > 0 and gpus == len(_inventory(host, host.machine()).gpus)
+            return _instance(fleet, host, claim).model_copy(update={"exclusive": whole})
         raise CapacityError(f"{stamp.name}: no host can take it: {'; '.join(passed) or 'none was offered'}")
 
     def instances(self) -> Sequence[Instance]:
@@ -243,6 +246,11 @@ def _unseen(fleet: Fleet, host: FleetHost) -> Offer:
         price=0.0,
         slots=0,
     )
+
+
+def _network(host: FleetHost) -> str:
+    """Return the network on which other hosts reach it; empty where its own address there is not known."""
+    return host.network or "" if host.internal_ip else ""
 
 
 def _no_secret(name: str) -> str:

@@ -20,7 +20,7 @@ from prefect_dstack.controller.actions import Actions
 from prefect_dstack.controller.goal import DEFAULT_GRACE, Goal
 from prefect_dstack.controller.routers import party_of
 from prefect_dstack.controller.world import World
-from prefect_dstack.domain.placement import place
+from prefect_dstack.domain.placement import on_one_network, place
 from prefect_dstack.domain.rollout import Step, next_steps
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import CapacityError, DeploymentError, NoRoomError, PrefectDstackError
@@ -158,14 +158,22 @@ class _Convergence:
         """Yield each launch with the offers to try, group by group."""
         templates = self.goal.templates
         occupied = Counter(observation.occupied(self.goal.revision))
-        for index, template in enumerate(templates):
-            mine = [step for step in launches if step.replica % len(templates) == index]
-            if not mine:
-                continue
-            known = self.world.offers(template.spec.requirements) if offers is None else offers[index]
-            for step, candidates in zip(mine, place(known, len(mine), occupied), strict=True):
-                occupied[candidates[0].instance_type] += 1
-                yield step, candidates
+        groups: dict[int, list[Step]] = {}
+        for step in launches:
+            groups.setdefault(step.replica % len(templates), []).append(step)
+        known = {
+            index: self.world.offers(templates[index].spec.requirements) if offers is None else offers[index]
+            for index in sorted(groups)
+        }
+        if known and self.goal.interconnected:
+            counts = {index: len(steps) for index, steps in groups.items()}
+            known = dict(on_one_network(self.goal.service, known, counts, used=observation.networks))
+        for index, candidates in known.items():
+            for step, tried in zip(
+                groups[index], place(candidates, len(groups[index]), occupied), strict=True
+            ):
+                occupied[tried[0].instance_type] += 1
+                yield step, tried
 
     def _launch(self, step: Step, offers: Sequence[Offer]) -> Callable[[], None]:
         spec = self.goal.template(step.replica).spec

@@ -79,6 +79,11 @@ class Goal:
         """What shall run in the end."""
         return Wanted(revision=self.revision, numbers=self.numbers, groups=self.groups)
 
+    @property
+    def interconnected(self) -> bool:
+        """Whether its replicas connect to each other."""
+        return any(template.spec.requirements.interconnected for template in self.templates)
+
     def template(self, number: int) -> ReplicaTemplate:
         """Return what a replica is made of.
 

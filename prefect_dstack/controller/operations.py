@@ -17,7 +17,7 @@ from prefect_dstack.configurations import Environment, Probe
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.domain.readiness import Readiness
 from prefect_dstack.domain.stamp import Stamp
-from prefect_dstack.domain.workload import Requirements
+from prefect_dstack.domain.workload import Requirements, WorkloadSpec
 from prefect_dstack.errors import (
     CapacityError,
     GatewayError,
@@ -112,7 +112,13 @@ def launch_replica(infrastructure: Infrastructure, instance: Instance, launch: L
     for attempt in range(1, ATTEMPTS + 1):
         machine = infrastructure.machine(instance)
         stamp = launch.stamp.model_copy(update={"machine": machine.identity or ""})
-        launch = launch.model_copy(update={"gpu_devices": instance.gpu_devices, "stamp": stamp})
+        launch = launch.model_copy(
+            update={
+                "gpu_devices": instance.gpu_devices,
+                "stamp": stamp,
+                "spec": _in_its_network(launch.spec, instance),
+            }
+        )
         try:
             return infrastructure.runtime(instance, launch.spec.runtime).launch(machine, launch, log.info)
         except CapacityError as error:
@@ -123,7 +129,10 @@ def launch_replica(infrastructure: Infrastructure, instance: Instance, launch: L
         backend = infrastructure.backend(instance.backend, launch.stamp.name)
         backend.terminate(instance)
         requirements = launch.spec.requirements
-        instance = backend.provision(backend.offers(requirements), launch.stamp, requirements, log.info)
+        offers = backend.offers(requirements)
+        if requirements.interconnected:
+            offers = [offer for offer in offers if offer.network == (instance.network or "")]
+        instance = backend.provision(offers, launch.stamp, requirements, log.info)
     raise AssertionError  # pragma: no cover
 
 
@@ -365,6 +374,16 @@ def ask_endpoint(url: str, address: str, path: str, timeout: float = 10.0) -> tu
         return answer.status, told.decode(errors="replace")
     finally:
         connection.close()
+
+
+def _in_its_network(spec: WorkloadSpec, instance: Instance) -> WorkloadSpec:
+    """Let a replica that connects to others use all ports of a machine that it has to itself.
+
+    Servers that exchange more than requests, as prefill and decode do, choose their ports as they run.
+    """
+    if not spec.requirements.interconnected or not instance.exclusive:
+        return spec
+    return spec.model_copy(update={"host_network": True})
 
 
 def _ended(replica: Replica, status: ReplicaStatus) -> str:

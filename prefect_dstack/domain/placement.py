@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from prefect_dstack.errors import NoRoomError
+from prefect_dstack.errors import NoOfferError, NoRoomError
 
-__all__ = ["Placeable", "place"]
+__all__ = ["Placeable", "on_one_network", "place"]
 
 
 class Placeable(Protocol):
@@ -23,6 +23,11 @@ class Placeable(Protocol):
     @property
     def instance_type(self) -> str:
         """What is offered; of a machine that we hold, its name."""
+        ...
+
+    @property
+    def network(self) -> str:
+        """The private network on which machines reach each other; empty: none."""
         ...
 
     @property
@@ -66,10 +71,7 @@ def place(
         [['a', 'b'], ['b', 'a']]
     """
     held = [offer for offer in offers if offer.slots is not None]
-    made = sorted(
-        (offer for offer in offers if offer.slots is None),
-        key=lambda offer: math.inf if offer.price is None else offer.price,
-    )
+    made = sorted((offer for offer in offers if offer.slots is None), key=_price)
     left = [offer.slots or 0 for offer in held]
     taken = Counter(occupied or {})
     placed: list[list[OfferT]] = []
@@ -86,6 +88,63 @@ def place(
             taken[held[order[0]].instance_type] += 1
         placed.append(candidates)
     return placed
+
+
+def on_one_network(
+    name: str,
+    offers: Mapping[int, Sequence[OfferT]],
+    counts: Mapping[int, int],
+    *,
+    used: Collection[str] = (),
+    private: bool = True,
+) -> dict[int, list[OfferT]]:
+    """Keep the offers of one network, for workloads that connect to each other.
+
+    Args:
+        name: What messages call the service or the task.
+        offers: What could be had for each group of it.
+        counts: How many workloads of each group are to be placed.
+        used: The networks that the service is on already; empty: none yet.
+        private: Whether machines without a private network will not do.
+
+    Returns:
+        For each group its offers on the network: one that the service is on, else the cheapest that has room
+        for all.
+
+    Raises:
+        NoOfferError: If no network has an offer for each group.
+    """
+    networks = dict.fromkeys(offer.network for group in offers.values() for offer in group)
+    if private:
+        networks.pop("", None)
+    if used:
+        networks = {network: None for network in networks if network in used}
+    kept = [
+        {index: [offer for offer in group if offer.network == network] for index, group in offers.items()}
+        for network in networks
+    ]
+    kept = [groups for groups in kept if all(groups.values())]
+    if not kept:
+        where = f"{', '.join(sorted(used))}, where the others are" if used else "a private network"
+        raise NoOfferError(
+            f"{name}: connect to each other, and not every one of them has an offer on {where}: use a fleet "
+            "whose hosts have a 'network', or a cloud"
+        )
+
+    def rank(groups: Mapping[int, Sequence[OfferT]]) -> tuple[bool, float]:
+        short = any(_room(group) < counts[index] for index, group in groups.items())
+        prices = [min(map(_price, group)) * counts[index] for index, group in groups.items()]
+        return short, sum(prices)
+
+    return min(kept, key=rank)
+
+
+def _room(offers: Sequence[Placeable]) -> float:
+    return sum(math.inf if offer.slots is None else offer.slots for offer in offers)
+
+
+def _price(offer: Placeable) -> float:
+    return math.inf if offer.price is None else offer.price
 
 
 def _shortage(held: Sequence[Placeable], count: int, placed: int) -> str:

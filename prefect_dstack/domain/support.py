@@ -29,9 +29,9 @@ from prefect_dstack.domain import fleet_support
 from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.groups import group_configurations
 from prefect_dstack.domain.retrying import capacity_timeout
-from prefect_dstack.errors import UnsupportedKeyError
+from prefect_dstack.errors import ConfigurationError, UnsupportedKeyError
 
-__all__ = ["check_support", "unsupported_keys"]
+__all__ = ["check_runnable", "check_support", "unsupported_keys"]
 
 Run = ServiceConfiguration | TaskConfiguration | DevEnvironmentConfiguration
 
@@ -125,6 +125,26 @@ def check_support(configuration: Configuration) -> None:
         raise UnsupportedKeyError(
             reason, source=configuration.source_name, line=configuration.line_of(key), key=key
         )
+
+
+def check_runnable(configuration: Run, remedy: str) -> None:
+    """Refuse a configuration that has no name, or of which anything would be ignored.
+
+    Args:
+        configuration: A service, a task or a development environment.
+        remedy: How else to name it, for the message.
+
+    Raises:
+        ConfigurationError: If it has no name.
+        UnsupportedKeyError: For the first such key.
+    """
+    if configuration.name is None:
+        raise ConfigurationError(
+            f"is missing; add 'name: my-{configuration.type}', or {remedy}",
+            source=configuration.source_name,
+            key="name",
+        )
+    check_support(configuration)
 
 
 def unsupported_keys(configuration: Configuration) -> Iterator[tuple[str, str]]:
@@ -253,8 +273,6 @@ def _of_router(
     for name in ("pd_disaggregation", "policy"):
         if name in router.model_fields_set:
             yield f"{key}.{name}", "has no effect: say it in the commands that start the router"
-    if runtime_of(configuration) != "process":
-        yield key, "is acted on for processes of this machine only: a container would not reach the others"
 
 
 def _of_repositories(configuration: Run) -> Iterator[tuple[str, str]]:

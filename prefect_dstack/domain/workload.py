@@ -51,6 +51,9 @@ class Requirements(BaseModel):
         default=None, description="Whether machines may be spot instances; None: on-demand."
     )
     max_price: float | None = Field(default=None, description="US dollars an hour at most; None: any price.")
+    interconnected: bool = Field(
+        default=False, description="Whether it connects to other workloads of its service or task."
+    )
     tags: Mapping[str, str] = Field(
         default_factory=dict, description="Tags to put on what is created for the workload."
     )
@@ -153,11 +156,12 @@ class WorkloadSpec(BaseModel):
         return self.requirements.resources
 
 
-def requirements_of(configuration: RunConfiguration) -> Requirements:
+def requirements_of(configuration: RunConfiguration, *, interconnected: bool = False) -> Requirements:
     """Return what a configuration needs of a machine.
 
     Args:
         configuration: A service, a task or a development environment.
+        interconnected: Whether its workloads connect to each other.
 
     Returns:
         Its requirements.
@@ -183,6 +187,8 @@ def requirements_of(configuration: RunConfiguration) -> Requirements:
         instance_types=configuration.instance_types,
         spot_policy=configuration.spot_policy,
         max_price=configuration.max_price,
+        # Processes of this machine reach each other anyway.
+        interconnected=interconnected and runtime == "docker",
         tags=configuration.tags or {},
     )
 
@@ -197,6 +203,7 @@ def workload_spec(
     default_image: str | None = None,
     directory: Path | None = None,
     bundle: str = "",
+    interconnected: bool = False,
 ) -> WorkloadSpec:
     """Return what one replica of a configuration runs.
 
@@ -209,11 +216,12 @@ def workload_spec(
         default_image: The image of a container for which the configuration names none.
         directory: What relative paths start from; default: the configuration's directory.
         bundle: The digest of the copy of its files.
+        interconnected: Whether its workloads connect to each other.
 
     Returns:
         The spec.
     """
-    requirements = requirements_of(configuration)
+    requirements = requirements_of(configuration, interconnected=interconnected)
     repositories = [RepositoryPlace(path=it.path, if_exists=it.if_exists) for it in configuration.repos]
     return WorkloadSpec(
         requirements=requirements,

@@ -58,6 +58,11 @@ class Observation:
             found.instance.name for found in self.found if found.replica.stamp.revision == revision
         )
 
+    @property
+    def networks(self) -> frozenset[str]:
+        """The private networks on which replicas are."""
+        return frozenset(found.instance.network for found in self.found if found.instance.network)
+
     def without_duplicates(self, state: GatewayState | None) -> tuple[Observation, list[FoundReplica]]:
         """Separate replicas from their duplicates.
 

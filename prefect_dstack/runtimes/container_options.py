@@ -57,7 +57,7 @@ def container_options(
         "image": spec.image,
         "name": f"prefect-dstack-{launch.stamp.name}",
         "hostname": None if spec.host_network else launch.stamp.name,
-        "labels": labels(launch, inner),
+        "labels": labels(launch, inner, machine.publish_address),
         "entrypoint": entrypoint,
         "command": command,
         "environment": environment,
@@ -84,12 +84,13 @@ def container_options(
     }
 
 
-def labels(launch: Launch, port: int | None) -> dict[str, str]:
+def labels(launch: Launch, port: int | None, address: str) -> dict[str, str]:
     """Return the labels of a container: what it is for, and what is reserved for it.
 
     Args:
         launch: The replica.
         port: The port it listens on inside; None: none.
+        address: At which its machine is reached by others.
 
     Returns:
         The container's labels.
@@ -98,6 +99,8 @@ def labels(launch: Launch, port: int | None) -> dict[str, str]:
     return {
         **requirements.tags,
         **launch.stamp.labels(),
+        # The ports of a task are led to whoever runs it, from wherever its commands listen.
+        "prefect-dstack.address": "127.0.0.1" if port is None else address,
         "prefect-dstack.port": "" if port is None else str(port),
         "prefect-dstack.ports": ",".join(map(str, launch.spec.ports)),
         "prefect-dstack.cpus": f"{requirements.cpus:g}",

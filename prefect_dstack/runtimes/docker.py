@@ -308,17 +308,19 @@ def _replica(container: Container) -> Replica:
     bindings = container.attrs["HostConfig"]["PortBindings"] or {}
     published = {int(own.partition("/")[0]): binding[0] for own, binding in bindings.items() if binding}
     ports = {own: int(binding["HostPort"]) for own, binding in published.items()}
+    first = next(iter(published.values()), None)
+    address = "127.0.0.1" if first is None else first["HostIp"]
     if container.attrs["HostConfig"].get("NetworkMode") == "host":
         listed = container.labels.get("prefect-dstack.ports", "").split(",")
         ports = {int(port): int(port) for port in listed if port}
-    first = next(iter(published.values()), None)
+        address = container.labels.get("prefect-dstack.address", address)
     return Replica.model_validate(
         {
             "stamp": Stamp.from_labels(container.labels),
             "runtime": "docker",
             "id": container.id,
-            "address": "127.0.0.1" if first is None else first["HostIp"],
-            "port": 0 if first is None else int(first["HostPort"]),
+            "address": address,
+            "port": next(iter(ports.values()), 0),
             "ports": ports,
         }
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from prefect_dstack.backends.base import Offer
 from prefect_dstack.configurations import Canary, ServiceConfiguration
 from prefect_dstack.controller.convergence import is_reached
 from prefect_dstack.controller.goal import Goal
+from prefect_dstack.domain.placement import on_one_network
 from prefect_dstack.domain.record import (
     AUTOSCALER,
     Decision,
@@ -284,7 +286,7 @@ def put_revision(
     keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
     if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
-        offers = [infrastructure.offers(spec.requirements) for spec in prepared.specs]
+        offers = _offers(goal, infrastructure)
     mine = deploying(revision.number, run.flow_run, run.lease)
     if moves:
         mine = mine.model_copy(update={"location": infrastructure.here})
@@ -336,6 +338,19 @@ def put_revision(
     log.info("%s@%d: serves at %s", record.name, revision.number, endpoint.url)
     _warn_of_missing_token(final, gateway, run)
     return endpoint
+
+
+def _offers(goal: Goal, infrastructure: Infrastructure) -> list[Sequence[Offer]]:
+    """Ask where the replicas of each group may run.
+
+    Raises:
+        NoOfferError: If there is no machine for one of them.
+    """
+    offers = [infrastructure.offers(template.spec.requirements) for template in goal.templates]
+    if not goal.interconnected:
+        return list(offers)
+    known = dict(enumerate(offers))
+    return list(on_one_network(goal.service, known, dict.fromkeys(known, 1)).values())
 
 
 def _try(

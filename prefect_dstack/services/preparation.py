@@ -13,7 +13,6 @@ from typing import Any
 
 from prefect_dstack.bundles import Bundle
 from prefect_dstack.configurations import (
-    Configuration,
     CountRange,
     Environment,
     Probe,
@@ -31,7 +30,6 @@ from prefect_dstack.domain.groups import group_configurations, group_names, rout
 from prefect_dstack.domain.record import DesiredReplicas, Revision, ServiceRecord, now
 from prefect_dstack.domain.revision import settings_digest, value_digests, workload_digest, written
 from prefect_dstack.domain.rollout import Limits
-from prefect_dstack.domain.support import check_support
 from prefect_dstack.domain.workload import WorkloadSpec, workload_spec
 from prefect_dstack.errors import ConfigurationError, UserError
 from prefect_dstack.gateways.state import Route
@@ -41,7 +39,6 @@ from prefect_dstack.services.bundles import bundle_of
 from prefect_dstack.services.images import default_image
 from prefect_dstack.services.model_versions import model_version
 from prefect_dstack.store.records import load_environment
-from prefect_dstack.store.variables import lookup
 
 __all__ = [
     "PreparedService",
@@ -49,7 +46,6 @@ __all__ = [
     "desired_replicas",
     "drain_timeout",
     "goal_for",
-    "load_service",
     "next_revision",
     "prepare",
     "recorded",
@@ -118,59 +114,10 @@ class PreparedService:
                 default_image=default_image(configuration),
                 directory=self.directory,
                 bundle=self.bundle,
+                interconnected=router_group(self.configuration) is not None,
             ).model_copy(update={"pull": self.pull})
             for configuration in group_configurations(self.configuration)
         )
-
-
-def load_service(
-    source: str | Path | Mapping[str, Any] | Configuration,
-    *,
-    name: str | None = None,
-    args: Sequence[str] = (),
-    profile: str | None = None,
-    templated: bool = False,
-    directory: str | Path | None = None,
-) -> ServiceConfiguration:
-    """Load a service, and refuse what would be ignored.
-
-    Args:
-        source: A path, YAML text, a mapping or a model.
-        name: Overrides the name of the service.
-        args: What `${{ run.args }}` stands for.
-        profile: The profile to use.
-        templated: Whether it is a parameter of a deployment, which Prefect may have filled in.
-        directory: What relative paths start from, instead of the file's directory; of a mapping or YAML text,
-            instead of the current one.
-
-    Returns:
-        The service; it has a name.
-
-    Raises:
-        ConfigurationError: If it cannot be accepted.
-    """
-    configuration = load_configuration(
-        source,
-        name=name,
-        args=args,
-        profile=profile,
-        templated=templated,
-        variables=lookup,
-        directory=directory,
-    )
-    if not isinstance(configuration, ServiceConfiguration):
-        raise ConfigurationError(
-            f"is a {configuration.type}, and this takes a service",
-            source=configuration.source_name,
-            line=configuration.line_of("type"),
-            key="type",
-        )
-    if configuration.name is None:
-        raise ConfigurationError(
-            "is missing; add 'name: my-service', or pass a name", source=configuration.source_name, key="name"
-        )
-    check_support(configuration)
-    return configuration
 
 
 def prepare(

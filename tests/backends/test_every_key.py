@@ -58,7 +58,7 @@ RESOURCES: dict[str, Any] = {
 # Held machines cost nothing.
 ALWAYS_FITS = {("local", "max_price"), ("ssh", "max_price")}
 # Keys that do not choose machines: what they do is done when a replica is created.
-ON_CREATION = {"name", "runtime", "tags"}
+ON_CREATION = {"name", "runtime", "tags", "interconnected"}
 NOT_ABOUT_MACHINES = {
     "max_duration",
     "priority",

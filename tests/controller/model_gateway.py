@@ -25,7 +25,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, role: str, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__((os.environ.get("LISTEN", "127.0.0.1"), port), Handler)
         self.role = role
         self.workers: dict[str, dict[str, Any]] = {}
         self.turns, self.ids = itertools.count(), itertools.count(1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dstack.domain.placement import place
+from prefect_dstack.domain.placement import on_one_network, place
 from prefect_dstack.errors import NoOfferError
 
 
@@ -17,6 +17,7 @@ class Offered:
     slots: int | None = None
     price: float | None = None
     backend: str = "ssh"
+    network: str = ""
 
 
 held = st.builds(Offered, st.sampled_from("abcdef"), st.integers(0, 5))
@@ -84,3 +85,48 @@ def test_an_unknown_price_comes_last() -> None:
 def test_no_room_says_what_was_asked_and_what_is_left() -> None:
     with pytest.raises(NoOfferError, match=r"4 replicas asked, room for 3 \(a: 1, b: 2\)"):
         place([Offered("a", 1), Offered("b", 2)], 4)
+
+
+networked = st.builds(
+    Offered,
+    st.sampled_from("abcdef"),
+    st.none() | st.integers(0, 3),
+    st.none() | st.floats(0, 10),
+    network=st.sampled_from(["", "10.0.0.0/24", "10.1.0.0/24"]),
+)
+groups_of_offers = st.dictionaries(st.integers(0, 2), st.lists(networked, max_size=5), min_size=1)
+
+
+@given(groups_of_offers, st.booleans())
+def test_what_connects_to_each_other_is_on_one_network(
+    offers: dict[int, list[Offered]], private: bool
+) -> None:
+    each = [{offer.network for offer in group} - ({""} if private else set()) for group in offers.values()]
+    counts = dict.fromkeys(offers, 1)
+    if not set.intersection(*each):
+        with pytest.raises(NoOfferError, match="hello: connect to each other"):
+            on_one_network("hello", offers, counts, private=private)
+        return
+    kept = on_one_network("hello", offers, counts, private=private)
+    (network,) = {offer.network for group in kept.values() for offer in group}
+    assert kept == {
+        index: [offer for offer in group if offer.network == network] for index, group in offers.items()
+    }
+    assert network or not private
+
+
+def test_the_cheapest_network_with_room_for_all_is_chosen_and_kept() -> None:
+    offers = {
+        0: [Offered("a", 1, 1.0, network="small"), Offered("b", 4, 2.0, network="large")],
+        1: [Offered("c", 1, 1.0, network="small"), Offered("d", 4, 2.0, network="large")],
+    }
+
+    def chosen(count: int, *used: str) -> str:
+        kept = on_one_network("hello", offers, {0: 1, 1: count}, used=used)
+        return kept[0][0].network
+
+    assert chosen(1) == "small"
+    assert chosen(2) == "large"
+    assert chosen(1, "large") == "large"
+    with pytest.raises(NoOfferError, match="an offer on elsewhere, where the others are"):
+        chosen(1, "elsewhere")

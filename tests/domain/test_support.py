@@ -303,11 +303,11 @@ class TestEveryKey:
 
         assert [found for found, _ in unsupported_keys(configuration)] == [key]
 
-    def test_that_routes_is_for_processes(self) -> None:
+    @pytest.mark.parametrize("keys", [{}, {"image": "app"}])
+    def test_that_routes_is_acted_on_in_processes_and_containers(self, keys: dict[str, Any]) -> None:
         groups = [{"replicas": 1, "commands": ["app"], "router": {"type": "smg"}}]
 
-        assert refused(groups=groups) == []
-        assert refused(groups=groups, image="app") == ["groups.0.router"]
+        assert refused(groups=groups, **keys) == []
 
     def test_that_a_service_says_for_its_groups_is_refused_once(self) -> None:
         groups = [{"name": name, "replicas": 1, "commands": ["app"]} for name in "ab"]

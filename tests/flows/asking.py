@@ -26,7 +26,8 @@ class Asking:
     """
 
     def __init__(self, url: str, key: str = "revision") -> None:
-        self.port = urlsplit(url).port or 80
+        asked = urlsplit(url)
+        self.host, self.port = asked.hostname or "127.0.0.1", asked.port or 80
         self.key = key
         self.failures: list[str] = []
         self.answers: Counter[str] = Counter()
@@ -46,7 +47,7 @@ class Asking:
             thread.join()
 
     def _ask(self, kept: bool) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
         while not self._done.wait(PAUSE):
             try:
                 connection.request("GET", "/")

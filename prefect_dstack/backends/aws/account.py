@@ -100,6 +100,15 @@ class Account:
             region, lambda: self.firewall().ensure(region, self.network(region), self.sources(region))
         )
 
+    def _groups_of(self, region: str, role: Role, *, interconnected: bool) -> list[str]:
+        groups = self.groups(region)
+        if role == "gateway":
+            return [groups.gateway]
+        if not interconnected:
+            return [groups.replica]
+        peer = self.firewall().ensure_peer(region, self.network(region), groups)
+        return list(dict.fromkeys((groups.replica, peer)))
+
     def firewall(self) -> Firewall:
         """Return what keeps the security groups."""
         return Firewall(self.aws, self.key.fingerprint.removeprefix("SHA256:")[:12], self.settings.tags)
@@ -122,6 +131,7 @@ class Account:
         token: str,
         report: Report,
         public: bool | None = None,
+        interconnected: bool = False,
         max_price: float | None = None,
     ) -> str:
         """Request one machine.
@@ -134,6 +144,7 @@ class Account:
             token: By which EC2 recognises the request.
             report: Told of lost answers.
             public: Whether it gets a public address; None: as the settings say.
+            interconnected: Whether it reaches others of its kind.
             max_price: US dollars an hour, the most to pay for a spot machine.
 
         Returns:
@@ -162,7 +173,7 @@ class Account:
                 offer,
                 image=image,
                 subnet=subnet,
-                group=getattr(self.groups(region), role),
+                groups=self._groups_of(region, role, interconnected=interconnected),
                 user_data=user_data(host_key, [self.key.public]),
                 tags={
                     **self.settings.tags,

@@ -19,6 +19,7 @@ from prefect_dstack.backends.aws.catalog import instance_types
 from prefect_dstack.backends.aws.clients import SessionFactory, quiet
 from prefect_dstack.backends.aws.errors import AwsError, code_of, is_capacity, is_quota, translate, words
 from prefect_dstack.backends.aws.machine import AwsMachine, reach
+from prefect_dstack.backends.aws.network import network_name
 from prefect_dstack.backends.aws.offers import BACKEND, Market, explain, select
 from prefect_dstack.backends.aws.plan import Attempt, Attempts, client_token
 from prefect_dstack.backends.aws.prices import on_demand_prices, spot_prices
@@ -125,7 +126,13 @@ class AwsBackend:
         )
         if not found:
             raise NoOfferError(f"aws: {explain(markets, requirements, any_gpu=any_gpu)}")
-        return found
+        if not requirements.interconnected:
+            return found
+        networks = {
+            region: network_name(self.account.network(region).vpc_id)
+            for region in {offer.region for offer in found}
+        }
+        return [offer.model_copy(update={"network": networks[offer.region]}) for offer in found]
 
     def provision(
         self, offers: Sequence[Offer], stamp: Stamp, requirements: Requirements, report: Report
@@ -337,6 +344,7 @@ class AwsBackend:
                     offer,
                     subnet=subnet,
                     role="replica",
+                    interconnected=requirements.interconnected,
                     tags=tags,
                     token=client_token(stamp, attempt, number),
                     max_price=requirements.max_price,

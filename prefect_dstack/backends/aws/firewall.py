@@ -1,4 +1,4 @@
-"""One security group for replicas and one for gateways, with no more rules than are needed."""
+"""One security group for replicas, one for those that reach each other, and one for gateways."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ REPLICA_PORT = 20000
 """Where every replica publishes its service: each has a machine to itself, so that one rule is enough."""
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
+EVERYTHING = "-1"
 SERVICE = "service port"
+PEER = "others of a service or a task"
 GATEWAY = "gateway port"
 TUNNEL = "gateway"
 DEPLOYER = "deployer "
 
 
 class Rule(BaseModel):
-    """Who may connect to a TCP port."""
+    """Who may connect to a TCP port, or to everything."""
 
     model_config = ConfigDict(frozen=True)
 
-    port: int = Field(description="The TCP port.")
+    port: int | None = Field(description="The TCP port; None: every port of every protocol.")
     source: str = Field(description="A network, or a security group.")
     purpose: str = Field(default="", description="Kept as the rule's description.")
 
     def permission(self) -> dict[str, Any]:
         """Return the rule as EC2 takes it."""
-        entry: dict[str, Any] = {"IpProtocol": "tcp", "FromPort": self.port, "ToPort": self.port}
+        entry: dict[str, Any] = {"IpProtocol": EVERYTHING}
+        if self.port is not None:
+            entry = {"IpProtocol": "tcp", "FromPort": self.port, "ToPort": self.port}
         if self.source.startswith("sg-"):
             entry["UserIdGroupPairs"] = [{"GroupId": self.source, "Description": self.purpose}]
         elif ":" in self.source:
@@ -65,7 +69,8 @@ def read_rules(permissions: Iterable[Mapping[str, Any]]) -> tuple[set[Rule], lis
         permissions: `IpPermissions` as EC2 gives them.
 
     Returns:
-        The rules of one TCP port, and all others: never written by us.
+        The rules of one TCP port, and those for all that comes from a group; and all others: never written by
+        us.
     """
     rules: set[Rule] = set()
     strange: list[dict[str, Any]] = []
@@ -83,6 +88,8 @@ def read_rules(permissions: Iterable[Mapping[str, Any]]) -> tuple[set[Rule], lis
                     and port == permission.get("ToPort")
                 ):
                     rules.add(Rule(port=port, source=entry[key], purpose=entry.get("Description") or ""))
+                elif permission.get("IpProtocol") == EVERYTHING and key == "GroupId":
+                    rules.add(Rule(port=None, source=entry[key], purpose=entry.get("Description") or ""))
                 else:
                     strange.append({**common, ranges: [{key: entry[key]}]})
     return rules, strange
@@ -173,6 +180,34 @@ class Firewall:
         self._reconcile(region, replica, [*ssh, *through], others)
         return Groups(replica=replica["GroupId"], gateway=inside)
 
+    def ensure_peer(self, region: str, network: Network, groups: Groups) -> str:
+        """Find or create the group of replicas and nodes that connect to each other, and give it its rules.
+
+        All others cannot reach each other: nobody who breaks into one service gets at the next.
+
+        Args:
+            region: Where.
+            network: The VPC there.
+            groups: Those that `ensure` returned.
+
+        Returns:
+            The group; the one of the settings if it is set, untouched.
+
+        Raises:
+            ProvisioningError: With AWS's words.
+        """
+        if self._aws.settings.security_group_id:
+            return groups.replica
+        group = self._group(region, network, "peer")
+        identifier = str(group["GroupId"])
+        # Some listen on ports of their own, which gateways must reach too.
+        wanted = [
+            Rule(port=None, source=source, purpose=purpose)
+            for source, purpose in ((identifier, PEER), (groups.gateway, SERVICE))
+        ]
+        self._reconcile(region, group, wanted, lambda rule: False)
+        return identifier
+
     def delete(self, region: str) -> None:
         """Delete the groups of a region, if there are any.
 
@@ -182,8 +217,8 @@ class Firewall:
         Raises:
             ProvisioningError: With AWS's words, for example that something still uses them.
         """
-        groups = self._find(region, [tagged(ROLE, "replica", "gateway")])
-        # Rules of the replicas' group refer to the gateways' group, and hold it back.
+        groups = self._find(region, [tagged(ROLE, "replica", "peer", "gateway")])
+        # Rules of the other groups refer to the gateways' group, and hold it back.
         for group in sorted(groups, key=lambda group: from_list(group["Tags"])[ROLE], reverse=True):
             self._do(region, "delete_security_group", "InvalidGroup.NotFound", GroupId=group["GroupId"])
 

@@ -10,6 +10,7 @@ from prefect_dstack.backends.aws import tags as tagging
 from prefect_dstack.backends.aws.clients import Aws, pause_before
 from prefect_dstack.backends.aws.errors import AwsError, code_of, is_lost, translate
 from prefect_dstack.backends.aws.images import MachineImage
+from prefect_dstack.backends.aws.network import network_name
 from prefect_dstack.backends.aws.settings import AwsSettings
 from prefect_dstack.backends.aws.tags import filters, tagged
 from prefect_dstack.backends.aws.user_data import LOGIN
@@ -37,7 +38,7 @@ def launch_parameters(
     *,
     image: MachineImage,
     subnet: str,
-    group: str,
+    groups: Sequence[str],
     user_data: str,
     tags: Mapping[str, str],
     token: str,
@@ -52,7 +53,7 @@ def launch_parameters(
         offer: Which kind.
         image: What it boots from.
         subnet: Where.
-        group: Its security group.
+        groups: Its security groups.
         user_data: What it is told on its first boot.
         tags: Put on the machine, its disk and its network interface in this same call.
         token: By which EC2 recognises the request.
@@ -92,7 +93,7 @@ def launch_parameters(
             {
                 "DeviceIndex": 0,
                 "SubnetId": subnet,
-                "Groups": [group],
+                "Groups": list(groups),
                 "AssociatePublicIpAddress": public,
                 "DeleteOnTermination": True,
             }
@@ -271,7 +272,8 @@ def to_instance(aws: Aws, region: str, instance: Ec2Instance) -> Instance:
         instance_type=instance["InstanceType"],
         address=reachable or "",
         private_address=private,
-        network=f"aws/{instance['VpcId']}" if instance.get("VpcId") else None,
+        network=network_name(instance["VpcId"]) if instance.get("VpcId") else None,
+        exclusive=True,
         price=float(price) if price else None,
         spot=instance.get("InstanceLifecycle") == "spot",
         gpu_devices=tuple(map(str, range(int(gpus)))) if gpus.isdecimal() else (),

@@ -12,7 +12,12 @@ from prefect_dstack.backends.aws.clients import Aws
 from prefect_dstack.backends.aws.tags import filters
 from prefect_dstack.errors import ProvisioningError
 
-__all__ = ["Network", "find_network", "subnet_by_zone"]
+__all__ = ["Network", "find_network", "network_name", "subnet_by_zone"]
+
+
+def network_name(vpc_id: str) -> str:
+    """Return what offers and instances call the network of a VPC."""
+    return f"aws/{vpc_id}"
 
 
 class Network(BaseModel):

@@ -9,7 +9,7 @@ from prefect_dstack.domain.stamp import PREFIX
 
 __all__ = ["Role", "filters", "from_list", "specifications", "to_list"]
 
-Role = Literal["replica", "gateway"]
+Role = Literal["replica", "peer", "gateway"]
 
 ROLE = f"{PREFIX}:role"
 GATEWAY = f"{PREFIX}:gateway"

@@ -24,7 +24,7 @@ from prefect_dstack.configurations import (
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
 from prefect_dstack.domain.dev_environments import environment_commands
-from prefect_dstack.domain.placement import place
+from prefect_dstack.domain.placement import on_one_network, place
 from prefect_dstack.domain.run_record import RunRecord
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.domain.task_nodes import NodePlan, node_facts, plan_nodes
@@ -124,13 +124,19 @@ class Nodes:
             NoOfferError: If no machine has what one of them asks for.
         """
         waiting = [node for node in self.all if node.instance is None]
-        groups: dict[int | None, list[Node]] = {}
+        groups: dict[int, list[Node]] = {}
         for node in waiting:
-            groups.setdefault(node.plan.group, []).append(node)
+            groups.setdefault(node.plan.group or 0, []).append(node)
+        offers = {group: self.infrastructure.offers(self._needs(nodes[0])) for group, nodes in groups.items()}
+        if offers and len(self.all) > 1:
+            counts = {group: len(nodes) for group, nodes in groups.items()}
+            used = {node.instance.network or "" for node in self.all if node.instance is not None}
+            name = self.configuration.name or "the nodes"
+            # Hosts without a private network reach each other by their names.
+            offers = on_one_network(name, offers, counts, used=used, private=False)
         chosen: list[tuple[Node, Sequence[Offer]]] = []
-        for nodes in groups.values():
-            needs = self._needs(nodes[0])
-            chosen += zip(nodes, place(self.infrastructure.offers(needs), len(nodes)), strict=True)
+        for group, nodes in groups.items():
+            chosen += zip(nodes, place(offers[group], len(nodes)), strict=True)
 
         def provision(pair: tuple[Node, Sequence[Offer]]) -> None:
             node, offers = pair
@@ -196,7 +202,8 @@ class Nodes:
         ]
 
     def _needs(self, node: Node) -> Requirements:
-        return requirements_of(self.configuration.model_copy(update={"resources": node.plan.resources}))
+        configuration = self.configuration.model_copy(update={"resources": node.plan.resources})
+        return requirements_of(configuration, interconnected=len(self.all) > 1)
 
     def _spec(self, node: Node, addresses: Sequence[str]) -> WorkloadSpec:
         """Return what a node runs, now that the addresses of all are known."""

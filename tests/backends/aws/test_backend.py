@@ -161,6 +161,38 @@ def test_only_gateways_and_the_deployer_reach_a_replica(aws: Account, backend: M
     assert [g["GroupName"] for g in entry["NetworkInterfaces"][0]["Groups"]] == ["prefect-dstack-replica"]
 
 
+def test_replicas_that_connect_to_each_other_reach_each_other_and_nobody_else_does(
+    aws: Account, backend: Make, told: list[str]
+) -> None:
+    made = backend()
+    offers = made.offers(CPU)
+    assert {offer.network for offer in offers} == {""}
+    alone = made.provision(offers, STAMP, CPU, told.append)
+    needs = CPU.model_copy(update={"interconnected": True})
+    offers = made.offers(needs)
+    other = STAMP.model_copy(update={"service": "router"})
+    peer = made.provision(offers, other, needs, told.append)
+    assert {offer.network for offer in offers if offer.region == peer.region} == {peer.network}
+    client = aws.client("ec2")
+    groups = {g["GroupName"]: g for g in client.describe_security_groups()["SecurityGroups"]}
+    gateway, peers = (groups[f"prefect-dstack-{role}"]["GroupId"] for role in ("gateway", "peer"))
+    (everything,) = groups["prefect-dstack-peer"]["IpPermissions"]
+    assert everything["IpProtocol"] == "-1"
+    assert {pair["GroupId"] for pair in everything["UserIdGroupPairs"]} == {gateway, peers}
+    names = {
+        entry["InstanceId"]: sorted(g["GroupName"] for g in entry["NetworkInterfaces"][0]["Groups"])
+        for entry in ec2_instances(aws)
+    }
+    assert names == {
+        alone.id: ["prefect-dstack-replica"],
+        peer.id: ["prefect-dstack-peer", "prefect-dstack-replica"],
+    }
+    for instance in (alone, peer):
+        made.terminate(instance)
+    left = {g["GroupName"] for g in client.describe_security_groups()["SecurityGroups"]}
+    assert not left & groups.keys() - {"default"}
+
+
 def test_a_rule_that_somebody_else_added_to_our_group_goes(aws: Account, backend: Make) -> None:
     made = backend()
     group = made.account.groups("us-east-1").replica

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from prefect_dstack.backends.aws.firewall import Rule, changes, read_rules
 
+purposes = st.sampled_from(["deployer a", "deployer b", "gateway port", ""])
 rules = st.builds(
     Rule,
     port=st.sampled_from([22, 80, 443, 20000]),
     source=st.sampled_from(["10.0.0.1/32", "0.0.0.0/0", "::/0", "sg-0123456789abcdef0"]),
-    purpose=st.sampled_from(["deployer a", "deployer b", "gateway port", ""]),
-)
+    purpose=purposes,
+) | st.builds(Rule, port=st.none(), source=st.just("sg-0123456789abcdef0"), purpose=purposes)
 rule_sets = st.lists(rules, unique_by=lambda rule: (rule.port, rule.source))
 
 
