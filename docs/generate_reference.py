@@ -59,7 +59,7 @@ REFUSED_VALUES: tuple[tuple[str, dict[str, Any]], ...] = (
         "a range of a group from 0",
         {"groups": [{"replicas": "0..2", "scaling": {"metric": "rps", "target": 1}}]},
     ),
-    ("`router` of a group, in a container", {"groups": [{"replicas": 1, "router": {"type": "smg"}}]}),
+    ("`router: {type: dynamo}` of a group", {"groups": [{"replicas": 1, "router": {"type": "dynamo"}}]}),
     (
         "`image` for some groups only",
         {"image": None, "groups": [{"replicas": 1, "image": "i"}, {"replicas": 1, "commands": ["c"]}]},
