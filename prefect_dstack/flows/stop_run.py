@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from prefect_dstack.domain.record import now
 from prefect_dstack.errors import ConflictError
 from prefect_dstack.flows.served import served_flow
-from prefect_dstack.services.runs.names import remove_run
+from prefect_dstack.services.run import flow_run_id
+from prefect_dstack.services.runs.names import end_lost_run, remove_run
 from prefect_dstack.store.run_records import find_run, load_run, save_run
 from prefect_dstack.store.runs import has_died
 from prefect_dstack.store.sources import resolve_infrastructure
@@ -36,11 +36,7 @@ def stop_run(name: str) -> None:
         # The process that takes care of it ends when its nodes are gone.
         save_run(record.model_copy(update={"state": "stopping"}))
     remove_run(record, infrastructure)
-    fresh = find_run(name)
+    fresh, log = find_run(name), get_run_logger()
     if fresh is not None and not fresh.is_over and (fresh.working is None or has_died(fresh.working)):
-        save_run(
-            fresh.model_copy(
-                update={"state": "stopped", "reason": "it was stopped", "ended_at": now(), "working": None}
-            )
-        )
-    get_run_logger().info("%s: stopped", name)
+        end_lost_run(name, infrastructure, flow_run_id(), log, state="stopped", reason="it was stopped")
+    log.info("%s: stopped", name)

@@ -12,7 +12,7 @@ from prefect_dstack.backends.base import CleansUp, Instance, ProvidesGatewayMach
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
 from prefect_dstack.controller.routers import party_of, untold
-from prefect_dstack.domain.record import LOST, ServiceRecord, now
+from prefect_dstack.domain.record import LOST, ServiceRecord
 from prefect_dstack.domain.rollout import Limits, Step, Wanted, all_steps
 from prefect_dstack.domain.run_record import RunRecord
 from prefect_dstack.domain.stamp import Stamp
@@ -29,11 +29,11 @@ from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.previews import end_preview
 from prefect_dstack.services.publication import publish_event
 from prefect_dstack.services.restoration import restore
-from prefect_dstack.services.run import ServiceRun, holding
-from prefect_dstack.services.runs.names import remove_run
+from prefect_dstack.services.run import ServiceRun, flow_run_id, holding
+from prefect_dstack.services.runs.names import end_lost_run
 from prefect_dstack.store.records import find_record, readable_records, save_record
-from prefect_dstack.store.run_records import all_runs, save_run
-from prefect_dstack.store.runs import close_run, has_died, is_known, is_over
+from prefect_dstack.store.run_records import all_runs
+from prefect_dstack.store.runs import has_died, is_known, is_over
 from prefect_dstack.tasks.gateways import create_gateway, remove_route
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 
@@ -310,7 +310,7 @@ def _cleaning(
     # Only then: the far end of a tunnel cannot be ended on a machine that was given back.
     for run in runs.values():
         if run.name not in busy and not run.is_over:
-            yield partial(_end_run, infrastructure, run, dry_run)
+            yield partial(_end_run, infrastructure, run, log, dry_run)
     owned = busy | {run.name for run in runs.values() if not run.is_over}
     yield lambda: _remove_ownerless(infrastructure, records, owned, observation, dry_run)
     unknown = observation.unreachable | observation.unlisted
@@ -325,16 +325,13 @@ def _cleaning(
     yield lambda: _clean_up(infrastructure, log, dry_run, shared=bool(others))
 
 
-def _end_run(infrastructure: Infrastructure, run: RunRecord, dry_run: bool) -> list[str]:
+def _end_run(infrastructure: Infrastructure, run: RunRecord, log: Log, dry_run: bool) -> list[str]:
     """Remove a task or a development environment whose process has died."""
     if infrastructure.here.differs_from(run.location):
         return []
-    if not dry_run:
-        if run.working is not None:
-            close_run(run.working.flow_run)
-        remove_run(run, infrastructure)
-        ended = {"state": "failed", "reason": LOST, "ended_at": now(), "working": None}
-        save_run(run.model_copy(update=ended))
+    ended = dry_run or end_lost_run(run.name, infrastructure, flow_run_id(), log, state="failed", reason=LOST)
+    if not ended:
+        return []
     return [f"{run.name}: take down what run {run.number} has left"]
 
 

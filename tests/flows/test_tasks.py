@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -32,7 +33,7 @@ from prefect_dstack.services.runs import running
 from prefect_dstack.services.runs.utilization import AcceleratorUse
 from prefect_dstack.store.run_records import find_run, load_run
 from tests.flows.conftest import get, hello
-from tests.flows.killing import deploy_and_die_when
+from tests.flows.killing import deploy_and_die, deploy_and_die_when
 from tests.flows.seen import runs_of
 from tests.home import Home
 from tests.polling import wait_until
@@ -357,6 +358,23 @@ def test_what_a_killed_run_has_left_is_removed(
     assert (load_run(name).state, load_run(name).working) == ("failed", None)
     (flow_run,) = runs_of(prefect_server, "run", name)
     assert flow_run["state"]["type"] == "CRASHED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_a_run_that_was_killed_at_any_task_has_left_is_removed(
+    task: Callable[..., Any], name: str, home: Home, prefect_server: PrefectServer
+) -> None:
+    configuration = task("true", nodes=2)
+    for number in itertools.count(1):
+        if not deploy_and_die(configuration, number):
+            break
+        reconcile_services()
+        assert not home.leftovers(), f"after it was killed at task {number}"
+        assert load_run(name).working is None
+    # Each node has a machine, is started, and removed.
+    assert number > 6
+    assert load_run(name).state == "done"
 
 
 @pytest.mark.slow

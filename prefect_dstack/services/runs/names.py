@@ -10,7 +10,7 @@ from prefect_dstack.controller.convergence import Log
 from prefect_dstack.controller.goal import DEFAULT_GRACE
 from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.domain.record import Deploying, now
-from prefect_dstack.domain.run_record import RunRecord
+from prefect_dstack.domain.run_record import RunRecord, RunState
 from prefect_dstack.domain.task_nodes import plan_nodes
 from prefect_dstack.errors import ConflictError
 from prefect_dstack.hosts.ssh_entry import remove_entry
@@ -22,7 +22,7 @@ from prefect_dstack.store.run_records import find_run, save_run
 from prefect_dstack.store.runs import close_run, deploying, has_died
 from prefect_dstack.tasks.replicas import remove_replica, terminate_instance
 
-__all__ = ["Runnable", "begin_run", "holding_name", "refuse_running", "remove_run"]
+__all__ = ["Runnable", "begin_run", "end_lost_run", "holding_name", "refuse_running", "remove_run"]
 
 Runnable = TaskConfiguration | DevEnvironmentConfiguration
 
@@ -85,10 +85,12 @@ def refuse_running(name: str) -> None:
     record = find_run(name)
     if record is None or record.is_over:
         return
-    if record.working is not None and has_died(record.working):
+    if record.working is None or has_died(record.working):
         return
-    where = "" if record.working is None else f", in flow run {record.working.flow_run}"
-    raise ConflictError(f"{name}: runs already{where}; stop it first: prefect-dstack stop {name}")
+    raise ConflictError(
+        f"{name}: runs already, in flow run {record.working.flow_run}; stop it first: "
+        f"prefect-dstack stop {name}"
+    )
 
 
 @contextlib.contextmanager
@@ -120,6 +122,44 @@ def holding_name(name: str, flow_run: str, log: Log) -> Iterator[str]:
                 f"{name}: another flow run works on it; wait for it, or stop it: prefect-dstack stop {name}"
             ) from None
         yield lease
+
+
+def end_lost_run(
+    name: str,
+    infrastructure: Infrastructure,
+    flow_run: str,
+    log: Log,
+    *,
+    state: RunState,
+    reason: str,
+) -> bool:
+    """Remove what a run has left whose process has died, and record how it ended.
+
+    Args:
+        name: The run.
+        infrastructure: Where its nodes are.
+        flow_run: The id of the flow run that does this.
+        log: Told when it has to wait.
+        state: How it ended.
+        reason: Why.
+
+    Returns:
+        Whether there was one; somebody else may have ended it, or begun the next.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(holding_name(name, flow_run, log))
+        except ConflictError:
+            return False
+        record = find_run(name)
+        if record is None or record.is_over:
+            return False
+        if record.working is not None:
+            close_run(record.working.flow_run)
+        remove_run(record, infrastructure)
+        ended = {"state": state, "reason": reason, "ended_at": now(), "working": None}
+        save_run(record.model_copy(update=ended))
+    return True
 
 
 def remove_run(record: RunRecord, infrastructure: Infrastructure) -> None:
