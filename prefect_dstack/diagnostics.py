@@ -127,6 +127,7 @@ def _of_api() -> Iterator[Diagnosis]:
     connect(lambda _: None)
     yield _scheduler()
     yield _controller()
+    yield from _bundle_storage()
     yield from _backends()
 
 
@@ -192,6 +193,23 @@ def _controller() -> Diagnosis:
     waiting = [record.name for record in readable_records()[0] if record.needs_controller]
     whose = f"; {', '.join(waiting)} {'needs' if len(waiting) == 1 else 'need'} one" if waiting else ""
     return Diagnosis("missing", summary, f"no controller is watching{whose}", f"start it: {HOW_TO_START}")
+
+
+def _bundle_storage() -> Iterator[Diagnosis]:
+    """Have the storage for the files of revisions, if the settings name one, take a small file."""
+    from prefect_dstack.settings import settings
+    from prefect_dstack.store.bundle_storage import PrefectBundleStorage
+
+    slug = settings().bundle_storage
+    if slug is None:
+        return
+    summary = "the storage for the files of revisions"
+    try:
+        where = PrefectBundleStorage(slug).check()
+    except PrefectDstackError as error:
+        yield Diagnosis("problem", summary, f"{slug} cannot be used", str(error))
+    else:
+        yield Diagnosis("ok", summary, f"{slug}: {where}")
 
 
 def _backends() -> Iterator[Diagnosis]:

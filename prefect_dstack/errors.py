@@ -24,7 +24,7 @@ PrefectDstackError                 exit code 1: something went wrong
 ├── DeploymentError                a rollout that did not end well; the previous revision serves on
 │   └── RejectedError              its evaluation rejected the new revision, which got no requests
 ├── RunFailedError                 a task that ended with another exit code than 0, or was stopped
-└── OrchestratorError              the Prefect API is missing or refuses
+└── OrchestratorError              the Prefect API, or a storage that it names, is missing or refuses
 ```
 """
 
@@ -263,4 +263,4 @@ class RunFailedError(PrefectDstackError):
 
 
 class OrchestratorError(PrefectDstackError):
-    """The Prefect API is missing or refuses."""
+    """The Prefect API, or a storage that one of its blocks names, is missing or refuses."""

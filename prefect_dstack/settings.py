@@ -86,6 +86,14 @@ class Settings(PrefectBaseSettings):
         validation_alias=_names("bundle_files_limit"),
     )
 
+    bundle_storage: str | None = Field(
+        default=None,
+        pattern=r"^[^/\s]+/[^/\s]+$",
+        description="The Prefect block, such as `s3-bucket/models`, in which the files of revisions are kept "
+        "for all machines that deploy; None: each has only those that it has deployed.",
+        validation_alias=_names("bundle_storage"),
+    )
+
     @field_validator("home")
     @classmethod
     def _expand_user(cls, home: Path) -> Path:

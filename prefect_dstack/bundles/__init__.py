@@ -5,10 +5,12 @@ from prefect_dstack.bundles.collecting import collect, collect_files
 from prefect_dstack.bundles.entries import Bundle, Entry, stored_entries
 from prefect_dstack.bundles.git import check_out
 from prefect_dstack.bundles.limits import Limit
+from prefect_dstack.bundles.storage import BundleStorage
 from prefect_dstack.bundles.store import BundleStore
 
 __all__ = [
     "Bundle",
+    "BundleStorage",
     "BundleStore",
     "Entry",
     "Limit",

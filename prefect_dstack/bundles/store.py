@@ -17,6 +17,7 @@ from pathlib import Path
 from prefect_dstack.bundles.copying import copy_file, remove_tree, write_out
 from prefect_dstack.bundles.digests import file_digest
 from prefect_dstack.bundles.entries import Bundle, Entry, stored_entries
+from prefect_dstack.bundles.storage import BundleStorage, downloaded, upload
 from prefect_dstack.errors import ConfigurationError, HostNotReadyError, NotFoundError
 
 __all__ = ["BundleStore"]
@@ -39,10 +40,12 @@ class BundleStore:
 
     Args:
         directory: Where it is; made when something is put into it.
+        storage: Where the bundles of other machines are found; None: nowhere.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, storage: BundleStorage | None = None) -> None:
         self.directory = directory.absolute()
+        self.storage = storage
 
     @property
     def cache(self) -> Path:
@@ -103,11 +106,56 @@ class BundleStore:
         """
         place = self._place(digest)
         if not place.is_dir():
-            raise NotFoundError(
-                f"the files of this revision ({digest[:12]}) are not in {self.directory}: apply its "
-                "configuration again, or use the machine that deployed it"
-            )
+            raise self._missing(digest, f"not in {self.directory}")
         return place
+
+    def share(self, digest: str, *, recorded: bool) -> bool:
+        """Put a bundle into the storage, where there is one and unless it is there already.
+
+        Args:
+            digest: The bundle's; it is here.
+            recorded: Whether a record names it already.
+
+        Returns:
+            Whether it was put there.
+
+        Raises:
+            OrchestratorError: If the storage does not take it.
+            HostNotReadyError: If there is no room on this machine to pack it.
+        """
+        if self.storage is None:
+            return False
+        try:
+            return upload(self.storage, digest, self.path(digest), recorded=recorded)
+        except OSError as error:
+            raise _cannot_write(error, self.directory) from error
+
+    def fetch(self, digest: str) -> Path:
+        """Return where the copy of a bundle is, after getting it from the storage if it is not here.
+
+        Args:
+            digest: The bundle's; a record names it.
+
+        Raises:
+            NotFoundError: If it is in neither.
+            OrchestratorError: If the storage does not give it, or gives something else.
+            HostNotReadyError: If it cannot be written.
+        """
+        place = self._place(digest)
+        if place.is_dir() or self.storage is None:
+            return self.path(digest)
+        try:
+            self._make_directories()
+            # Replicas are started at once, and one of them fetches for all.
+            with _lock(self.directory / ".fetching", fcntl.LOCK_EX):
+                if place.is_dir():
+                    return place
+                with downloaded(self.storage, digest) as bundle:
+                    return self.put(bundle)
+        except NotFoundError as error:
+            raise self._missing(digest, f"neither in {self.directory} nor in {self.storage.name}") from error
+        except OSError as error:
+            raise _cannot_write(error, self.directory) from error
 
     def checkout(self, digest: str, target: Path) -> Path:
         """Create a replica's own, writable copy of a bundle.
@@ -175,6 +223,12 @@ class BundleStore:
         with self._locked(fcntl.LOCK_EX):  # who adds one holds it by then
             return {digest for digest in self._stored() - set(keep) if not self._is_held(digest)}
 
+    def _missing(self, digest: str, where: str) -> NotFoundError:
+        return NotFoundError(
+            f"the files of this revision ({digest[:12]}) are {where}: apply its configuration again, or use "
+            "the machine that deployed it"
+        )
+
     def _stored(self) -> set[str]:
         return {place.name for place in self.directory.iterdir() if _DIGEST.fullmatch(place.name)}
 
@@ -201,12 +255,15 @@ class BundleStore:
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
         """Hold the store: shared to add to it, exclusively to remove from it."""
+        self._make_directories()
+        with _lock(self.directory / ".lock", kind):
+            yield
+
+    def _make_directories(self) -> None:
         for directory in (self.directory, self._files, self._held):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Whoever remembered digests first has made it by the way, open to all.
         self.directory.chmod(0o700)
-        with _lock(self.directory / ".lock", kind):
-            yield
 
     def _build(self, bundle: Bundle, place: Path) -> None:
         with _becoming(place) as fresh:

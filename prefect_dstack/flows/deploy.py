@@ -17,7 +17,7 @@ from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import is_of_deployment, served_flow
 from prefect_dstack.flows.suspension import suspended_until_decided
-from prefect_dstack.services.bundles import holding_bundle
+from prefect_dstack.services.bundles import holding_bundle, share_bundle
 from prefect_dstack.services.decision import decided
 from prefect_dstack.services.deployed_evaluation import deployed_evaluation
 from prefect_dstack.services.deployment import deploy, superseded, waiting_endpoint
@@ -136,6 +136,7 @@ def deploy_service(
             prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
             prepared = replace(prepared, pull=pull, annotations=annotations or {})
             with holding_bundle(prepared.files, run.infrastructure.bundles):
+                share_bundle(service, prepared.files, run.infrastructure, run.log)
                 endpoint = deploy(
                     record, prepared, run, force=force, move=move, evaluate=evaluate, approval=approval
                 )

@@ -21,7 +21,7 @@ from prefect_dstack.backends.base import (
     RunsWorkloads,
     TxtRecords,
 )
-from prefect_dstack.bundles import BundleStore
+from prefect_dstack.bundles import BundleStorage, BundleStore
 from prefect_dstack.configurations import (
     GatewayConfiguration,
     ServiceConfiguration,
@@ -65,12 +65,16 @@ class Infrastructure:
         sources: Reads what users have saved.
         home: The home directory of prefect-dstack on this machine.
         gateway_port: The base port of the gateway of this machine.
+        bundle_storage: Where the files of revisions are kept for other machines; None: nowhere.
     """
 
-    def __init__(self, sources: Sources, home: Path, gateway_port: int) -> None:
+    def __init__(
+        self, sources: Sources, home: Path, gateway_port: int, bundle_storage: BundleStorage | None = None
+    ) -> None:
         self.sources = sources
         self.home = home
         self.gateway_port = gateway_port
+        self.bundle_storage = bundle_storage
         self._gateways: dict[str, ManagedGateway] = {}
 
     @functools.cached_property
@@ -137,8 +141,8 @@ class Infrastructure:
 
     @functools.cached_property
     def bundles(self) -> BundleStore:
-        """The copies of the files of revisions that this machine has deployed."""
-        return BundleStore(self.home / "bundles")
+        """The copies of the files of revisions that this machine has deployed, or has had to fetch."""
+        return BundleStore(self.home / "bundles", self.bundle_storage)
 
     def sweep(self, *, dry_run: bool) -> list[str]:
         """Remove what is left on this machine of replicas whose launch or removal was cut off.

@@ -36,7 +36,8 @@ def put_files(container: Container, launch: Launch, bundles: BundleStore | None)
 
     Raises:
         ConfigurationError: If its repository would overwrite something of the image.
-        NotFoundError: If the copy is not on this machine.
+        NotFoundError: If the copy is not on this machine, and not in a storage.
+        OrchestratorError: If the storage does not give it.
     """
     spec = launch.spec
     files = list(spec.files)
@@ -103,7 +104,7 @@ def _entries(spec: WorkloadSpec, bundles: BundleStore | None) -> Sequence[Entry]
     if bundles is None or not spec.bundle:
         return collect_files(spec.files, spec.directory).entries
     try:
-        return stored_entries(bundles.path(spec.bundle))
+        return stored_entries(bundles.fetch(spec.bundle))
     except NotFoundError:
         # The copy is on the machine that deployed it first; this one may have the same files.
         with contextlib.suppress(ConfigurationError):

@@ -20,14 +20,16 @@ from prefect_dstack.bundles import (
     collect,
     collect_files,
 )
+from prefect_dstack.bundles.storage import unneeded
 from prefect_dstack.configurations import RunConfiguration, resolve_repository
+from prefect_dstack.controller.convergence import Log
 from prefect_dstack.domain.execution import runtime_of
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
 from prefect_dstack.store.records import readable_records
 
-__all__ = ["bundle_of", "holding_bundle", "prune_bundles"]
+__all__ = ["bundle_of", "holding_bundle", "prune_bundle_storage", "prune_bundles", "share_bundle"]
 
 
 def bundle_of(configuration: RunConfiguration, infrastructure: Infrastructure) -> Bundle | None:
@@ -147,9 +149,68 @@ def prune_bundles(
     Returns:
         Their digests.
     """
-    records, unreadable = readable_records()
-    if unreadable:
+    keep = _recorded_bundles()
+    if keep is None:
         return set()
-    keep = {revision.bundle for record in records for revision in record.revisions if revision.bundle}
     bundles = infrastructure.bundles
     return bundles.superfluous(keep) if dry_run else bundles.prune(keep, among)
+
+
+def share_bundle(
+    configuration: RunConfiguration, bundle: Bundle | None, infrastructure: Infrastructure, log: Log
+) -> None:
+    """Put the files of a service where other machines find them, if the settings name a storage.
+
+    Those of processes are not: no other machine can start them.
+
+    Args:
+        configuration: The service.
+        bundle: Its files, held; None: there are none.
+        infrastructure: Where they are kept.
+        log: Told what is put there.
+
+    Raises:
+        ConfigurationError: If the block of the storage is not there, or cannot be used.
+        OrchestratorError: If the storage does not take them.
+    """
+    storage = infrastructure.bundle_storage
+    if storage is None or bundle is None or runtime_of(configuration) != "docker":
+        return
+    recorded = bundle.digest in (_recorded_bundles() or ())
+    if infrastructure.bundles.share(bundle.digest, recorded=recorded):
+        log.info("%s: its files are kept in %s", configuration.name, storage.name)
+
+
+def prune_bundle_storage(infrastructure: Infrastructure, *, dry_run: bool) -> set[str]:
+    """Remove the files that no revision of any service needs any more from the storage for all machines.
+
+    Args:
+        infrastructure: Where it is.
+        dry_run: Only find them.
+
+    Returns:
+        Their digests.
+
+    Raises:
+        ConfigurationError: If the block of the storage is not there, or cannot be used.
+        OrchestratorError: If the storage does not answer.
+    """
+    storage = infrastructure.bundle_storage
+    if storage is None:
+        return set()
+    files = storage.files()
+    keep = _recorded_bundles()
+    if keep is None:
+        return set()
+    found = unneeded(files, keep)
+    for file in found if not dry_run else ():
+        storage.remove(file)
+    return set(found.values())
+
+
+def _recorded_bundles() -> set[str] | None:
+    """Return the digests that records refer to; None if there are records that cannot be read."""
+    records, unreadable = readable_records()
+    if unreadable:
+        return None
+    return {revision.bundle for record in records for revision in record.revisions if revision.bundle}

@@ -23,7 +23,7 @@ from prefect_dstack.hosts.ssh_entry import entry_names, remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.infrastructure.observation import FoundReplica, Observation, running_replicas
 from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke_key
-from prefect_dstack.services.bundles import prune_bundles
+from prefect_dstack.services.bundles import prune_bundle_storage, prune_bundles
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.preparation import recorded
 from prefect_dstack.services.previews import end_preview
@@ -322,6 +322,7 @@ def _cleaning(
     for host, reached in key_hosts(infrastructure, machines):
         yield partial(_revoke_keys, infrastructure, host, reached, busy, held, dry_run)
     yield partial(_remove_entries, infrastructure, runs, dry_run)
+    yield partial(_clean_bundle_storage, infrastructure, dry_run)
     yield lambda: _clean_up(infrastructure, log, dry_run, shared=bool(others))
 
 
@@ -486,6 +487,12 @@ def _revoke_keys(
         if not dry_run:
             revoke_key(host, gateway, replica)
     return lines
+
+
+def _clean_bundle_storage(infrastructure: Infrastructure, dry_run: bool) -> list[str]:
+    removed = prune_bundle_storage(infrastructure, dry_run=dry_run)
+    name = "" if infrastructure.bundle_storage is None else infrastructure.bundle_storage.name
+    return [f"remove files that no revision needs from {name}: {digest[:12]}" for digest in sorted(removed)]
 
 
 def _clean_up(infrastructure: Infrastructure, log: Log, dry_run: bool, *, shared: bool) -> list[str]:

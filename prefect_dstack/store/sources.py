@@ -19,6 +19,7 @@ from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
 from prefect_dstack.store import documents, secrets, tokens
 from prefect_dstack.store.aws import SLUG as AWS_SLUG
+from prefect_dstack.store.bundle_storage import PrefectBundleStorage
 
 if TYPE_CHECKING:
     from prefect_dstack.certificates.authority import Authority
@@ -78,4 +79,5 @@ def resolve_infrastructure() -> Infrastructure:
     Call it once for a run, and pass on what it returns.
     """
     own = settings()
-    return Infrastructure(PrefectSources(), own.home, own.local_gateway_port)
+    storage = None if own.bundle_storage is None else PrefectBundleStorage(own.bundle_storage)
+    return Infrastructure(PrefectSources(), own.home, own.local_gateway_port, storage)
