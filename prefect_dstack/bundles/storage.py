@@ -12,7 +12,7 @@ from typing import Protocol
 
 from prefect_dstack.bundles.archives import pack, unpack
 from prefect_dstack.bundles.entries import Bundle, stored_entries
-from prefect_dstack.errors import NotFoundError, OrchestratorError
+from prefect_dstack.errors import NotFoundError
 
 __all__ = ["BundleStorage", "downloaded", "unneeded", "upload"]
 
@@ -115,17 +115,15 @@ def downloaded(storage: BundleStorage, digest: str) -> Iterator[Bundle]:
         The bundle, whose files are removed at the end.
 
     Raises:
-        NotFoundError: If it is not there.
-        OrchestratorError: If what is there under its name is something else.
+        FileNotFoundError: If it is not there.
+        NotFoundError: If what is there under its name is something else.
+        OrchestratorError: If the storage does not give it.
         OSError: If there is no room for it on this machine.
     """
     file = _file(digest)
     with _scratch() as place:
         archive = place / file
-        try:
-            storage.download(file, archive)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{file} is not in {storage.name}") from error
+        storage.download(file, archive)
         try:
             bundle = unpack(archive, place / "files")
         except ValueError as error:
@@ -167,8 +165,8 @@ def _scratch() -> Iterator[Path]:
         yield Path(place)
 
 
-def _corrupt(storage: BundleStorage, file: str, why: str) -> OrchestratorError:
-    return OrchestratorError(
+def _corrupt(storage: BundleStorage, file: str, why: str) -> NotFoundError:
+    return NotFoundError(
         f"{storage.name}: {file} is not what was put there: {why}: delete it, and apply the configuration "
         "again where its files are"
     )

@@ -137,8 +137,8 @@ class BundleStore:
             digest: The bundle's; a record names it.
 
         Raises:
-            NotFoundError: If it is in neither.
-            OrchestratorError: If the storage does not give it, or gives something else.
+            NotFoundError: If it is in neither, or something else is there under its name.
+            OrchestratorError: If the storage does not give it.
             HostNotReadyError: If it cannot be written.
         """
         place = self._place(digest)
@@ -152,7 +152,7 @@ class BundleStore:
                     return place
                 with downloaded(self.storage, digest) as bundle:
                     return self.put(bundle)
-        except NotFoundError as error:
+        except FileNotFoundError as error:
             raise self._missing(digest, f"neither in {self.directory} nor in {self.storage.name}") from error
         except OSError as error:
             raise _cannot_write(error, self.directory) from error

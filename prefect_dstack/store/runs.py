@@ -7,6 +7,7 @@ import os
 import platform
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -185,7 +186,7 @@ def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
         revision=revision,
         flow_run=flow_run,
         lease=lease,
-        machine=platform.node(),
+        machine=_machine(),
         process=me.pid,
         process_started=me.create_time(),
         heartbeat=get_current_settings().flows.heartbeat_frequency,
@@ -201,7 +202,7 @@ def is_this_process(deployment: Deploying) -> bool:
     Returns:
         Whether it is.
     """
-    return deployment.machine == platform.node() and deployment.process == os.getpid()
+    return deployment.machine == _machine() and deployment.process == os.getpid()
 
 
 def has_died(deployment: Deploying) -> bool:
@@ -213,11 +214,18 @@ def has_died(deployment: Deploying) -> bool:
     Returns:
         Whether its process is gone, if it ran on this machine; else whether its flow run is over.
     """
-    if deployment.machine == platform.node() and deployment.process is not None:
+    if deployment.machine == _machine() and deployment.process is not None:
         started = deployment.process_started
         if started is None or not is_at_work(deployment.process, started):
             return True
     return is_over(deployment.flow_run, deployment.heartbeat)
+
+
+def _machine() -> str:
+    """Return where process ids mean the same as here: containers with the host's name have their own."""
+    with contextlib.suppress(OSError):
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
 
 
 def _read(client: SyncPrefectClient, flow_run: str) -> FlowRun | None:

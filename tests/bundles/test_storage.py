@@ -13,7 +13,7 @@ import pytest
 
 from prefect_dstack.bundles import Bundle, BundleStore, collect
 from prefect_dstack.bundles.storage import SETTLED, unneeded
-from prefect_dstack.errors import HostNotReadyError, NotFoundError, OrchestratorError
+from prefect_dstack.errors import HostNotReadyError, NotFoundError
 from tests.bundles.files import contents, write
 
 
@@ -161,7 +161,7 @@ class TestFetch:
         here.share(bundle.digest, recorded=False)
         tamper(shelf.directory / f"{bundle.digest}.tar", shelf.directory / f"{other.digest}.tar")
 
-        with pytest.raises(OrchestratorError) as caught:
+        with pytest.raises(NotFoundError) as caught:
             there.fetch(bundle.digest)
 
         assert str(caught.value).startswith(

@@ -1,4 +1,4 @@
-"""Blocks of the Prefect API as storages of bundles: a directory, a bucket, what fsspec reaches, and any other."""
+"""Blocks of the Prefect API as storages of bundles: directories, buckets, what fsspec reaches, and others."""
 
 from __future__ import annotations
 
@@ -37,12 +37,10 @@ class Plain(WritableFileSystem):
     directory: str
 
     async def read_path(self, path: str) -> bytes:
-        await asyncio.sleep(0)
-        return Path(self.directory, path).read_bytes()
+        return await asyncio.to_thread(Path(self.directory, path).read_bytes)
 
     async def write_path(self, path: str, content: bytes) -> None:
-        await asyncio.sleep(0)
-        Path(self.directory, path).write_bytes(content)
+        await asyncio.to_thread(Path(self.directory, path).write_bytes, content)
 
 
 def save(block: Any, name: str) -> str:

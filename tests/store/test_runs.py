@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def by(process: psutil.Process, flow_run: str) -> Deploying:
     return Deploying(
         revision=1,
         flow_run=flow_run,
-        machine=platform.node(),
+        machine=runs.deploying(1, flow_run, "").machine,
         process=process.pid,
         process_started=process.create_time(),
     )
@@ -78,6 +78,24 @@ def test_another_process_with_the_same_id_is_not_the_one_that_was_there() -> Non
     assert mine.process_started is not None
 
     assert runs.has_died(mine.model_copy(update={"process_started": mine.process_started - 1000}))
+
+
+def test_a_container_with_the_name_of_this_machine_has_processes_of_its_own() -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or os.geteuid() != 0:
+        pytest.skip("needs root and unshare")
+    script = (
+        "import sys; from prefect_dstack.store import runs\n"
+        "print(runs.deploying(1, sys.argv[1], '').model_dump_json())"
+    )
+    container = [unshare, "--pid", "--fork", "--mount-proc", sys.executable, "-c", script, new_run()]
+    said = subprocess.run(container, check=True, capture_output=True, text=True).stdout
+
+    inside = Deploying.model_validate_json(said)
+
+    assert inside.process is not None
+    assert inside.process < 10, "it counts its own"
+    assert not runs.has_died(inside)
 
 
 def test_how_long_a_run_may_be_silent_is_what_it_has_said_and_not_what_we_do() -> None:
