@@ -204,7 +204,9 @@ def prune_bundle_storage(infrastructure: Infrastructure, *, dry_run: bool) -> se
         return set()
     found = unneeded(files, keep)
     for file in found if not dry_run else ():
-        storage.remove(file)
+        modified = storage.modified(file)  # whoever deploys may have renewed it since
+        if modified is not None and unneeded({file: modified}, keep):
+            storage.remove(file)
     return set(found.values())
 
 
