@@ -92,6 +92,8 @@ def show_endpoint(endpoint: Endpoint) -> None:
     out.print(f"[bold]{endpoint.service}@{endpoint.revision}[/bold] {verb} at [bold]{endpoint.url}[/bold]")
     if endpoint.openai_base_url:
         out.print(f"OpenAI base URL: {endpoint.openai_base_url} (model {endpoint.model})")
+    if endpoint.gateway_openai_base_url:
+        out.print(f"All models of the gateway: {endpoint.gateway_openai_base_url}")
 
 
 def _fields(endpoint: Endpoint) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def _fields(endpoint: Endpoint) -> dict[str, Any]:
         "endpoint": {
             "url": endpoint.url,
             "openai_base_url": endpoint.openai_base_url,
+            "gateway_openai_base_url": endpoint.gateway_openai_base_url,
             "model": endpoint.model,
         },
         "replicas": endpoint.replicas,

@@ -589,4 +589,4 @@ class Gateway:
 
 
 def _ports(state: GatewayState) -> list[int]:
-    return [*state.http_ports, *([state.https_port] if state.https_port else [])]
+    return [*state.http_ports, *state.https_ports]

@@ -9,14 +9,23 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from prefect_dstack.configurations.names import Domain, Name, PathPrefix
+from prefect_dstack.configurations.names import Domain, ModelName, Name, PathPrefix
 from prefect_dstack.configurations.ports import Port
 from prefect_dstack.configurations.traffic import Cors, RateLimit, Timeouts
 from prefect_dstack.errors import ConflictError
 from prefect_dstack.gateways.health import HealthCheck
 from prefect_dstack.gateways.paths import normalised
 
-__all__ = ["AcceptedToken", "Part", "Preview", "Route", "RouteReplica", "TokenId", "refuse_conflict"]
+__all__ = [
+    "AcceptedToken",
+    "Part",
+    "Preview",
+    "Route",
+    "RouteModel",
+    "RouteReplica",
+    "TokenId",
+    "refuse_conflict",
+]
 
 MEGABYTE = 1024 * 1024
 FORMER_FIELDS = ("retry_idempotent",)
@@ -77,6 +86,14 @@ class Preview(Part):
 
     revision: int = Field(ge=1, description="The number of the revision.")
     replica: RouteReplica = Field(description="The replica as the gateway reaches it.")
+
+
+class RouteModel(Part):
+    """The model that a service serves, as clients of all models of a gateway ask for it."""
+
+    name: ModelName = Field(description="The name of the model.")
+    prefix: PathPrefix = Field(default="/v1", description="The path prefix of its API in the service.")
+    created: int = Field(ge=0, description="Since when the gateway has it, in seconds of Unix time.")
 
 
 class Route(Part):
@@ -147,6 +164,9 @@ class Route(Part):
     replicas: dict[ReplicaName, RouteReplica] = Field(
         default_factory=dict, description="Its replicas by name."
     )
+    model: RouteModel | None = Field(
+        default=None, description="The model that it serves by OpenAI's API; None: it serves none."
+    )
     preview: Preview | None = Field(
         default=None, description="A revision that is evaluated or waits for approval; None: none is."
     )
@@ -176,6 +196,12 @@ class Route(Part):
             raise ValueError("the header of a rate limit has letters, digits, hyphens and underscores")
         return self
 
+    @property
+    def model_path(self) -> str:
+        """The path below which the API of its model is, as the service's own clients see it."""
+        prefix = "" if self.model is None else self.model.prefix
+        return self.path_prefix.rstrip("/") + prefix.rstrip("/")
+
 
 def refuse_conflict(route: Route, other: Route) -> None:
     """Refuse a route that would take requests of another service.
@@ -185,8 +211,14 @@ def refuse_conflict(route: Route, other: Route) -> None:
         other: A route of another service.
 
     Raises:
-        ConflictError: If both would answer to the same host and path, or own the same port.
+        ConflictError: If both would answer to the same host and path, own the same port, or serve a model
+            of the same name.
     """
+    if route.model is not None and other.model is not None and route.model.name == other.model.name:
+        raise ConflictError(
+            f"model '{route.model.name}' of the gateway belongs to service '{other.service}': give the model of "
+            f"'{route.service}' another name, stop '{other.service}', or use another gateway"
+        )
     if route.port != other.port:
         return
     elsewhere = f"another port of the gateway, as in 'port: {route.port + 1}:8000'"

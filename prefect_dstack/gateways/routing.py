@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prefect_dstack.configurations import ServiceConfiguration
-from prefect_dstack.domain.record import Endpoint
+from prefect_dstack.domain.record import Endpoint, now
 from prefect_dstack.errors import ConflictError, UnsupportedKeyError
 from prefect_dstack.gateways.health import HealthCheck
-from prefect_dstack.gateways.state import GatewayState, Route, free_port
+from prefect_dstack.gateways.state import GatewayState, Route, RouteModel, free_port
 from prefect_dstack.gateways.template import ACME_PATH
 
 DEFAULT_QUEUE_TIMEOUT = 60
@@ -16,7 +16,7 @@ DEFAULT_QUEUE_TIMEOUT = 60
 HOLD_LIMIT = 10_000
 HOLD_TIMEOUT = 300
 
-__all__ = ["endpoint_of", "route_of"]
+__all__ = ["endpoint_of", "models_url", "route_of"]
 
 
 def route_of(
@@ -56,6 +56,7 @@ def route_of(
             key="path_prefix",
         )
     port = _port(configuration, state, is_port_free, has_host=bool(hosts))
+    known = state.routes.get(name)
     route = Route(
         service=name,
         hosts=hosts,
@@ -75,6 +76,7 @@ def route_of(
         and configuration.https is not False,
         health_check=_health_check(configuration),
         access_log=configuration.access_log,
+        model=_model(configuration, None if known is None else known.model),
         measured=any(scaling.metric == "latency_p95" for scaling in configuration.scalings),
         hold_limit=HOLD_LIMIT if (configuration.replica_range.min or 0) == 0 else 0,
         hold_timeout=configuration.queue_timeout or HOLD_TIMEOUT,
@@ -104,6 +106,15 @@ def _port(
         return state.base_port
     wanted = known.port if known is not None and known.port >= state.base_port else state.base_port
     return free_port(state, name, wanted, is_port_free, configuration.path_prefix)
+
+
+def _model(configuration: ServiceConfiguration, known: RouteModel | None) -> RouteModel | None:
+    model = configuration.model
+    if model is None:
+        return None
+    kept = known is not None and known.name == model.name
+    created = known.created if known is not None and kept else int(now().timestamp())
+    return RouteModel(name=model.name, prefix=model.prefix, created=created)
 
 
 def _health_check(configuration: ServiceConfiguration) -> HealthCheck | None:
@@ -154,6 +165,7 @@ def endpoint_of(
     return Endpoint(
         url=url,
         openai_base_url=None if model is None else url + model.prefix.rstrip("/"),
+        gateway_openai_base_url=None if model is None else models_url(state, address),
         model=None if model is None else model.name,
         auth=route.auth,
         service=configuration.name or "",
@@ -161,3 +173,22 @@ def endpoint_of(
         replicas=replicas,
         changed=changed,
     )
+
+
+def models_url(state: GatewayState, address: str) -> str | None:
+    """Return where a gateway has the models of all its services, as OpenAI's clients take it.
+
+    Args:
+        state: The state of the gateway.
+        address: Where the gateway is reached, if it has no domain.
+
+    Returns:
+        The base URL; None if no service of it has a model.
+    """
+    host = state.models_host or address
+    if state.models_host is None and state.models_port is None:
+        return None
+    secure = state.https_port is not None
+    port = state.models_port or (state.https_port if secure else state.base_port)
+    usual = 443 if secure else 80
+    return f"{'https' if secure else 'http'}://{host}{'' if port == usual else f':{port}'}/v1"

@@ -15,12 +15,16 @@ from prefect_dstack.gateways.route import (
     Part,
     Preview,
     Route,
+    RouteModel,
     RouteReplica,
     TokenId,
     refuse_conflict,
 )
 
-__all__ = ["AcceptedToken", "GatewayState", "Route", "RouteReplica", "free_port"]
+__all__ = ["AcceptedToken", "GatewayState", "Route", "RouteModel", "RouteReplica", "free_port"]
+
+MODELS_PORT_ABOVE = 1000
+"""By how much the port of all models is above the base port, if that one is free."""
 
 CertificateName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,252}$")]
 ChallengeToken = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
@@ -55,6 +59,11 @@ class GatewayState(Part):
     challenges: dict[ChallengeToken, KeyAuthorization] = Field(
         default_factory=dict, description="Pending ACME HTTP-01 challenges and their answers."
     )
+    models_port: Port | None = Field(
+        default=None,
+        description="The port of all models, by HTTPS if the gateway has it; None: it has no models, or a host "
+        "name for them.",
+    )
     routes: dict[Name, Route] = Field(default_factory=dict, description="The routes by service.")
 
     @model_validator(mode="after")
@@ -63,6 +72,8 @@ class GatewayState(Part):
             raise ValueError("a route is listed under another service")
         if self.https_port is not None and self.https_port in {self.base_port, *self._ports()}:
             raise ValueError(f"port {self.https_port} cannot be both HTTP and HTTPS")
+        if self.models_port is not None and self.models_port in {self.https_port, *self._ports()}:
+            raise ValueError(f"port {self.models_port} cannot be that of models and of something else")
         for route in self.routes.values():
             if route.https_redirect and (self.https_port is None or route.port != self.base_port):
                 raise ValueError(f"{route.service}: https_redirect needs HTTPS and the base port")
@@ -74,7 +85,30 @@ class GatewayState(Part):
     @property
     def http_ports(self) -> list[int]:
         """The ports it listens on for plain HTTP; a local gateway only on those that services use."""
-        return sorted(self._ports() | (set() if self.bind_address == "127.0.0.1" else {self.base_port}))
+        ports = self._ports() | (set() if self.bind_address == "127.0.0.1" else {self.base_port})
+        if self.models_port is not None and self.https_port is None:
+            ports.add(self.models_port)
+        return sorted(ports)
+
+    @property
+    def https_ports(self) -> list[int]:
+        """The ports it listens on for HTTPS."""
+        if self.https_port is None:
+            return []
+        return [self.https_port, *([] if self.models_port is None else [self.models_port])]
+
+    @property
+    def models(self) -> list[tuple[Route, RouteModel]]:
+        """The models that services of it serve."""
+        return [(route, route.model) for route in self.routes.values() if route.model is not None]
+
+    @property
+    def models_host(self) -> str | None:
+        """The host name of all models; None without a domain or a model, or if a service has it already."""
+        if self.domain is None or not self.models:
+            return None
+        host = f"gateway.{self.domain}"
+        return None if any(host in route.hosts for route in self.routes.values()) else host
 
     def with_route(self, route: Route) -> GatewayState:
         """Add a service, or replace its route.
@@ -86,7 +120,7 @@ class GatewayState(Part):
             The new state.
 
         Raises:
-            ConflictError: If another service holds the host and path, or the port.
+            ConflictError: If another service holds the host and path, the port, or the model.
         """
         for other in self.routes.values():
             if other.service != route.service:
@@ -95,11 +129,39 @@ class GatewayState(Part):
             raise ConflictError(
                 f"port {route.port} is the HTTPS port of gateway '{self.name}', choose another port"
             )
+        if route.port == self.models_port:
+            raise ConflictError(
+                f"port {route.port} of gateway '{self.name}' is that of its models, choose another port"
+            )
+        known = self.routes.get(route.service)
+        if self.models_host in route.hosts and (known is None or known.hosts != route.hosts):
+            raise ConflictError(
+                f"{self.models_host} is where gateway '{self.name}' has its models, choose another domain or name"
+            )
         return self._with(routes={**self.routes, route.service: route})
 
     def without_route(self, service: str) -> GatewayState:
         """Remove a service; nothing happens if there is none of that name."""
         return self._with(routes={name: route for name, route in self.routes.items() if name != service})
+
+    def with_models_port(self, is_port_free: Callable[[int], bool]) -> GatewayState:
+        """Give the models a port if they have no host name, and take it back if there are none.
+
+        Args:
+            is_port_free: Tells whether no other program on the gateway's machine listens on a port.
+
+        Raises:
+            ConflictError: If no port is free.
+        """
+        if not self.models or self.domain is not None:
+            return self if self.models_port is None else self._with(models_port=None)
+        if self.models_port is not None:
+            return self
+        held = {self.base_port, self.https_port, *self._ports()}
+        for port in range(min(self.base_port + MODELS_PORT_ABOVE, 65535), 65536):
+            if port not in held and is_port_free(port):
+                return self._with(models_port=port)
+        raise ConflictError(f"no port is free for the models of gateway '{self.name}'")
 
     def route(self, service: str) -> Route:
         """Get a route.
@@ -213,7 +275,7 @@ def free_port(
     }
     listening = set(state.http_ports)
     for port in range(wanted, 65536):
-        if port in held or port == state.https_port:
+        if port in held or port in (state.https_port, state.models_port):
             continue
         if port in listening or is_port_free(port):
             return port

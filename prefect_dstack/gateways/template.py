@@ -31,9 +31,14 @@ TOKENS = "tokens.map"
 CHALLENGES = "challenges.map"
 BODY_LIMITS = "body-limits.map"
 PREVIEWS = "previews.map"
+MODELS = "models.map"
+MODELS_BACKEND = "models"
 REVISION_HEADER = "X-Dstack-Revision"
 """Who asks for a revision that gets no requests names it here."""
+MODEL_HEADER = "X-Dstack-Model"
+"""Who asks for a model at the address of all of them may name it here, instead of in a body of JSON."""
 SCRIPTS = ("body_limit.lua", "paths.lua", "hold.lua")
+MODELS_SCRIPT = "models.lua"
 HTTPS = "https"
 ACME_PATH = "/.well-known/acme-challenge/"
 
@@ -138,7 +143,8 @@ def render(state: GatewayState) -> dict[str, bytes]:
     certificates = "".join(f"certificates/{quoting.word(name)}.pem\n" for name in state.certificates)
     # A name of its own for each content: HAProxy can check a new list while it runs with the former one.
     certificate_list = f"certificates-{_digest(certificates)}.list"
-    beside = {name: _script(name) for name in SCRIPTS} | {error.file: error.response for error in ERRORS}
+    scripts = (*SCRIPTS, MODELS_SCRIPT) if state.models else SCRIPTS
+    beside = {name: _script(name) for name in scripts} | {error.file: error.response for error in ERRORS}
     files = {
         CONFIGURATION: _template().render(
             state=state,
@@ -155,6 +161,8 @@ def render(state: GatewayState) -> dict[str, bytes]:
             buckets=list(BUCKETS),
             previewed=_is_previewed(state),
             revision_header=REVISION_HEADER,
+            model_header=MODEL_HEADER,
+            models_backend=MODELS_BACKEND,
             logged=any(route.access_log for route in state.routes.values()),
             access_log_format=access_log.FORMAT,
         ),
@@ -178,6 +186,11 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
     """
     tokens = {f"*/{token.sha256}": _until(token) for token in state.tokens.values()}
     routes: dict[str, str] = {}
+    if state.models_port is not None:
+        routes[f"{state.models_port}/*/"] = MODELS_BACKEND
+    if state.models_host is not None:
+        for listener in (str(state.base_port), *([HTTPS] if state.https_port is not None else [])):
+            routes[f"{listener}/{state.models_host}/"] = MODELS_BACKEND
     for route in state.routes.values():
         listeners = [str(route.port)]
         if state.https_port is not None and route.port == state.base_port:
@@ -186,6 +199,10 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
             key = f"{listener}/{host}{route.path_prefix.rstrip('/')}/"
             routes[key] = servers.backend(route.service)
         tokens |= {f"{route.service}/{token.sha256}": _until(token) for token in route.tokens.values()}
+    models = {
+        model.name: f"{servers.backend(route.service)};{model.created};{'token' if route.auth else 'open'}"
+        for route, model in state.models
+    }
     challenges = {f"{ACME_PATH}{token}": answer for token, answer in state.challenges.items()}
     limits = {
         servers.backend(route.service): str(route.client_max_body_size)
@@ -203,7 +220,7 @@ def maps(state: GatewayState) -> dict[str, dict[str, str]]:
         CHALLENGES: challenges,
         BODY_LIMITS: limits,
         PREVIEWS: previews,
-    }
+    } | ({MODELS: models} if models else {})
 
 
 def loaded_maps(state: GatewayState) -> set[str]:
@@ -222,6 +239,8 @@ def loaded_maps(state: GatewayState) -> set[str]:
         loaded.add(TOKENS)
     if state.https_port is not None:
         loaded.add(CHALLENGES)
+    if state.models:
+        loaded |= {MODELS, TOKENS}
     return loaded
 
 

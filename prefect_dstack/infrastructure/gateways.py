@@ -220,7 +220,7 @@ class ManagedGateway:
                 route = route_of(state)
                 if route.service not in state.routes:
                     state = state.with_route(route)
-            return with_tokens(state, self._tokens())
+            return with_tokens(state.with_models_port(self.port_is_free), self._tokens())
 
         state = self.control.ensure(initial, transition)
         self._open_ports(state)
@@ -237,7 +237,8 @@ class ManagedGateway:
         def registered(state: GatewayState) -> GatewayState:
             known = state.routes.get(route.service)
             if known is None:
-                state = with_tokens(state.with_route(route), self._tokens())
+                state = state.with_route(route).with_models_port(self.port_is_free)
+                state = with_tokens(state, self._tokens())
             elif known.health_check != route.health_check:
                 return state.with_replica(route.service, member.model_copy(update={"checked": False}))
             return state.with_replica(route.service, member)
@@ -261,7 +262,9 @@ class ManagedGateway:
         def updated(state: GatewayState) -> GatewayState:
             route = keeping_replicas(state, route_of(state))
             found.append(route)
-            return with_tokens(state.with_route(route), self._tokens())
+            return with_tokens(
+                state.with_route(route).with_models_port(self.port_is_free), self._tokens()
+            )
 
         self._open_ports(self.control.change(updated))
         return found[-1]
@@ -300,10 +303,13 @@ class ManagedGateway:
             Whether the gateway is gone.
         """
 
+        def removed(state: GatewayState) -> GatewayState:
+            return state.without_route(service).with_models_port(self.port_is_free)
+
         def obsolete(state: GatewayState) -> bool:
             return self.implicit and not state.routes
 
-        return obsolete(self.control.change_or_destroy(lambda state: state.without_route(service), obsolete))
+        return obsolete(self.control.change_or_destroy(removed, obsolete))
 
     def share(self, service: str, weights: Mapping[int, int]) -> None:
         """Set the weights of a service's replicas, by their revision.
@@ -426,8 +432,7 @@ class ManagedGateway:
     def _open_ports(self, state: GatewayState) -> None:
         machines = self.machines
         if machines is not None:
-            https = [] if state.https_port is None else [state.https_port]
-            machines.open_ports(self.name, [*state.http_ports, *https])
+            machines.open_ports(self.name, [*state.http_ports, *state.https_ports])
 
 
 def entered_over_ssh(machine: Any) -> SshMachine | None:
