@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from prefect_dstack.certificates.pem import Validity
@@ -25,14 +25,20 @@ class RequiredCertificate:
     Attributes:
         name: What it is called at the gateway.
         hosts: The host names or addresses that it must be for; empty where a file says it.
+        vital: Whether services cannot be reached without it.
     """
 
     name: str
     hosts: tuple[str, ...]
+    vital: bool = True
 
 
 def wanted(
-    certificate: Certificate, domain: str | None, address: str, routes: Iterable[Route]
+    certificate: Certificate,
+    domain: str | None,
+    address: str,
+    routes: Iterable[Route],
+    models: str | None = None,
 ) -> list[RequiredCertificate]:
     """List the certificates that routes need.
 
@@ -41,6 +47,7 @@ def wanted(
         domain: The domain of the gateway.
         address: Where the gateway is reached, for routes without host names.
         routes: The routes; only those with HTTPS count.
+        models: The host name or address at which the models of all services are; None: nowhere.
 
     Returns:
         The certificates, each once: one per host name, or a wildcard for all that are directly below the
@@ -55,6 +62,10 @@ def wanted(
             for host in route.hosts or (address,):
                 one = _wanted(host, domain if together else None, address)
                 found[one.name] = one
+    if models is not None:
+        # Services have their own names: a name that nobody has led to the gateway yet must not stop them.
+        one = _wanted(models, domain if together else None, address)
+        found.setdefault(one.name, replace(one, vital=False))
     return list(found.values())
 
 

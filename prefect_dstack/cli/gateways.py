@@ -91,8 +91,12 @@ def list_(json: Json = False) -> None:
     if not rows:
         out.print("no gateway runs; the one of this machine starts with the first service")
         return
+    with_models = any(row.openai_base_url for row in rows)
     show_table(
-        ["GATEWAY", "BACKEND", "ADDRESS", "DOMAIN", "CERTIFICATE", "STATE", "SERVICES"],
+        [
+            *("GATEWAY", "BACKEND", "ADDRESS", "DOMAIN", "CERTIFICATE", "STATE", "SERVICES"),
+            *(["MODELS"] if with_models else []),
+        ],
         [
             [
                 row.name,
@@ -102,6 +106,7 @@ def list_(json: Json = False) -> None:
                 _days_left(row),
                 row.state,
                 ", ".join(row.services),
+                *([row.openai_base_url or ""] if with_models else []),
             ]
             for row in rows
         ],

@@ -174,6 +174,7 @@ def _show_one(service: ServiceOverview) -> None:
     print(f"{paint(title, 'bold')}  {state}  {service.serving}/{service.wanted} replicas")  # noqa: T201
     for label, value in (
         ("endpoint", service.url),
+        ("models", service.gateway_openai_base_url),
         ("gateway", service.gateway),
         ("on", service.location),
         ("price", f"{dollars(service.price)} an hour" if service.price else None),

@@ -115,8 +115,8 @@ class Endpoint(BaseModel):
     )
     gateway_openai_base_url: str | None = Field(
         default=None,
-        description="What an OpenAI client takes as `base_url` to ask any model of the service's gateway; set when "
-        "the service has a `model`.",
+        description="What an OpenAI client takes as `base_url` to ask any model of the gateway; set when the "
+        "service has a `model`.",
     )
     model: str | None = Field(
         default=None, description="The name of the model, as an OpenAI client asks for it."

@@ -8,6 +8,7 @@ local LONGEST_NAME = 512
 local HOP = {
   ["connection"] = true, ["keep-alive"] = true, ["proxy-connection"] = true, ["upgrade"] = true,
   ["transfer-encoding"] = true, ["expect"] = true, ["x-gateway-listener"] = true, ["x-dstack-model"] = true,
+  ["x-gateway-leave"] = true,
 }
 
 local tokens, limits = Map.new("tokens.map", Map._str), Map.new("body-limits.map", Map._str)
@@ -196,7 +197,7 @@ local function head(applet, model)
     ("%s %s HTTP/1.1"):format(applet.method, applet:get_var("txn.target")),
     "connection: close",
     -- A refusal comes before there is a body that nobody reads, which would break the connection.
-    "expect: 100-continue",
+    "x-gateway-leave: asked",
     "x-gateway-listener: " .. applet:get_var("txn.listener"),
     "x-dstack-model: " .. model.id,
   }
@@ -215,17 +216,19 @@ end
 
 -- Sends the body. A service that answers before it has all may want no more.
 local function send(server, request, whole)
-  local open = true
   for _, piece in ipairs(request.pieces) do
-    open = open and server:send(whole and piece or ("%x\r\n%s\r\n"):format(#piece, piece))
+    local sent = server:send(whole and piece or ("%x\r\n%s\r\n"):format(#piece, piece))
+    if not sent or sent < 0 then
+      break
+    end
   end
-  if open and not whole then
+  if not whole then
     server:send("0\r\n\r\n")
   end
   request.pieces, request.size = nil, 0
 end
 
--- Reads the head of the answer; calls `go_on` when the body is asked for.
+-- Reads the head of the answer; calls `go_on` when there is leave to send the body.
 local function read_head(server, go_on)
   local status, headers
   repeat
@@ -237,11 +240,12 @@ local function read_head(server, go_on)
     line = server:receive("*l")
     while line and line ~= "" do
       local name, value = line:match("^([^:]+):%s*(.-)%s*$")
-      headers[#headers + 1] = {name:lower(), value}
+      name = name:lower()
+      headers[#headers + 1] = {name, value}
+      if status < 200 and name == "x-gateway-leave" then
+        go_on()
+      end
       line = server:receive("*l")
-    end
-    if status == 100 then
-      go_on()
     end
   until status >= 200
   return status, headers
@@ -294,13 +298,9 @@ local function pass_on(applet, model, request)
     return refuse(applet, 502, "bad_gateway", nil, "The service did not answer properly.")
   end
   server:send(head(applet, model))
-  local going
   receive(applet, server, function()
-    if not going then
-      -- It is sent beside this, since the answer may begin before all is taken.
-      core.register_task(send, server, request, applet.headers["content-length"] ~= nil)
-      going = true
-    end
+    -- It is sent beside this, since the answer may begin before all is taken.
+    core.register_task(send, server, request, applet.headers["content-length"] ~= nil)
   end)
   server:close()
 end

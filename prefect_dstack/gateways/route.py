@@ -216,8 +216,8 @@ def refuse_conflict(route: Route, other: Route) -> None:
     """
     if route.model is not None and other.model is not None and route.model.name == other.model.name:
         raise ConflictError(
-            f"model '{route.model.name}' of the gateway belongs to service '{other.service}': give the model of "
-            f"'{route.service}' another name, stop '{other.service}', or use another gateway"
+            f"model '{route.model.name}' of the gateway belongs to service '{other.service}': give the model "
+            f"of '{route.service}' another name, stop '{other.service}', or use another gateway"
         )
     if route.port != other.port:
         return

@@ -61,8 +61,8 @@ class GatewayState(Part):
     )
     models_port: Port | None = Field(
         default=None,
-        description="The port of all models, by HTTPS if the gateway has it; None: it has no models, or a host "
-        "name for them.",
+        description="The port of all models, by HTTPS if the gateway has it; None: it has no models, or "
+        "a host name for them.",
     )
     routes: dict[Name, Route] = Field(default_factory=dict, description="The routes by service.")
 
@@ -88,6 +88,8 @@ class GatewayState(Part):
         ports = self._ports() | (set() if self.bind_address == "127.0.0.1" else {self.base_port})
         if self.models_port is not None and self.https_port is None:
             ports.add(self.models_port)
+        if self.models_host is not None:
+            ports.add(self.base_port)
         return sorted(ports)
 
     @property
@@ -101,6 +103,13 @@ class GatewayState(Part):
     def models(self) -> list[tuple[Route, RouteModel]]:
         """The models that services of it serve."""
         return [(route, route.model) for route in self.routes.values() if route.model is not None]
+
+    @property
+    def models_preflight(self) -> Route | None:
+        """The route that answers what pages ask before they call a model, which names none yet."""
+        routes = [route for route, _ in self.models]
+        alike = all(route.cors is not None and route.cors == routes[0].cors for route in routes)
+        return routes[0] if routes and alike else None
 
     @property
     def models_host(self) -> str | None:
@@ -136,7 +145,8 @@ class GatewayState(Part):
         known = self.routes.get(route.service)
         if self.models_host in route.hosts and (known is None or known.hosts != route.hosts):
             raise ConflictError(
-                f"{self.models_host} is where gateway '{self.name}' has its models, choose another domain or name"
+                f"{self.models_host} is where gateway '{self.name}' has its models, "
+                "choose another domain or name"
             )
         return self._with(routes={**self.routes, route.service: route})
 

@@ -74,8 +74,12 @@ def lacking(
     if certificate is None:
         return []
     control = gateway.control
+    state = gateway.state()
+    models = None
+    if state is not None and any(route.model for route in routes):
+        models = state.models_host or (gateway.address if state.models_port else None)
     found: list[tuple[RequiredCertificate, CertificateStatus | None]] = []
-    for item in wanted(certificate, configuration.domain, gateway.address, routes):
+    for item in wanted(certificate, configuration.domain, gateway.address, routes, models):
         known = validity_of(control, item.name)
         usable = known is not None and known.not_after > now() and all(map(known.covers, item.hosts))
         if known is None or not usable:

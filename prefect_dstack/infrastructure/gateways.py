@@ -262,9 +262,7 @@ class ManagedGateway:
         def updated(state: GatewayState) -> GatewayState:
             route = keeping_replicas(state, route_of(state))
             found.append(route)
-            return with_tokens(
-                state.with_route(route).with_models_port(self.port_is_free), self._tokens()
-            )
+            return with_tokens(state.with_route(route).with_models_port(self.port_is_free), self._tokens())
 
         self._open_ports(self.control.change(updated))
         return found[-1]

@@ -67,8 +67,8 @@ def ensure_certificates(
         routes: The routes.
 
     Raises:
-        CertificateError: If one is missing and cannot be had. One that only cannot be renewed yet is
-            reported by a warning and an event.
+        CertificateError: If one is missing that services need, and cannot be had. One that only cannot be
+            renewed yet, or is for the address of all models, is reported by a warning and an event.
     """
     for problem in _renew(infrastructure, gateway, routes, may_fail=False):
         get_run_logger().warning("%s", problem)
@@ -94,7 +94,7 @@ def _renew(
                 issue_certificate(infrastructure, gateway, item.name, item.hosts)
             except PrefectDstackError as error:
                 publish_certificate_failed(gateway.name, item, status, str(error))
-                if status is None and not may_fail:
+                if status is None and item.vital and not may_fail:
                     raise
                 problems.append(_problem(gateway.name, item, status, error))
     return problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.errors import ConfigurationError, PrefectDstackError
+from prefect_dstack.gateways.routing import models_url
 from prefect_dstack.hosts.pool import shared_connections
 from prefect_dstack.infrastructure.certificates import CertificateStatus, certificates
 from prefect_dstack.store.sources import resolve_infrastructure
@@ -21,6 +22,9 @@ class GatewayOverview(BaseModel):
     backend: str = Field(description="Where it runs.")
     address: str = Field(description="Where it is reached.")
     domain: str | None = Field(description="The domain below which services have names.")
+    openai_base_url: str | None = Field(
+        default=None, description="Where the models of all its services are; None: it has none."
+    )
     state: str = Field(description="`running`, `elsewhere` with the machine, or why not.")
     services: list[str] = Field(description="The services that it routes.")
     certificates: list[CertificateStatus] = Field(
@@ -63,6 +67,7 @@ def gateway_overview() -> list[GatewayOverview]:
                 backend=gateway.configuration.backend,
                 address=gateway.address,
                 domain=gateway.configuration.domain,
+                openai_base_url=None if state is None else models_url(state, gateway.address),
                 state=condition,
                 services=[] if state is None else sorted(state.routes),
                 certificates=known,

@@ -97,6 +97,9 @@ class ServiceOverview(BaseModel):
     wanted: int = Field(description="How many replicas there shall be.")
     serving: int = Field(description="How many there are that get requests.")
     url: str | None = Field(description="Where it answers.")
+    gateway_openai_base_url: str | None = Field(
+        default=None, description="Where the models of all services of its gateway are, if it serves one."
+    )
     gateway: str = Field(description="The gateway in front of it.")
     location: str | None = Field(
         default=None, description="The machine on which alone it can be changed; None: any."
@@ -254,6 +257,9 @@ def _summary(
             "wanted": record.wanted_replicas,
             "serving": serving,
             "url": None if record.endpoint is None else record.endpoint.url,
+            "gateway_openai_base_url": (
+                None if record.endpoint is None else record.endpoint.gateway_openai_base_url
+            ),
             "gateway": record.gateway,
             "location": None if record.location is None else str(record.location),
             "replicas": [replica.model_dump() for replica in replicas],

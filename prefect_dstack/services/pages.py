@@ -104,6 +104,8 @@ def _calls(record: ServiceRecord) -> Iterable[str]:
             f'    model="{endpoint.model}", messages=[{{"role": "user", "content": "Hello"}}]',
             ")",
         )
+        if endpoint.gateway_openai_base_url is not None:
+            yield f"All models of the gateway are at `{endpoint.gateway_openai_base_url}`."
         return
     header = ' -H "Authorization: Bearer $TOKEN"' if endpoint.auth else ""
     yield _code("console", f"$ curl{header} {endpoint.url}/")
