@@ -59,6 +59,18 @@ class TestWanted:
     def test_is_none_for_services_without_https(self) -> None:
         assert wanted(ACME, "example.com", "192.0.2.1", [route("a", "a.example.com", https=False)]) == []
 
+    def test_is_one_for_the_address_of_all_models_without_which_services_are_reached(self) -> None:
+        routes = [route("a", "a.example.com")]
+        models = "gateway.example.com"
+
+        assert wanted(ACME, "example.com", "192.0.2.1", routes, models)[1:] == [
+            RequiredCertificate(models, (models,), vital=False)
+        ]
+        # What services need is not needed less because models share it.
+        for certificate in (DNS, OURS):
+            (shared,) = wanted(certificate, "example.com", "192.0.2.1", routes, models)
+            assert (shared.name, shared.vital) == ("wildcard_.example.com", True)
+
     def test_is_what_a_file_holds_even_before_the_first_service(self) -> None:
         assert wanted(FILE, None, "192.0.2.1", []) == [RequiredCertificate("file_", ())]
 

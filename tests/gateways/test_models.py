@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -159,9 +159,7 @@ class TestListing:
     def test_strangers_are_shown_what_is_open(self, models: Models) -> None:
         open_, _ = models.serve()
         closed, _ = models.serve(auth=True, tokens={"t": token("right")})
-        expired, _ = models.serve(
-            auth=True, tokens={"t": token("right", datetime(2020, 1, 1, tzinfo=timezone.utc))}
-        )
+        expired, _ = models.serve(auth=True, tokens={"t": token("right", datetime(2020, 1, 1, tzinfo=UTC))})
 
         assert f"org/{open_}" in models.listed()
         for headers in (None, WRONG):
@@ -385,7 +383,7 @@ class TestHttps:
         url = models_url(state, "a.test")
 
         assert url == f"https://a.test:{state.models_port}/v1"
-        with httpx.Client(verify=False, http2=True) as client:  # noqa: S501 - the name is not looked up
+        with httpx.Client(verify=False, http2=True) as client:
             asked = client.post(
                 f"https://127.0.0.1:{state.models_port}/v1/echo",
                 content=late("m"),
