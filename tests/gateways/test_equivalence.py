@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prefect_dstack.errors import NotFoundError
 from prefect_dstack.gateways.gateway import Gateway
-from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
+from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteModel, RouteReplica
 from prefect_dstack.gateways.template import loaded_maps, maps
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.world import with_token
@@ -69,6 +69,9 @@ def transition(chance: random.Random, port: int) -> Transition:
         lambda state: state.without_challenge(token),
         lambda state: state.without_replica(service, "r0").without_replica(service, "r1"),
         lambda state: state.with_route(route(service, port, queue_timeout=number % 10 + 1)),
+        lambda state: state.with_route(
+            route(service, port).model_copy(update={"model": RouteModel(name=service, created=number)})
+        ),
     ]
     return chance.choice(candidates)
 
