@@ -168,7 +168,8 @@ class GatewayState(Part):
         if self.models_port is not None:
             return self
         held = {self.base_port, self.https_port, *self._ports()}
-        for port in range(min(self.base_port + MODELS_PORT_ABOVE, 65535), 65536):
+        wanted = self.base_port + MODELS_PORT_ABOVE
+        for port in (*range(wanted, 65536), *range(1024, min(wanted, 65536))):
             if port not in held and is_port_free(port):
                 return self._with(models_port=port)
         raise ConflictError(f"no port is free for the models of gateway '{self.name}'")

@@ -38,7 +38,9 @@ def configured(state: GatewayState, wanted: GatewayState) -> GatewayState:
         }
         for name, route in state.routes.items()
     }
-    return GatewayState.model_validate({**dict(state), **kept, "routes": routes})
+    taken = state.models_port in (wanted.base_port, wanted.https_port)
+    models_port = None if taken else state.models_port
+    return GatewayState.model_validate({**dict(state), **kept, "routes": routes, "models_port": models_port})
 
 
 def keeping_replicas(state: GatewayState, route: Route) -> Route:

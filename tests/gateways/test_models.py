@@ -17,6 +17,7 @@ from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.gateways.routing import models_url
 from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.gateways.template import render
+from prefect_dstack.gateways.transitions import configured
 from prefect_dstack.hosts.ports import free_port, port_is_free
 from tests.gateways.application import Answer, Application, raw, request
 from tests.gateways.test_https import certificate
@@ -136,6 +137,15 @@ class TestState:
             state.with_route(route("b", port=1081))
         assert state.with_models_port(lambda _: True).models_port == 1081
         assert state.without_route("a").with_models_port(lambda _: True).models_port is None
+
+    def test_the_gateways_own_ports_come_first(self) -> None:
+        state = self.STATE.with_route(route("a", model=model("m"))).with_models_port(lambda _: True)
+        wanted = self.STATE.model_copy(update={"https_port": 1080})
+
+        moved = configured(state, wanted).with_models_port(lambda port: port != 1081)
+        assert (moved.https_ports, moved.http_ports) == ([1080, 1082], [80])
+        last = state.model_copy(update={"base_port": 65000, "models_port": None})
+        assert last.with_models_port(lambda port: port == 2000).models_port == 2000
 
     def test_two_services_have_no_model_in_common(self) -> None:
         state = self.STATE.with_route(route("a", port=80, model=model("m")))
