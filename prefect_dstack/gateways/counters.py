@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from prefect_dstack.gateways.latency import Durations, Tally
 from prefect_dstack.gateways.servers import SUCCESSOR
 
 __all__ = ["CODES", "Departed", "Ledger", "ProcessSample", "Row", "departed_with", "read_departed"]
@@ -46,6 +47,11 @@ class Row:
     first_byte: float = 0.0
     total: float = 0.0
 
+    @property
+    def answered(self) -> bool:
+        """Whether there was any answer."""
+        return any(self.counters.get(code) for code in CODES)
+
     @classmethod
     def of(cls, line: Mapping[str, str]) -> Row:
         """Read it.
@@ -73,6 +79,8 @@ class ProcessSample:
         services: Each service as a whole.
         replicas: The replicas of each service.
         held: Of each service, the requests that wait for a first replica, and all that ever had to.
+        durations: Of each service, how long its replicas took: tallies by replica and bucket. Replicas that
+            are gone are among them.
     """
 
     process: int
@@ -80,6 +88,7 @@ class ProcessSample:
     services: Mapping[str, Row]
     replicas: Mapping[str, Mapping[str, Row]]
     held: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    durations: Mapping[str, Mapping[str, Mapping[int, Tally]]] = field(default_factory=dict)
 
     @property
     def idle(self) -> bool:
@@ -94,15 +103,18 @@ class Ledger:
         totals: The counters of each replica, by service and replica; those of no replica (an empty name) are
             answers of the gateway itself.
         held: How many requests had to wait for a first replica, by service.
+        durations: How long the answers of each replica took to begin, by service and replica.
     """
 
     def __init__(self) -> None:
         self.totals: dict[tuple[str, str], Counter[str]] = {}
         self.held: Counter[str] = Counter()
+        self.durations: dict[tuple[str, str], Durations] = {}
         self._seen: dict[int, dict[tuple[str, str], Counter[str]]] = {}
         self._whole: dict[int, dict[str, Counter[str]]] = {}
         self._own: dict[int, dict[str, Counter[str]]] = {}
         self._held: dict[int, Counter[str]] = {}
+        self._took: dict[int, Mapping[str, Mapping[str, Mapping[int, Tally]]]] = {}
 
     def take(self, samples: Iterable[ProcessSample], departed: Departed) -> None:
         """Add what was counted since the last time.
@@ -116,7 +128,7 @@ class Ledger:
             alive.add(sample.process)
             self._add(sample, departed.get(str(sample.process), {}))
         for process in self._seen.keys() - alive:
-            for known in (self._seen, self._whole, self._own, self._held):
+            for known in (self._seen, self._whole, self._own, self._held, self._took):
                 known.pop(process, None)
 
     def _add(self, sample: ProcessSample, departed: Mapping[str, Mapping[str, int]]) -> None:
@@ -143,6 +155,22 @@ class Ledger:
         for service, (_, ever) in sample.held.items():
             self.held[service] += max(0, ever - held[service])
             held[service] = max(held[service], ever)
+
+        self._add_durations(sample)
+
+    def _add_durations(self, sample: ProcessSample) -> None:
+        earlier = self._took.get(sample.process, {})
+        for service, replicas in sample.durations.items():
+            for replica, tallies in replicas.items():
+                if replica != SUCCESSOR:
+                    before = earlier.get(service, {}).get(replica, {})
+                    self.durations.setdefault((service, replica), Durations()).grow(before, tallies)
+        self._took[sample.process] = sample.durations
+
+    def forget(self, service: str, replica: str) -> None:
+        """Drop the totals of a replica that has been gone for long."""
+        self.totals.pop((service, replica), None)
+        self.durations.pop((service, replica), None)
 
     def _grow(self, key: tuple[str, str], by: Mapping[str, int]) -> None:
         total = self.totals.setdefault(key, Counter())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -14,14 +14,15 @@ from prefect_dstack.errors import CertificateError, ConflictError, GatewayError,
 from prefect_dstack.gateways.changes import DELETE, Command, changes
 from prefect_dstack.gateways.counters import Departed, ProcessSample, Row, departed_with, read_departed
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING, failing
+from prefect_dstack.gateways.latency import Tally
 from prefect_dstack.gateways.observation import HeldRequests, ReplicaHealth, ReplicaStatistics, ServiceLoad
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.runtime import (
     Workers,
     ask,
+    parse_durations,
     parse_held,
     parse_statistics,
-    parse_table,
     parse_workers,
 )
 from prefect_dstack.gateways.servers import SUCCESSOR, backend, service_of
@@ -392,13 +393,11 @@ class Gateway:
             GatewayError: If the gateway does not answer.
         """
         process = self._current_worker()
-        durations = parse_table(self._master(f"@!{process} show table {backend(service)}"))
-        found: dict[str, ReplicaStatistics] = {}
-        for server in self._servers(service, process):
-            found[server["svname"]] = ReplicaStatistics.of(
-                process, server, durations.get(server["svname"], ())
-            )
-        return found
+        durations = self._durations([service], process).get(service, {})
+        return {
+            server["svname"]: ReplicaStatistics.of(process, server, durations.get(server["svname"], {}))
+            for server in self._servers(service, process)
+        }
 
     def held(self, service: str) -> int:
         """Count the requests that wait at the gateway until a replica of a service is ready.
@@ -502,7 +501,18 @@ class Gateway:
             else:
                 replicas.setdefault(service, {})[line["svname"]] = Row.of(line)
         held = parse_held(self._master(f"@!{worker} show held"))
-        return ProcessSample(worker, current, services, replicas, held)
+        busy = [
+            service
+            for service, row in services.items()
+            if any(it.answered for it in (row, *replicas.get(service, {}).values()))
+        ]
+        return ProcessSample(worker, current, services, replicas, held, self._durations(busy, worker))
+
+    def _durations(self, services: Sequence[str], worker: int) -> dict[str, dict[str, dict[int, Tally]]]:
+        """Ask a process how long replicas took: tallies by service, replica and bucket."""
+        tables = "".join(f"\nshow table {backend(service)}" for service in services)
+        found = parse_durations(self._master(f"@!{worker}{tables}")) if tables else {}
+        return {service: found.get(backend(service), {}) for service in services}
 
     def _held(self, service: str, worker: int) -> tuple[int, int]:
         return parse_held(self._master(f"@!{worker} show held")).get(service, (0, 0))

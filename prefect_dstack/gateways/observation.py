@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,13 +63,14 @@ class ReplicaStatistics(BaseModel):
     connection_errors: int = Field(description="Connections that failed.")
     response_errors: int = Field(description="Requests it took and never answered.")
     durations: tuple[int, ...] = Field(
-        description="How many answers began after how long, in the buckets of `latency.BUCKETS`; all 0 "
-        "unless the route is `compared` or `measured`."
+        description="How many answers began after how long, in the buckets of `latency.BUCKETS`."
     )
 
     @classmethod
-    def of(cls, process: int, server: Mapping[str, str], durations: Sequence[int]) -> ReplicaStatistics:
-        """Read it from a line of `show stat` and the counters of its backend's table, if there are any."""
+    def of(
+        cls, process: int, server: Mapping[str, str], durations: Mapping[int, latency.Tally]
+    ) -> ReplicaStatistics:
+        """Read it from a line of `show stat` and the tallies in its backend's table, by bucket."""
         return cls(
             process=process,
             requests=sum(int(server[f"hrsp_{hundreds}xx"] or 0) for hundreds in "12345"),
@@ -77,7 +78,9 @@ class ReplicaStatistics(BaseModel):
             server_errors=int(server["hrsp_5xx"] or 0),
             connection_errors=int(server["econ"] or 0),
             response_errors=int(server["eresp"] or 0),
-            durations=tuple(durations or [0] * len(latency.BUCKETS)),
+            durations=tuple(
+                durations.get(bucket, latency.Tally()).answers for bucket in range(len(latency.BUCKETS))
+            ),
         )
 
     @property
@@ -89,12 +92,12 @@ class ReplicaStatistics(BaseModel):
 
     @property
     def mean(self) -> float | None:
-        """Mean milliseconds from the request to the beginning of the answer; None if not measured."""
+        """Mean milliseconds from the request to the beginning of the answer; None without any."""
         return latency.mean(self.durations)
 
     @property
     def p95(self) -> float | None:
-        """Milliseconds within which 95 % of the answers began; None if not measured."""
+        """Milliseconds within which 95 % of the answers began; None without any."""
         return latency.quantile(self.durations, 0.95)
 
     def since(self, earlier: ReplicaStatistics) -> ReplicaStatistics:

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MEGABYTE = 1024 * 1024
-FORMER_FIELDS = ("retry_idempotent",)
+FORMER_FIELDS = ("measured", "retry_idempotent")
 
 ReplicaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 TokenId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -151,15 +151,9 @@ class Route(Part):
         description="Whether a line is written for each of its requests. It costs a quarter of the gateway's "
         "speed.",
     )
-    measured: bool = Field(
-        default=False,
-        description="Whether the time that each replica takes is measured. It costs a tenth of the gateway's "
-        "speed.",
-    )
     compared: bool = Field(
         default=False,
-        description="Whether replicas get exactly the share of their weight, and the time that each takes is "
-        "measured, as a canary needs. It costs a tenth of the gateway's speed.",
+        description="Whether replicas get exactly the share of their weight, as a canary needs.",
     )
     replicas: dict[ReplicaName, RouteReplica] = Field(
         default_factory=dict, description="Its replicas by name."

@@ -77,7 +77,6 @@ def route_of(
         health_check=_health_check(configuration),
         access_log=configuration.access_log,
         model=_model(configuration, None if known is None else known.model),
-        measured=any(scaling.metric == "latency_p95" for scaling in configuration.scalings),
         hold_limit=HOLD_LIMIT if (configuration.replica_range.min or 0) == 0 else 0,
         hold_timeout=configuration.queue_timeout or HOLD_TIMEOUT,
     )

@@ -11,10 +11,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prefect_dstack.errors import GatewayError
+from prefect_dstack.gateways.latency import Tally
 
-__all__ = ["Connection", "Workers", "ask", "parse_held", "parse_statistics", "parse_table", "parse_workers"]
+__all__ = [
+    "Connection",
+    "Workers",
+    "ask",
+    "parse_durations",
+    "parse_held",
+    "parse_statistics",
+    "parse_workers",
+]
 
 _HELD = re.compile(r"^(\S+) (\d+) (\d+)$", re.MULTILINE)
+_TABLE = re.compile(r"^# table: (\S+), type:")
+_DURATION = re.compile(r" key=(\S+)/(\d+) .* conn_cnt=(\d+) gpc0=(\d+)$")
 _WORKER = re.compile(r"^(\d+)\s+worker\s")
 
 
@@ -49,7 +60,7 @@ def ask(connection: Connection, command: str) -> str:
 
     Args:
         connection: To the master socket.
-        command: The command; a payload follows it after ` <<` and a newline.
+        command: The command; a payload follows it after ` <<` and a newline. Several are lines.
 
     Returns:
         The answer.
@@ -95,11 +106,17 @@ def parse_held(answer: str) -> dict[str, tuple[int, int]]:
     return {service: (int(held), int(ever)) for service, held, ever in _HELD.findall(answer)}
 
 
-def parse_table(answer: str) -> dict[str, list[int]]:
-    """Read the counters in an answer to `show table`, by key."""
-    counters: dict[str, list[int]] = {}
+def parse_durations(answer: str) -> dict[str, dict[str, dict[int, Tally]]]:
+    """Read the answers to `show table` of any number of backends: tallies by backend, server and bucket.
+
+    A process of an earlier version has no tables, or others, of which nothing is read.
+    """
+    found: dict[str, dict[str, dict[int, Tally]]] = {}
+    servers: dict[str, dict[int, Tally]] = {}
     for line in answer.splitlines():
-        if match := re.search(r"key=(\S+) ", line):
-            found = {int(index): int(count) for index, count in re.findall(r"gpc(\d+)=(\d+)", line)}
-            counters[match[1]] = [found[index] for index in sorted(found)]
-    return counters
+        if header := _TABLE.match(line):
+            servers = found.setdefault(header[1], {})
+        elif entry := _DURATION.search(line):
+            server, bucket, count, spent = entry.groups()
+            servers.setdefault(server, {})[int(bucket)] = Tally(int(count), int(spent))
+    return found

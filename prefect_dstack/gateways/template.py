@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from prefect_dstack.gateways import access_log, quoting, servers
+from prefect_dstack.gateways import access_log, latency, quoting, servers
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING
 from prefect_dstack.gateways.health import HealthCheck
-from prefect_dstack.gateways.latency import BUCKETS
 from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ BODY_LIMITS = "body-limits.map"
 PREVIEWS = "previews.map"
 MODELS = "models.map"
 MODELS_BACKEND = "models"
+BUCKETS = "buckets.map"
 REVISION_HEADER = "X-Dstack-Revision"
 """Who asks for a revision that gets no requests names it here."""
 MODEL_HEADER = "X-Dstack-Model"
@@ -144,7 +144,11 @@ def render(state: GatewayState) -> dict[str, bytes]:
     # A name of its own for each content: HAProxy can check a new list while it runs with the former one.
     certificate_list = f"certificates-{_digest(certificates)}.list"
     scripts = (*SCRIPTS, MODELS_SCRIPT) if state.models else SCRIPTS
-    beside = {name: _script(name) for name in scripts} | {error.file: error.response for error in ERRORS}
+    beside = {
+        **{name: _script(name) for name in scripts},
+        **{error.file: error.response for error in ERRORS},
+        BUCKETS: latency.bucket_map(),
+    }
     files = {
         CONFIGURATION: _template().render(
             state=state,
@@ -158,7 +162,8 @@ def render(state: GatewayState) -> dict[str, bytes]:
             kept_headers=_kept_headers(state),
             acme_path=ACME_PATH,
             health_file=FAILING,
-            buckets=list(BUCKETS),
+            buckets_map=BUCKETS,
+            duration_unit=latency.UNIT,
             previewed=_is_previewed(state),
             revision_header=REVISION_HEADER,
             model_header=MODEL_HEADER,

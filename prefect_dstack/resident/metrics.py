@@ -10,12 +10,18 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import ConflictError, PrefectDstackError
 from prefect_dstack.gateways.counters import CODES, Ledger, ProcessSample
+from prefect_dstack.gateways.latency import Durations
 from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.gateways.servers import SUCCESSOR
 from prefect_dstack.infrastructure.gateways import ManagedGateway
@@ -108,9 +114,12 @@ class GatewayMetrics:
             for service, rows in one.replicas.items():
                 self._last_seen.update(dict.fromkeys(((service, replica) for replica in rows), now))
             self._last_seen.update(dict.fromkeys(((service, "") for service in one.services), now))
+        # What was gone before the first look.
+        for key in self.ledger.durations:
+            self._last_seen.setdefault(key, now)
         for key in [key for key, seen in self._last_seen.items() if now - seen > FORGOTTEN]:
             del self._last_seen[key]
-            self.ledger.totals.pop(key, None)
+            self.ledger.forget(*key)
 
 
 class MetricsServer(Collector):
@@ -195,6 +204,7 @@ class MetricsServer(Collector):
         """Yield all metrics as they are now."""
         gateways = dict(self._gateways)
         totals: dict[tuple[str, str], Counter[str]] = {}
+        durations: dict[tuple[str, str], Durations] = {}
         held: Counter[str] = Counter()
         samples: list[ProcessSample] = []
         for one in gateways.values():
@@ -203,7 +213,10 @@ class MetricsServer(Collector):
                 held.update(one.ledger.held)
                 for key, counters in one.ledger.totals.items():
                     totals.setdefault(key, Counter()).update(counters)
+                for key, its in one.ledger.durations.items():
+                    durations.setdefault(key, Durations()).add(its)
         yield from _counted(totals, held)
+        yield _timed(durations)
         yield from _measured(samples)
         unknown = {name for name, one in gateways.items() if one.up is None}
         yield from self._states(samples, unknown)
@@ -275,12 +288,23 @@ def _counted(totals: dict[tuple[str, str], Counter[str]], held: Counter[str]) ->
     yield waited
 
 
+def _timed(durations: dict[tuple[str, str], Durations]) -> Metric:
+    first_byte = HistogramMetricFamily(
+        "prefect_dstack_first_byte_seconds",
+        "Time to the first byte of an answer, with what the request waited at the gateway.",
+        labels=REPLICA,
+    )
+    for (service, replica), its in sorted(durations.items()):
+        first_byte.add_metric(_labels(service, replica), list(its.cumulative()), its.seconds)
+    return first_byte
+
+
 def _measured(samples: Sequence[ProcessSample]) -> Iterable[Metric]:
     in_flight: Counter[tuple[str, str]] = Counter()
     queued: Counter[str] = Counter()
     held: Counter[str] = Counter()
     first_byte = GaugeMetricFamily(
-        "prefect_dstack_first_byte_seconds",
+        "prefect_dstack_first_byte_mean_seconds",
         "Mean time to the first byte of an answer, of the last 1,024.",
         labels=REPLICA,
     )

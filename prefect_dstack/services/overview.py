@@ -38,9 +38,7 @@ class ReplicaFigures(BaseModel):
     requests: int = Field(description="Answers that it began.")
     failed: int = Field(description="Those with a status of 500 or above, and requests without an answer.")
     first_byte: float = Field(description="Mean seconds to the first byte of the last 1,024 answers.")
-    p95: float | None = Field(
-        description="Seconds within which 95 % of the answers began; None where the gateway does not measure."
-    )
+    p95: float | None = Field(description="Seconds within which 95 % of them began; None without any.")
 
 
 class ReplicaOverview(BaseModel):

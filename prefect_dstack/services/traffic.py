@@ -14,7 +14,6 @@ from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.gateways import latency
 from prefect_dstack.gateways.counters import CODES, Ledger, ProcessSample
-from prefect_dstack.gateways.observation import ReplicaStatistics
 from prefect_dstack.gateways.servers import SUCCESSOR
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.services.location import is_elsewhere
@@ -41,7 +40,7 @@ class ServiceTraffic(BaseModel):
         "without any answer."
     )
     p95: float | None = Field(
-        description="Seconds within which 95 % of the answers began; None where the gateway does not measure."
+        description="Seconds within which 95 % of the answers since the last look began; None without any."
     )
     in_flight: int = Field(description="Requests that replicas work on.")
     waiting: int = Field(description="Requests that wait at the gateway, for room or for a first replica.")
@@ -84,16 +83,11 @@ class Traffic:
         infrastructure = resolve_infrastructure()
         there = [record for record in records if not is_elsewhere(record, infrastructure.here)]
         names = sorted({record.gateway for record in there})
-        measured = {
-            name: [record.name for record in there if record.gateway == name and _is_measured(record)]
-            for name in names
-        }
         for name in names:
             self._gateways.setdefault(name, _GatewayTraffic(name, self._clock))
         with ThreadPoolExecutor(PARALLEL_GATEWAYS) as pool:
             looks = [
-                pool.submit(copy_context().run, self._gateways[name].look, infrastructure, measured[name])
-                for name in names
+                pool.submit(copy_context().run, self._gateways[name].look, infrastructure) for name in names
             ]
             for done in looks:
                 done.result()
@@ -117,25 +111,20 @@ class _GatewayTraffic:
         self._seconds = 0.0
         self._samples: Sequence[ProcessSample] = ()
         self._problem = ""
-        self._statistics: dict[str, dict[str, ReplicaStatistics]] = {}
-        self._p95: dict[str, float | None] = {}
+        self._durations: dict[str, Counter[int]] = {}
 
-    def look(self, infrastructure: Infrastructure, measured: Sequence[str]) -> None:
+    def look(self, infrastructure: Infrastructure) -> None:
         """Look once.
 
         Args:
             infrastructure: Where the gateway is.
-            measured: The services whose durations it measures.
         """
         try:
-            control = infrastructure.gateway(self.name).control
-            samples, departed = control.samples()
-            for service in measured:
-                self._measure(service, control.statistics(service))
+            samples, departed = infrastructure.gateway(self.name).control.samples()
         except PrefectDstackError as error:
             self._samples, self._problem, self._at = (), str(error), None
             return
-        now, before = self._clock(), self._answers()
+        now, before, took = self._clock(), self._answers(), self._took()
         self._ledger.take(samples, departed)
         self._samples, self._problem = samples, ""
         self._rates = {}
@@ -145,12 +134,9 @@ class _GatewayTraffic:
             }
             self._seconds = now - self._at
         self._at = now
-
-    def _measure(self, service: str, now: dict[str, ReplicaStatistics]) -> None:
-        before, self._statistics[service] = self._statistics.get(service, {}), now
-        recent = [it.since(before[name]) if name in before else it for name, it in now.items()]
-        durations = [sum(counts) for counts in zip(*(it.durations for it in recent), strict=True)]
-        self._p95[service] = latency.quantile(durations, 0.95) if durations else None
+        self._durations = {
+            name: counted - took.get(name, Counter()) for name, counted in self._took().items()
+        }
 
     def of(self, record: ServiceRecord) -> ServiceTraffic:
         """Return what a service behind it bears."""
@@ -172,6 +158,8 @@ class _GatewayTraffic:
             for replica, row in one.replicas.get(name, {}).items()
             if replica != SUCCESSOR
         )
+        durations = self._durations.get(name, Counter())
+        p95 = latency.quantile([durations[bucket] for bucket in range(len(latency.BUCKETS))], 0.95)
         queued = sum(one.services[name].queued for one in self._samples if name in one.services)
         held = sum(one.held.get(name, (0, 0))[0] for one in self._samples)
         return ServiceTraffic(
@@ -181,7 +169,7 @@ class _GatewayTraffic:
             rate=sum(rates.values()) / seconds,
             error_rate=rates["5xx"] / seconds,
             first_byte=max(times, default=None),
-            p95=None if (milliseconds := self._p95.get(name)) is None else milliseconds / 1000,
+            p95=None if p95 is None else p95 / 1000,
             in_flight=in_flight,
             waiting=queued + held,
         )
@@ -194,11 +182,12 @@ class _GatewayTraffic:
             its.update({code: counters[code] for code in CODES})
         return found
 
-
-def _is_measured(record: ServiceRecord) -> bool:
-    active = record.active_revision
-    scaling = None if active is None else active.configuration.get("scaling")
-    return scaling is not None and scaling.get("metric") == "latency_p95"
+    def _took(self) -> dict[str, Counter[int]]:
+        """Return how many answers began after how long, by service and bucket."""
+        found: dict[str, Counter[int]] = {}
+        for (service, _), durations in self._ledger.durations.items():
+            found.setdefault(service, Counter()).update(durations.counts)
+        return found
 
 
 def _unknown(record: ServiceRecord, problem: str) -> ServiceTraffic:

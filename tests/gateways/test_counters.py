@@ -15,6 +15,7 @@ from prefect_dstack.gateways.counters import (
     departed_with,
     read_departed,
 )
+from prefect_dstack.gateways.latency import Durations, Tally
 from prefect_dstack.gateways.servers import SUCCESSOR
 
 REPLICAS = ("chat-1-0", "chat-1-1", "chat-2-0")
@@ -29,17 +30,26 @@ class HAProxy:
         self.open: list[tuple[int, str]] = []
         self.departed: bytes | None = None
         self.truth: dict[tuple[str, str], int] = Counter()
+        self.took: dict[int, dict[str, dict[int, Tally]]] = {}
+        self.taken: dict[str, Durations] = {}
         self.reload()
 
     def reload(self) -> None:
         self.process += 1
         self.lives[self.process] = ({}, Counter())
+        self.took[self.process] = {}
 
     def begin(self, replica: str, code: str) -> None:
         self.lives[self.process][0].setdefault(replica, Counter())[code] += 1
         self.open.append((self.process, code))
+        bucket = CODES.index(code)
+        tallies = self.took[self.process].setdefault(replica, {})
+        answers, units = tallies.get(bucket, Tally())
+        tallies[bucket] = Tally(answers + 1, units + 10 * bucket)
         if replica != SUCCESSOR:
             self.truth[replica, code] += 1
+            taken = self.taken.setdefault(replica, Durations())
+            taken.add(Durations(Counter({bucket: 1}), 10 * bucket))
 
     def end(self, process: int | None = None) -> None:
         for index, (whose, code) in enumerate(self.open):
@@ -69,6 +79,7 @@ class HAProxy:
                 process == self.process,
                 {"chat": row(whole)},
                 {"chat": {name: row(counters) for name, counters in servers.items()}},
+                durations={"chat": {name: dict(its) for name, its in self.took[process].items()}},
             )
             for process, (servers, whole) in self.lives.items()
         ]
@@ -114,6 +125,7 @@ def test_totals_are_exact_in_the_end_and_never_fall(actions: list[tuple[str, ...
         if counters[code]
     }
     assert found == {key: number for key, number in haproxy.truth.items() if number}
+    assert ledger.durations == {("chat", replica): taken for replica, taken in haproxy.taken.items()}
 
 
 def test_a_process_with_a_number_that_was_used_before_counts_from_the_beginning() -> None:
@@ -126,6 +138,17 @@ def test_a_process_with_a_number_that_was_used_before_counts_from_the_beginning(
     ledger.take(first, {})
 
     assert ledger.totals["chat", "chat-1-0"]["2xx"] == 10
+
+
+def test_a_replica_that_is_forgotten_has_no_totals_any_more() -> None:
+    ledger, row = Ledger(), Row(dict.fromkeys(CODES, 5))
+    took = {"chat": {"chat-1-0": {3: Tally(25, 100)}}}
+    ledger.take([ProcessSample(7, True, {"chat": row}, {"chat": {"chat-1-0": row}}, durations=took)], {})
+
+    ledger.forget("chat", "chat-1-0")
+
+    assert list(ledger.totals) == [("chat", "")]
+    assert ledger.durations == {}
 
 
 def test_held_requests_are_added_up_over_processes() -> None:

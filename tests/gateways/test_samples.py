@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from prefect_dstack.gateways.counters import Ledger
 from prefect_dstack.gateways.gateway import Gateway
@@ -10,6 +12,7 @@ from prefect_dstack.gateways.state import Route
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, request
 from tests.gateways.conftest import serve
+from tests.gateways.world import replica
 from tests.polling import wait_until
 
 
@@ -28,6 +31,66 @@ def test_a_former_process_stays_until_it_is_let_go(gateway: Gateway, port: int) 
     held.close()
 
     wait_until(lambda: [it.current for it in gateway.samples()[0]] == [True], 10, "it has ended")
+
+
+def totals(gateway: Gateway) -> Ledger:
+    """What a controller that starts now finds."""
+    ledger = Ledger()
+    for _ in range(2):
+        ledger.take(*gateway.samples())
+    return ledger
+
+
+def test_the_time_of_each_answer_is_in_its_bucket(
+    gateway: Gateway, port: int, application: Callable[[str], Application]
+) -> None:
+    serve(gateway, application("hello-1-0"), hosts=["hello.test"])
+    serve(gateway, application("other-1-0"), hosts=["other.test"], service="other", access_log=True)
+    for _ in range(5):
+        assert request(port, "/slow?seconds=0.2", host="hello.test").status == 200
+    assert request(port, "/slow?seconds=0.01", host="other.test").status == 200
+
+    found = totals(gateway).durations
+
+    assert set(found) == {("hello", "hello-1-0"), ("other", "other-1-0")}
+    within = dict(found["hello", "hello-1-0"].cumulative())
+    assert (within["0.1"], within["0.5"], within["+Inf"]) == (0, 5, 5)
+    assert 1.0 <= found["hello", "hello-1-0"].seconds < 2.5
+    assert sum(found["other", "other-1-0"].counts.values()) == 1
+
+
+def test_the_time_of_answers_outlives_their_replica(
+    gateway: Gateway, port: int, application: Callable[[str], Application]
+) -> None:
+    serve(gateway, application("hello-1-0"), application("hello-1-1"))
+    for _ in range(4):
+        assert request(port).status == 200
+
+    gateway.change(lambda state: state.without_replica("hello", "hello-1-0"))
+
+    counted = {replica: sum(it.counts.values()) for (_, replica), it in totals(gateway).durations.items()}
+    assert counted == {"hello-1-0": 2, "hello-1-1": 2}
+
+
+def test_what_a_request_waits_for_a_first_replica_is_part_of_its_time_over_a_reload_too(
+    gateway: Gateway, port: int, application: Callable[[str], Application]
+) -> None:
+    serve(gateway, hold_limit=3)
+    start = time.monotonic()
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(request, port)
+        wait_until(lambda: gateway.held("hello") == 1)
+        wait_until(lambda: time.monotonic() - start >= 1)
+        reload(gateway)
+        wait_until(lambda: gateway._held("hello", gateway._current_worker())[0] == 1)
+        gateway.change(lambda state: state.with_replica("hello", replica(application("hello-1-0"))))
+        assert answer.result(20).status == 200
+
+    ((key, took),) = totals(gateway).durations.items()
+
+    assert key == ("hello", "hello-1-0")
+    assert sum(took.counts.values()) == 1
+    assert 1.0 <= took.seconds <= time.monotonic() - start
 
 
 def test_what_a_replica_has_answered_outlives_it(

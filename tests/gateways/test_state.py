@@ -45,7 +45,7 @@ def test_a_state_survives_json() -> None:
 def test_a_route_of_an_earlier_version_is_read_without_what_is_gone() -> None:
     state = STATE.with_route(route())
     written = json.loads(state.model_dump_json())
-    written["routes"]["hello"]["retry_idempotent"] = False
+    written["routes"]["hello"] |= {"retry_idempotent": False, "measured": True}
     assert GatewayState.model_validate_json(json.dumps(written)) == state
 
 

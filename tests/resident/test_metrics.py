@@ -29,11 +29,12 @@ Labels = dict[str, str]
 
 # Answers with the status that is asked for; deployments, which ask too, get one that clients never ask for.
 APPLICATION = """
-import http.server, os
+import http.server, os, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         deployment = self.headers["User-Agent"] == "prefect-dstack"
+        time.sleep(float(self.headers["X-Takes"] or 0))
         self.send_response(302 if deployment else int(self.path.strip("/") or 200))
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -118,10 +119,24 @@ def by_code(url: str, service: str) -> Counter[str]:
     return totals
 
 
+def durations(url: str, service: str) -> dict[str, dict[str, int]]:
+    """How many answers of each replica began within how many seconds, and their number by `_count`."""
+    found: dict[str, dict[str, int]] = {}
+    samples = scrape(url)
+    for labels, value in samples.get("prefect_dstack_first_byte_seconds_bucket", ()):
+        if labels["service"] == service:
+            found.setdefault(labels["replica"], {})[labels["le"]] = int(value)
+    for labels, value in samples.get("prefect_dstack_first_byte_seconds_count", ()):
+        if labels["service"] == service:
+            assert found[labels["replica"]]["+Inf"] == int(value)
+    return found
+
+
 def redeploy(deploy: Callable[..., Endpoint], rounds: int, name: str, url: str) -> tuple[Counter[str], str]:
     """Deploy again and again under load, with a reload of the gateway each time."""
     endpoint = deploy(commands=COMMANDS, replicas=2, probes=None)
     seen: Counter[tuple[str, str]] = Counter()
+    took: dict[str, dict[str, int]] = {}
     with Clients(endpoint.url) as clients:
         for number in range(rounds):
             deploy(commands=COMMANDS, replicas=2, probes=None, force=True)
@@ -130,6 +145,9 @@ def redeploy(deploy: Callable[..., Endpoint], rounds: int, name: str, url: str) 
             now = requests(url, name)
             assert all(now.get(key, 0) >= value for key, value in seen.items()), "they never fall"
             seen = Counter(now)
+            since, took = took, durations(url, name)
+            for replica, within in since.items():
+                assert all(took[replica][bound] >= number for bound, number in within.items())
     return clients.counted, endpoint.url
 
 
@@ -140,6 +158,31 @@ def check_counters(deploy: Callable[..., Endpoint], rounds: int, name: str, url:
     found = requests(url, name)
     assert len({replica for replica, _ in found}) >= 2 * (rounds + 1), "of each revision"
     assert not [code for replica, code in found if not replica], "the gateway itself has answered none"
+    answers: Counter[str] = Counter()
+    for (replica, _), number in found.items():
+        answers[replica] += number
+    assert {replica: within["+Inf"] for replica, within in durations(url, name).items()} == answers
+
+
+def test_each_answer_is_in_the_buckets_of_its_time(
+    deploy: Callable[..., Endpoint], name: str, metrics: str
+) -> None:
+    endpoint = deploy(commands=COMMANDS, replicas=1, probes=None)
+    replica = f"{name}-1-0"
+    wait_until(lambda: replica in durations(metrics, name), 20, "what the deployment asked is counted")
+    before = durations(metrics, name)[replica]
+
+    slow = urllib.request.Request(endpoint.url, headers={"X-Takes": "0.2"})
+    for _ in range(5):
+        assert urllib.request.urlopen(slow, timeout=10).status == 200
+
+    def more() -> dict[str, int]:
+        return {bound: number - before[bound] for bound, number in durations(metrics, name)[replica].items()}
+
+    wait_until(lambda: more()["+Inf"] == 5, 20, "they are counted")
+    assert (more()["0.1"], more()["0.5"]) == (0, 5)
+    spent = scrape(metrics)["prefect_dstack_first_byte_seconds_sum"]
+    assert next(seconds for labels, seconds in spent if labels["replica"] == replica) >= 1.0
 
 
 def test_counters_are_what_clients_count(deploy: Callable[..., Endpoint], name: str, metrics: str) -> None:
