@@ -481,12 +481,11 @@ class Gateway:
             GatewayError: If the gateway does not answer.
         """
         departed = read_departed(self.place.read(DEPARTED))  # first: it is written before a server goes
-        workers = self._workers()
-        samples = [self._sample(worker, current=True) for worker in workers.current]
-        for worker in workers.old:
-            with contextlib.suppress(GatewayError):  # it may end at any moment
-                samples.append(self._sample(worker, current=False))
-        return samples, departed
+        current = self._workers().current
+        samples = [self._sample(worker, current=True) for worker in current]
+        # One that lives and does not answer is not left out: it would be taken for gone, and counted again.
+        former = self._of_former(lambda worker: self._sample(worker, current=False))
+        return [*samples, *(one for one in former if one.process not in current)], departed
 
     def _sample(self, worker: int, *, current: bool) -> ProcessSample:
         services: dict[str, Row] = {}
@@ -510,9 +509,8 @@ class Gateway:
 
     def _durations(self, services: Sequence[str], worker: int) -> dict[str, dict[str, dict[int, Tally]]]:
         """Ask a process how long replicas took: tallies by service, replica and bucket."""
-        tables = "".join(f"\nshow table {backend(service)}" for service in services)
-        found = parse_durations(self._master(f"@!{worker}{tables}")) if tables else {}
-        return {service: found.get(backend(service), {}) for service in services}
+        tables = "".join(f"\nshow table durations/{service}" for service in services)
+        return parse_durations(self._master(f"@!{worker}{tables}")) if tables else {}
 
     def _held(self, service: str, worker: int) -> tuple[int, int]:
         return parse_held(self._master(f"@!{worker} show held")).get(service, (0, 0))

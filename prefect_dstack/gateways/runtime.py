@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _HELD = re.compile(r"^(\S+) (\d+) (\d+)$", re.MULTILINE)
-_TABLE = re.compile(r"^# table: (\S+), type:")
+_TABLE = re.compile(r"^# table: durations/(\S+), type:")
 _DURATION = re.compile(r" key=(\S+)/(\d+) .* conn_cnt=(\d+) gpc0=(\d+)$")
 _WORKER = re.compile(r"^(\d+)\s+worker\s")
 
@@ -107,16 +107,16 @@ def parse_held(answer: str) -> dict[str, tuple[int, int]]:
 
 
 def parse_durations(answer: str) -> dict[str, dict[str, dict[int, Tally]]]:
-    """Read the answers to `show table` of any number of backends: tallies by backend, server and bucket.
+    """Read the answers to `show table` of any number of services: tallies by service, replica and bucket.
 
     A process of an earlier version has no tables, or others, of which nothing is read.
     """
     found: dict[str, dict[str, dict[int, Tally]]] = {}
-    servers: dict[str, dict[int, Tally]] = {}
+    replicas: dict[str, dict[int, Tally]] = {}
     for line in answer.splitlines():
         if header := _TABLE.match(line):
-            servers = found.setdefault(header[1], {})
+            replicas = found.setdefault(header[1], {})
         elif entry := _DURATION.search(line):
-            server, bucket, count, spent = entry.groups()
-            servers.setdefault(server, {})[int(bucket)] = Tally(int(count), int(spent))
+            replica, bucket, answers, units = entry.groups()
+            replicas.setdefault(replica, {})[int(bucket)] = Tally(int(answers), int(units))
     return found
