@@ -29,6 +29,7 @@ import psutil
 from prefect_dstack.gateways.gateway import Gateway
 from prefect_dstack.gateways.local import LocalPlace, haproxy_binary
 from prefect_dstack.gateways.state import AcceptedToken, GatewayState, Route, RouteReplica
+from prefect_dstack.gateways.template import render
 from prefect_dstack.hosts.ports import free_port, port_is_free
 
 HOST = "service-0.test"
@@ -36,6 +37,8 @@ TOKEN = "a-token-as-long-as-real-ones-are-0123456789"
 DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
 HEADERS = [f"Host: {HOST}", f"Authorization: Bearer {TOKEN}", "Accept: */*", "User-Agent: benchmark"]
 CONNECTIONS = (1, 32)
+# What our configuration measures durations with.
+TIMING = re.compile(r"txn\.start|txn\.bucket")
 
 NGINX = """
 worker_processes {workers}; pid nginx.pid; error_log error.log; daemon off;
@@ -178,13 +181,8 @@ def haproxy(directory: Path, *, auth: bool, **values: object) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def ours(
-    directory: Path, services: int, *, auth: bool, access_log: bool = False, upstream: int, pem: bytes
-) -> Iterator[tuple[int, int]]:
-    """Run our gateway with a number of services; only the first is asked."""
-    port, tls = free_port(), free_port()
-    gateway = Gateway(LocalPlace("benchmark", directory))
+def desired(services: int, port: int, upstream: int, *, auth: bool, access_log: bool = False) -> GatewayState:
+    """Return the state of a gateway with a number of services, of which only the first is asked."""
     replica = RouteReplica(name="r1", address="127.0.0.1", port=upstream)
     routes = {
         f"service-{number}": Route(
@@ -198,7 +196,36 @@ def ours(
         )
         for number in range(services)
     }
-    gateway.ensure_running(GatewayState(name="benchmark", base_port=port, https_port=tls, routes=routes))
+    return GatewayState(name="benchmark", base_port=port, routes=routes)
+
+
+@contextlib.contextmanager
+def untimed(directory: Path, upstream: int) -> Iterator[int]:
+    """Run HAProxy with our configuration, less what measures how long replicas take."""
+    port = free_port()
+    files = render(desired(1, port, upstream, auth=True))
+    lines = files["haproxy.cfg"].decode().splitlines(keepends=True)
+    files["haproxy.cfg"] = "".join(line for line in lines if not TIMING.search(line)).encode()
+    for name, data in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    with running([haproxy_binary(), "-db", "-f", "haproxy.cfg"], directory, port):
+        yield port
+
+
+@contextlib.contextmanager
+def ours(
+    directory: Path, services: int, *, auth: bool, access_log: bool = False, upstream: int, pem: bytes
+) -> Iterator[tuple[int, int]]:
+    """Run our gateway with a number of services; only the first is asked."""
+    port, tls = free_port(), free_port()
+    gateway = Gateway(LocalPlace("benchmark", directory))
+    gateway.ensure_running(
+        desired(services, port, upstream, auth=auth, access_log=access_log).model_copy(
+            update={"https_port": tls}
+        )
+    )
     try:
         gateway.install_certificate(HOST, pem)
         yield port, tls
@@ -260,6 +287,9 @@ def contenders(directory: Path) -> Iterator[list[Contender]]:
             found.append(Contender(f"ours{suffix}", f"http://127.0.0.1:{port}/", place))
             if services in (1, 1000):
                 found.append(Contender(f"ours{suffix}, TLS", f"https://127.0.0.1:{tls}/", place))
+        place = directory / "ours-untimed"
+        port = stack.enter_context(untimed(place, upstream))
+        found.append(Contender("ours, tokens, untimed", f"http://127.0.0.1:{port}/", place))
         place = directory / "ours-access-log"
         started = ours(place, 1, auth=True, access_log=True, upstream=upstream, pem=pem)
         port, _ = stack.enter_context(started)
@@ -270,7 +300,7 @@ def contenders(directory: Path) -> Iterator[list[Contender]]:
 RIVALS = {
     "ours": ("nginx", "haproxy"),
     "ours, TLS": ("nginx, TLS", "haproxy, TLS"),
-    "ours, tokens": ("nginx", "haproxy, tokens"),
+    "ours, tokens": ("nginx", "haproxy, tokens", "ours, tokens, untimed"),
     "ours, tokens, TLS": ("nginx, TLS", "haproxy, tokens, TLS"),
     "ours, tokens, access log": ("ours, tokens", "haproxy, tokens"),
     "ours, tokens, 100 services": ("ours, tokens", "haproxy, tokens"),

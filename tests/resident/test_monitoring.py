@@ -121,6 +121,6 @@ def test_a_real_prometheus_shows_what_happens(
         assert prometheus(f"query?query={quote(expression)}")["result"], expression
 
     rules = {rule["name"]: rule for group in prometheus("rules")["groups"] for rule in group["rules"]}
-    assert len(rules) == 7
+    assert len(rules) == 8
     assert all(rule["health"] in ("ok", "unknown") for rule in rules.values()), rules
     assert [name for name, rule in rules.items() if rule["state"] == "firing"] == []
