@@ -21,9 +21,10 @@ from prefect_dstack.bundles import (
     collect_files,
 )
 from prefect_dstack.bundles.storage import unneeded
-from prefect_dstack.configurations import RunConfiguration, resolve_repository
+from prefect_dstack.configurations import RunConfiguration, ServiceConfiguration, resolve_repository
 from prefect_dstack.controller.convergence import Log
 from prefect_dstack.domain.execution import runtime_of
+from prefect_dstack.domain.groups import group_configurations
 from prefect_dstack.errors import ConfigurationError
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.settings import settings
@@ -157,7 +158,7 @@ def prune_bundles(
 
 
 def share_bundle(
-    configuration: RunConfiguration, bundle: Bundle | None, infrastructure: Infrastructure, log: Log
+    configuration: ServiceConfiguration, bundle: Bundle | None, infrastructure: Infrastructure, log: Log
 ) -> None:
     """Put the files of a service where other machines find them, if the settings name a storage.
 
@@ -174,7 +175,9 @@ def share_bundle(
         OrchestratorError: If the storage does not take them.
     """
     storage = infrastructure.bundle_storage
-    if storage is None or bundle is None or runtime_of(configuration) != "docker":
+    if storage is None or bundle is None:
+        return
+    if all(runtime_of(group) != "docker" for group in group_configurations(configuration)):
         return
     recorded = bundle.digest in (_recorded_bundles() or ())
     if infrastructure.bundles.share(bundle.digest, recorded=recorded):
