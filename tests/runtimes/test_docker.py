@@ -87,6 +87,7 @@ class TestCreation:
             "prefect-dstack.revision": "3",
             "prefect-dstack.replica": "0",
             "prefect-dstack.flow-run": "run",
+            "prefect-dstack.address": "127.0.0.1",
             "prefect-dstack.port": "8000",
             "prefect-dstack.ports": "8000",
             "prefect-dstack.cpus": "2",
