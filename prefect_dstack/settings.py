@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import AliasChoices, AliasPath, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from prefect_dstack.errors import ConfigurationError
 
@@ -88,11 +90,20 @@ class Settings(PrefectBaseSettings):
 
     bundle_storage: str | None = Field(
         default=None,
-        pattern=r"^[^/\s]+/[^/\s]+$",
         description="The Prefect block, such as `s3-bucket/models`, in which the files of revisions are kept "
         "for all machines that deploy; None: each has only those that it has deployed.",
         validation_alias=_names("bundle_storage"),
     )
+
+    @field_validator("bundle_storage")
+    @classmethod
+    def _named_block(cls, slug: str | None) -> str | None:
+        if slug and not re.fullmatch(r"[^/\s]+/[^/\s]+", slug):
+            raise PydanticCustomError(
+                "slug", "must be the type and name of a block, such as s3-bucket/models"
+            )
+        # Where variables are always set, an empty one stands for none.
+        return slug or None
 
     @field_validator("home")
     @classmethod

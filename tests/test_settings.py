@@ -85,6 +85,18 @@ def test_that_cannot_be_accepted_are_told_in_one_line(value: str, monkeypatch: p
         settings()
 
 
+def test_of_a_storage_names_a_block_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_DSTACK_BUNDLE_STORAGE", "")
+    assert settings().bundle_storage is None
+    monkeypatch.setenv("PREFECT_DSTACK_BUNDLE_STORAGE", "s3-bucket/models")
+    assert settings().bundle_storage == "s3-bucket/models"
+    monkeypatch.setenv("PREFECT_DSTACK_BUNDLE_STORAGE", "models")
+    with pytest.raises(
+        ConfigurationError, match="must be the type and name of a block, such as s3-bucket/models"
+    ):
+        settings()
+
+
 def test_are_shown_by_doctor(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NEW, "9001")
     monkeypatch.delenv(OLD)

@@ -76,7 +76,9 @@ class BundleStorage(Protocol):
         ...
 
 
-def upload(storage: BundleStorage, digest: str, directory: Path, *, recorded: bool) -> bool:
+def upload(
+    storage: BundleStorage, digest: str, directory: Path, *, recorded: bool, renew: bool = False
+) -> bool:
     """Put a bundle into a storage, unless it is there.
 
     Args:
@@ -84,6 +86,7 @@ def upload(storage: BundleStorage, digest: str, directory: Path, *, recorded: bo
         digest: The bundle's.
         directory: Its copy on this machine.
         recorded: Whether a record names it already, so that nobody removes it from there.
+        renew: Whether to replace what is there, which somebody may have damaged.
 
     Returns:
         Whether it was uploaded.
@@ -95,7 +98,7 @@ def upload(storage: BundleStorage, digest: str, directory: Path, *, recorded: bo
     file = _file(digest)
     modified = storage.modified(file)
     # One that is old and that no record names may be removed by somebody before ours does.
-    if modified is not None and (recorded or datetime.now(UTC) - modified < SETTLED / 2):
+    if not renew and modified is not None and (recorded or datetime.now(UTC) - modified < SETTLED / 2):
         return False
     with _scratch() as place:
         pack(stored_entries(directory), place / file)

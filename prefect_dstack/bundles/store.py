@@ -109,12 +109,13 @@ class BundleStore:
             raise self._missing(digest, f"not in {self.directory}")
         return place
 
-    def share(self, digest: str, *, recorded: bool) -> bool:
+    def share(self, digest: str, *, recorded: bool, renew: bool = False) -> bool:
         """Put a bundle into the storage, where there is one and unless it is there already.
 
         Args:
             digest: The bundle's; it is here.
             recorded: Whether a record names it already.
+            renew: Whether to replace what is there.
 
         Returns:
             Whether it was put there.
@@ -126,7 +127,7 @@ class BundleStore:
         if self.storage is None:
             return False
         try:
-            return upload(self.storage, digest, self.path(digest), recorded=recorded)
+            return upload(self.storage, digest, self.path(digest), recorded=recorded, renew=renew)
         except OSError as error:
             raise _cannot_write(error, self.directory) from error
 

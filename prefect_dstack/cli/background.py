@@ -10,22 +10,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 __all__ = ["main", "start"]
 
 
-def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start(
+    configuration: Any, artifacts: dict[str, str], log: Path
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     """Start a task or a development environment in the background.
 
     Args:
         configuration: What to run; it has a name.
         artifacts: What is copied back: local paths by those in the task.
-        log: Where its progress and its output go.
+        log: Where its progress and its output go; what another one writes there goes on in a file without a
+            name.
 
     Returns:
-        The process, which runs on when this one ends.
+        The process, which runs on when this one ends, and a file that reads what it writes.
     """
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     payload = {
@@ -36,7 +40,11 @@ def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subproces
         "source": configuration.source_name,
         "artifacts": artifacts,
     }
-    with log.open("wb") as stream:
+    # Of two that are started at once, only one will run, and each has something to say.
+    descriptor, own = tempfile.mkstemp(prefix=".new-", dir=log.parent)
+    output = open(own, "rb")  # noqa: SIM115, PTH123 - it is the caller's
+    Path(own).replace(log)
+    with open(descriptor, "wb") as stream:  # noqa: PTH123
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect_dstack.cli.background"],
             stdin=subprocess.PIPE,
@@ -48,7 +56,7 @@ def start(configuration: Any, artifacts: dict[str, str], log: Path) -> subproces
         raise AssertionError  # pragma: no cover - it was asked for
     process.stdin.write(json.dumps(payload).encode())
     process.stdin.close()
-    return process
+    return process, output
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
@@ -84,11 +83,12 @@ def _apply(configuration: Runnable, options: ApplyOptions) -> None:
     earlier = find_run(name)
     before = 0 if earlier is None else earlier.number
     log = settings().home / "runs" / f"{name}.log"
-    process = start(configuration, dict(options.artifacts), log)
+    process, output = start(configuration, dict(options.artifacts), log)
     if options.detach:
         record = _begun(name, before, process)
         if record is None:
-            _print_file(log)
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.buffer.flush()
             raise typer.Exit(process.returncode or 1)
         if options.json:
             _print_run(name, before)
@@ -96,7 +96,7 @@ def _apply(configuration: Runnable, options: ApplyOptions) -> None:
             out.print(f"{record.name} (run {record.number}) goes on")
             out.print(f"follow it with: prefect-dstack attach {record.name}")
         return
-    with _printing(log, sys.stderr.buffer if options.json else sys.stdout.buffer):
+    with output, _printing(output, sys.stderr.buffer if options.json else sys.stdout.buffer):
         code = _accompany(configuration, before, process)
     if options.json:
         _print_run(name, before)
@@ -387,22 +387,21 @@ def _print_log(infrastructure: Infrastructure, item: FoundReplica, prefix: str) 
 
 
 @contextlib.contextmanager
-def _printing(log: Path, output: IO[bytes]) -> Iterator[None]:
+def _printing(written: IO[bytes], output: IO[bytes]) -> Iterator[None]:
     """Print what a background process writes, to its last line."""
     ended = threading.Event()
 
     def copy() -> None:
-        with log.open("rb") as stream:
-            while True:
-                last = ended.is_set()
-                data = stream.read()
-                if data:
-                    output.write(data)
-                    output.flush()
-                elif last:
-                    return
-                else:
-                    time.sleep(POLL / 2)
+        while True:
+            last = ended.is_set()
+            data = written.read()
+            if data:
+                output.write(data)
+                output.flush()
+            elif last:
+                return
+            else:
+                time.sleep(POLL / 2)
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -411,9 +410,3 @@ def _printing(log: Path, output: IO[bytes]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join(5)
-
-
-def _print_file(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        sys.stdout.buffer.write(path.read_bytes())
-        sys.stdout.buffer.flush()

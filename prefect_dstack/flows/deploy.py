@@ -136,7 +136,7 @@ def deploy_service(
             prepared = with_files(prepare(service, run.infrastructure.sources), run.infrastructure)
             prepared = replace(prepared, pull=pull, annotations=annotations or {})
             with holding_bundle(prepared.files, run.infrastructure.bundles):
-                share_bundle(service, prepared.files, run.infrastructure, run.log)
+                share_bundle(service, prepared.files, run.infrastructure, run.log, renew=force)
                 endpoint = deploy(
                     record, prepared, run, force=force, move=move, evaluate=evaluate, approval=approval
                 )

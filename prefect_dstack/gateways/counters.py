@@ -35,7 +35,8 @@ class Row:
         counters: What only grows while the process lives.
         in_flight: Requests that are worked on.
         queued: Requests that wait for a replica with room.
-        up: Whether it gets requests.
+        ready: Whether its checks pass, if there are any.
+        up: Whether the gateway sends it requests.
         first_byte: Mean seconds to the first byte of an answer, of the last 1,024.
         total: Mean seconds to the end of an answer, of the last 1,024.
     """
@@ -43,6 +44,7 @@ class Row:
     counters: Mapping[str, int]
     in_flight: int = 0
     queued: int = 0
+    ready: bool = False
     up: bool = False
     first_byte: float = 0.0
     total: float = 0.0
@@ -59,11 +61,13 @@ class Row:
         Args:
             line: The cells of the line, by their columns.
         """
+        ready = line["status"].startswith(("UP", "no check"))
         return cls(
             counters={name: int(line.get(column) or 0) for column, name in _COLUMNS.items()},
             in_flight=int(line["scur"] or 0),
             queued=int(line["qcur"] or 0),
-            up=line["status"].startswith(("UP", "no check")) and line["weight"] != "0",
+            ready=ready,
+            up=ready and line["weight"] != "0",
             first_byte=int(line["rtime"] or 0) / 1000,
             total=int(line["ttime"] or 0) / 1000,
         )

@@ -12,8 +12,8 @@ from prefect_dstack.domain.load_history import LoadHistory
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.gateways.counters import CODES, ProcessSample
-from prefect_dstack.gateways.servers import SUCCESSOR
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.resident.serving import serving
 from prefect_dstack.services.publication import publish_load
 
 __all__ = ["LoadPages"]
@@ -61,11 +61,11 @@ class LoadPages:
             except PrefectDstackError as error:
                 logger.debug("gateway %s does not say what it bears: %s", name, error)
                 continue
-            self._note(name, samples, [record.name for record in records if record.gateway == name])
+            self._note(name, samples, [record for record in records if record.gateway == name])
         for record in records:
             self._publish(record)
 
-    def _note(self, gateway: str, samples: Sequence[ProcessSample], services: Iterable[str]) -> None:
+    def _note(self, gateway: str, samples: Sequence[ProcessSample], records: Iterable[ServiceRecord]) -> None:
         now = self._clock()
         counts = {
             (one.process, service): sum(row.counters[code] for code in CODES)
@@ -80,9 +80,10 @@ class LoadPages:
         for (process, service), count in counts.items():
             # A process that is new has counted nothing before.
             answers[service] += max(0, count - before[1].get((process, service), 0))
-        for service in services:
-            history = self._histories.setdefault(service, LoadHistory())
-            history.add(datetime.now(UTC), answers[service] / (now - before[0]), _serving(samples, service))
+        for record in records:
+            history = self._histories.setdefault(record.name, LoadHistory())
+            replicas = sum(serving(samples, record.name, record).values())
+            history.add(datetime.now(UTC), answers[record.name] / (now - before[0]), replicas)
 
     def _publish(self, record: ServiceRecord) -> None:
         history = self._histories.get(record.name)
@@ -94,13 +95,3 @@ class LoadPages:
         if now - at >= PUBLISHED or shows != shown:
             publish_load(record, points)
             self._published[record.name] = (now, shows)
-
-
-def _serving(samples: Iterable[ProcessSample], service: str) -> int:
-    return sum(
-        row.up
-        for one in samples
-        if one.current
-        for replica, row in one.replicas.get(service, {}).items()
-        if replica != SUCCESSOR
-    )

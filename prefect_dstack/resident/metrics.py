@@ -26,6 +26,7 @@ from prefect_dstack.gateways.runtime import Connection
 from prefect_dstack.gateways.servers import SUCCESSOR
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.resident.serving import serving
 from prefect_dstack.services.location import is_elsewhere
 
 __all__ = ["GatewayMetrics", "MetricsServer"]
@@ -237,24 +238,24 @@ class MetricsServer(Collector):
         wanted = GaugeMetricFamily(
             "prefect_dstack_replicas_wanted", "Replicas that the service is to have.", labels=["service"]
         )
-        serving = GaugeMetricFamily(
+        present = GaugeMetricFamily(
             "prefect_dstack_replicas_serving", "Replicas that get requests.", labels=["service"]
         )
         numbers: Counter[str] = Counter()
-        for one in samples:
-            for service, rows in one.replicas.items() if one.current else ():
-                for replica, row in rows.items():
-                    if replica != SUCCESSOR:
-                        ready.add_metric(_labels(service, replica), row.up)
-                        numbers[service] += row.up
+        records = {record.name: record for record in self._records}
+        for service in {service for one in samples if one.current for service in one.replicas}:
+            found = serving(samples, service, records.get(service))
+            numbers[service] = sum(found.values())
+            for replica, is_serving in found.items():
+                ready.add_metric(_labels(service, replica), is_serving)
         for record in self._records:
             wanted.add_metric([record.name], record.wanted_replicas)
             if record.gateway not in unknown:
-                serving.add_metric([record.name], numbers[record.name])
+                present.add_metric([record.name], numbers[record.name])
         leads = GaugeMetricFamily(
             "prefect_dstack_controller_leads", "Whether this controller leads.", value=self._leads
         )
-        return [ready, wanted, serving, leads]
+        return [ready, wanted, present, leads]
 
 
 def _sampled(gateway: GatewayMetrics) -> None:

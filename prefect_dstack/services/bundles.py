@@ -158,7 +158,12 @@ def prune_bundles(
 
 
 def share_bundle(
-    configuration: ServiceConfiguration, bundle: Bundle | None, infrastructure: Infrastructure, log: Log
+    configuration: ServiceConfiguration,
+    bundle: Bundle | None,
+    infrastructure: Infrastructure,
+    log: Log,
+    *,
+    renew: bool = False,
 ) -> None:
     """Put the files of a service where other machines find them, if the settings name a storage.
 
@@ -169,6 +174,7 @@ def share_bundle(
         bundle: Its files, held; None: there are none.
         infrastructure: Where they are kept.
         log: Told what is put there.
+        renew: Whether to replace what is there.
 
     Raises:
         ConfigurationError: If the block of the storage is not there, or cannot be used.
@@ -180,7 +186,7 @@ def share_bundle(
     if all(runtime_of(group) != "docker" for group in group_configurations(configuration)):
         return
     recorded = bundle.digest in (_recorded_bundles() or ())
-    if infrastructure.bundles.share(bundle.digest, recorded=recorded):
+    if infrastructure.bundles.share(bundle.digest, recorded=recorded, renew=renew):
         log.info("%s: its files are kept in %s", configuration.name, storage.name)
 
 

@@ -189,6 +189,15 @@ class TestShare:
         assert not here.share(bundle.digest, recorded=False)
         assert shelf.uploads == 1
 
+    def test_uploads_again_what_somebody_may_have_damaged(
+        self, here: BundleStore, shelf: Shelf, bundle: Bundle
+    ) -> None:
+        here.put(bundle)
+        here.share(bundle.digest, recorded=False)
+
+        assert here.share(bundle.digest, recorded=True, renew=True)
+        assert shelf.uploads == 2
+
     def test_renews_what_somebody_may_be_removing(
         self, here: BundleStore, shelf: Shelf, bundle: Bundle
     ) -> None:

@@ -85,6 +85,23 @@ def test_the_log_comes_line_by_line(cli: CommandLine, write: Callable[..., Path]
     assert applying.returncode == 0
 
 
+def test_of_two_at_once_one_runs_and_each_prints_its_own_output(
+    cli: CommandLine, write: Callable[..., Path], name: str, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    file = write("echo begun", f"until [ -e {seen} ]; do sleep 0.1; done")
+    with cli.start("apply", "-f", file, "-y") as one, cli.start("apply", "-f", file, "-y") as other:
+        wait_until(lambda: 2 in (one.poll(), other.poll()), 120, "one of them is refused")
+        seen.touch()
+        outcomes = sorted((process.wait(60), "".join(process.communicate())) for process in (one, other))
+    assert [code for code, _ in outcomes] == [0, 2], outcomes
+    ran, refused = (output for _, output in outcomes)
+    assert "begun\n" in ran
+    assert f"{name} (run 1): done" in ran
+    assert "begun" not in refused
+    assert f"error: {name}: " in refused
+
+
 def test_a_port_answers_while_it_runs(
     cli: CommandLine, write: Callable[..., Path], name: str, home: Home
 ) -> None:
