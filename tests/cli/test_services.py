@@ -29,7 +29,12 @@ def test_the_life_of_a_service(
     assert applied.json == {
         "service": name,
         "revision": 1,
-        "endpoint": {"url": url, "openai_base_url": None, "model": None},
+        "endpoint": {
+            "url": url,
+            "openai_base_url": None,
+            "gateway_openai_base_url": None,
+            "model": None,
+        },
         "replicas": [f"{name}-1-0", f"{name}-1-1"],
         "changed": True,
         "superseded": False,
