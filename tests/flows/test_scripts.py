@@ -38,6 +38,8 @@ def no_api(cli: CommandLine, home: Home, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.delenv("PREFECT_API_URL")
     monkeypatch.setenv("PREFECT_HOME", str(home.path / ".prefect"))
     monkeypatch.setenv("PREFECT_SERVER_API_PORT", str(home.port))
+    # A busy machine takes longer than the 20 s that Prefect gives a temporary server.
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     yield
     cli.ok("server", "stop")
 
