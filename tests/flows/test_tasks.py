@@ -255,7 +255,7 @@ class TestWithoutCapacity:
     ) -> None:
         from prefect_dstack.backends.local import LocalBackend
 
-        monkeypatch.setattr(running, "RETRY_PAUSE", 1.0)
+        monkeypatch.setattr(running, "RETRY_PAUSE", 4.0)
         provision, free, served = LocalBackend.provision, threading.Event(), []
 
         def one_at_a_time(self: Any, offers: Any, stamp: Any, *others: Any) -> Any:
