@@ -233,7 +233,7 @@ local function read_head(server, go_on)
   local status, headers
   repeat
     local line = server:receive("*l")
-    status, headers = line and tonumber(line:match("^HTTP/1%.1 (%d%d%d)")), {}
+    status, headers = line and tonumber(line:match("^HTTP/1%.[01] (%d%d%d)")), {}
     if not status then
       return nil
     end
@@ -282,12 +282,19 @@ local function receive(applet, server, go_on)
       needed(server:receive("*l"))
       size = tonumber(needed(server:receive("*l")):match("^%x+"), 16)
     end
-  else
-    while length and length > 0 do
+  elseif length then
+    while length > 0 do
       local piece = needed(server:receive(math.min(length, PIECE)))
       applet:send(piece)
       length = length - #piece
     end
+  else
+    -- It ends with its connection.
+    local piece, _, rest
+    repeat
+      piece, _, rest = server:receive(PIECE)
+      applet:send(piece or rest or "")
+    until not piece
   end
 end
 

@@ -155,7 +155,7 @@ class GatewayState(Part):
         return self._with(routes={name: route for name, route in self.routes.items() if name != service})
 
     def with_models_port(self, is_port_free: Callable[[int], bool]) -> GatewayState:
-        """Give the models a port if they have no host name, and take it back if there are none.
+        """Return the state with a port for its models if they need one: they have no host name.
 
         Args:
             is_port_free: Tells whether no other program on the gateway's machine listens on a port.

@@ -35,8 +35,8 @@ class Application:
     """Answers on a port of 127.0.0.1, in a thread of its own, until it is stopped.
 
     `/` answers with the replica's name; `/slow?seconds=`, `/status?code=`, `/events?count=&seconds=`,
-    `/websocket` and `/die` (closes the connection without an answer) do what they say. `headers` are added to
-    every other answer.
+    `/websocket`, `/die` (closes the connection without an answer) and `/unmeasured` (ends its answer
+    with the connection) do what they say. `headers` are added to every other answer.
     """
 
     def __init__(self, name: str = "replica", port: int = 0) -> None:
@@ -121,6 +121,10 @@ class Application:
                 {"target": request.target, "headers": request.headers, "size": len(request.body)}
             ).encode()
         elif path == "die":
+            return False
+        elif path == "unmeasured":
+            writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+            await writer.drain()
             return False
         elif path == "events":
             await self._stream(writer, int(query["count"]), float(query["seconds"]))

@@ -262,6 +262,13 @@ class TestAsking:
         assert (seen.header("x-dstack-model"), seen.header("x-forwarded-for")) == (None, "127.0.0.1")
         assert models.ask(body=body).status == 401
 
+    @pytest.mark.parametrize("size", [100, 300_000])
+    def test_an_answer_that_ends_with_its_connection_is_passed_on(self, models: Models, size: int) -> None:
+        name, _ = models.serve()
+
+        url = f"http://127.0.0.1:{models.models_port}/v1/unmeasured"
+        assert httpx.post(url, content=late(f"org/{name}", size)).text == name
+
     def test_a_body_that_is_too_large_to_be_kept_is_refused_unless_a_header_names_the_model(
         self, models: Models
     ) -> None:
