@@ -68,6 +68,7 @@ class Account:
         self._caches: Memo[Cache] = Memo(float("inf"))
         self._networks: Memo[Network] = Memo(NETWORK_AGE)
         self._groups: Memo[Groups] = Memo(NETWORK_AGE)
+        self._peers: Memo[str] = Memo(NETWORK_AGE)
         self._images: Memo[MachineImage] = Memo(IMAGE_AGE)
 
     @property
@@ -106,8 +107,14 @@ class Account:
             return [groups.gateway]
         if not interconnected:
             return [groups.replica]
-        peer = self.firewall().ensure_peer(region, self.network(region), groups)
+        peer = self._peers.get(
+            region, lambda: self.firewall().ensure_peer(region, self.network(region), groups)
+        )
         return list(dict.fromkeys((groups.replica, peer)))
+
+    def _forget_groups(self, region: str) -> None:
+        self._groups.forget(region)
+        self._peers.forget(region)
 
     def firewall(self) -> Firewall:
         """Return what keeps the security groups."""
@@ -192,7 +199,7 @@ class Account:
                 # Somebody has just removed the groups with the last machine that they knew of.
                 if not left or code_of(error) != "InvalidGroup.NotFound":
                     raise
-                self._groups.forget(region)
+                self._forget_groups(region)
         raise AssertionError  # pragma: no cover
 
     def running(self, region: str, identifier: str) -> Instance:
@@ -290,7 +297,7 @@ class Account:
         for address in self.aws.call(region, "ec2", "describe_addresses", Filters=ours)["Addresses"]:
             self.release(region, address)
         if self.settings.security_group_id is None:
-            self._groups.forget(region)
+            self._forget_groups(region)
             self.firewall().delete(region)
 
     def release(self, region: str, address: Mapping[str, Any]) -> None:
