@@ -707,6 +707,10 @@ EVENTS = {
         "a service was deployed or scaled to cost more than its `budget`",
         "`price`: US dollars an hour, `reason`",
     ),
+    "interrupted": (
+        "spot machines of a service are about to be taken back, and others take the place of its replicas",
+        "`replicas`: their names, `reason`",
+    ),
     "stopped": ("a service was stopped", OUTCOME),
     "degraded": ("a service has fewer replicas than it is to have", "`problems`: what is repaired"),
     "restored": (

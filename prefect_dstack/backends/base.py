@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accelerator",
+    "AnnouncesInterruptions",
     "Backend",
     "CheckResult",
     "ChecksItself",
@@ -246,6 +247,19 @@ class CleansUp(Protocol):
 
         Raises:
             ProvisioningError: If something cannot be removed.
+        """
+        ...
+
+
+@runtime_checkable
+class AnnouncesInterruptions(Protocol):
+    """A backend whose provider takes machines back, and says so beforehand."""
+
+    def interrupted(self) -> Sequence[Instance]:
+        """List the machines of replicas that the provider is about to take back.
+
+        Raises:
+            ProvisioningError: If the provider cannot be asked.
         """
         ...
 

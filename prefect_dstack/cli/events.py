@@ -21,6 +21,7 @@ STYLES = {
     "failed": "red",
     "degraded": "yellow",
     "over-budget": "yellow",
+    "interrupted": "yellow",
     "renewal-failed": "red",
     "approval-requested": "cyan",
     "approved": "green",

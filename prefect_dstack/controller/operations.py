@@ -241,7 +241,7 @@ def drain_replica(
         # It is out of the route already: somebody else has seen to it.
         return
     start = told = time.monotonic()
-    while (still_open := control.open_requests(service, replica_name)) > 0:
+    while (still_open := control.open_requests(service)[replica_name]) > 0:
         now = time.monotonic()
         noun = "request is" if still_open == 1 else "requests are"
         if timeout is not None and now - start >= timeout:

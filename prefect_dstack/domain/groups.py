@@ -7,7 +7,8 @@ replica tells its group. A service without groups is one group, whose name is em
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prefect_dstack.configurations import ReplicaGroup, ServiceConfiguration
@@ -17,6 +18,7 @@ __all__ = [
     "group_name",
     "group_names",
     "is_scaled",
+    "may_be_interrupted",
     "replica_numbers",
     "router_group",
 ]
@@ -63,6 +65,15 @@ def is_scaled(keys: Mapping[str, Any]) -> bool:
     return any(part.get("scaling") is not None for part in (keys, *_recorded(keys)))
 
 
+def may_be_interrupted(keys: Mapping[str, Any]) -> bool:
+    """Return whether replicas of a service, or of one of its groups, may run on spot machines.
+
+    Args:
+        keys: The keys that it was recorded with.
+    """
+    return any(part.get("spot_policy") in ("spot", "auto") for part in (keys, *_recorded(keys)))
+
+
 def _recorded(keys: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     older = keys.get("replicas")
     groups: Sequence[Mapping[str, Any]] = keys.get("groups") or (older if isinstance(older, list) else ())
@@ -79,19 +90,25 @@ def group_name(names: Sequence[str], number: int) -> str:
     return names[number % len(names)]
 
 
-def replica_numbers(counts: Sequence[int]) -> tuple[int, ...]:
-    """Return the numbers of the replicas of a service, in order.
+def replica_numbers(counts: Sequence[int], preferred: Collection[int] = ()) -> tuple[int, ...]:
+    """Return the numbers of the replicas of a service, in order: in each group the lowest that are free.
 
     Args:
         counts: How many there are in each group.
+        preferred: Numbers that are taken before lower ones.
 
     Example:
         >>> replica_numbers([1, 3, 2])
         (0, 1, 2, 4, 5, 7)
+        >>> replica_numbers([3], preferred=[1, 4])
+        (0, 1, 4)
     """
-    return tuple(
-        sorted(index + len(counts) * number for index, count in enumerate(counts) for number in range(count))
-    )
+    numbers: list[int] = []
+    for index, count in enumerate(counts):
+        taken = sorted(number for number in set(preferred) if number % len(counts) == index)[:count]
+        free = (number for number in itertools.count(index, len(counts)) if number not in taken)
+        numbers += [*taken, *itertools.islice(free, count - len(taken))]
+    return tuple(sorted(numbers))
 
 
 def group_configurations(configuration: ServiceConfiguration) -> tuple[ServiceConfiguration, ...]:

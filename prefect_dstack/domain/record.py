@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.domain.evaluation import Evaluation
 from prefect_dstack.domain.execution import runtime_of
-from prefect_dstack.domain.groups import group_name, group_names, is_scaled, replica_numbers, router_group
+from prefect_dstack.domain.groups import (
+    group_name,
+    group_names,
+    is_scaled,
+    may_be_interrupted,
+    replica_numbers,
+    router_group,
+)
 from prefect_dstack.errors import NotFoundError, UserError
 from prefect_dstack.hosts.identity import MachineIdentity
 
@@ -163,6 +170,9 @@ class DesiredReplicas(_Part):
     pinned: bool = Field(
         default=False, description="Whether it stays until somebody releases it, whatever the file says."
     )
+    preferred: tuple[int, ...] = Field(
+        default=(), description="Numbers of replicas that are taken before lower ones; empty: the lowest are."
+    )
 
     @property
     def summary(self) -> str:
@@ -177,9 +187,27 @@ class DesiredReplicas(_Part):
         Args:
             names: The names of the groups of the service.
         """
-        return replica_numbers(
-            [self.groups.get(name, 0) for name in names] if self.groups else [self.replicas]
-        )
+        return replica_numbers(self.counts(names), self.preferred)
+
+    def counts(self, names: Sequence[str]) -> list[int]:
+        """Return how many replicas of each group are wanted.
+
+        Args:
+            names: The names of the groups of the service.
+        """
+        return [self.groups.get(name, 0) for name in names] if self.groups else [self.replicas]
+
+    def preferring(self, numbers: Sequence[int], names: Sequence[str]) -> DesiredReplicas:
+        """Return the same for certain replicas, and not for those with the lowest numbers.
+
+        Args:
+            numbers: The numbers of the replicas; empty: the lowest again.
+            names: The names of the groups of the service.
+        """
+        lowest = self.model_copy(update={"preferred": ()})
+        if not numbers or tuple(numbers) == lowest.numbers(names):
+            return lowest
+        return self.model_copy(update={"preferred": tuple(numbers)})
 
     @property
     def change(self) -> str:
@@ -412,12 +440,16 @@ class ServiceRecord(_Part):
 
     @property
     def needs_controller(self) -> bool:
-        """Whether it does what it is to do only while a controller watches: it scales, or has to be woken."""
+        """Whether it does what it is to do only while a controller watches.
+
+        It scales, has to be woken, has replicas that are replaced when they hang, or ones on spot machines.
+        """
         active = self.active_revision
         if active is None:
             return False
-        restarts = active.configuration.get("restart_after") is not None
-        return self.wanted_replicas == 0 or restarts or is_scaled(active.configuration)
+        keys = active.configuration
+        watched = keys.get("restart_after") is not None or may_be_interrupted(keys)
+        return self.wanted_replicas == 0 or watched or is_scaled(keys)
 
     def begun(self, revision: Revision, deploying: Deploying, retain: int) -> ServiceRecord:
         """Return the record with a deployment begun.

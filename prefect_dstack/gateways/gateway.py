@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -343,28 +344,27 @@ class Gateway:
                 return False
             time.sleep(0.05)
 
-    def open_requests(self, service: str, replica: str) -> int:
-        """Count the requests that a replica is working on, websockets and streams too.
+    def open_requests(self, service: str) -> Counter[str]:
+        """Count the requests that the replicas of a service are working on, websockets and streams too.
 
         Args:
             service: The service.
-            replica: The name of its replica.
 
         Returns:
-            Their number, over the present configuration and earlier ones that still have connections.
+            Their number by replica, over the present configuration and earlier ones that still have
+            connections.
 
         Raises:
             GatewayError: If the gateway does not answer.
         """
-        return sum(
-            int(server["scur"])
-            for servers in (
-                self._current_servers(service),
-                *self._of_former(lambda worker: self._servers(service, worker)),
-            )
-            for server in servers
-            if server["svname"] == replica
-        )
+        counted: Counter[str] = Counter()
+        for servers in (
+            self._current_servers(service),
+            *self._of_former(lambda worker: self._servers(service, worker)),
+        ):
+            for server in servers:
+                counted[server["svname"]] += int(server["scur"])
+        return counted
 
     def replica_health(self, service: str) -> dict[str, ReplicaHealth]:
         """Return what the gateway thinks of a service's replicas.

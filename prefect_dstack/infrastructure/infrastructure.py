@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from prefect_dstack.backends.base import (
+    AnnouncesInterruptions,
     Backend,
     CreatedGateway,
     EditsDns,
@@ -173,6 +174,20 @@ class Infrastructure:
             instance: The instance.
         """
         return self.backend(instance.backend, instance.name).stamp(instance) is not None
+
+    def interrupted(self) -> list[Stamp]:
+        """List the replicas whose machines their providers are about to take back.
+
+        Raises:
+            ProvisioningError: If a provider cannot be asked.
+        """
+        return [
+            stamp
+            for backend in self.backends.values()
+            if isinstance(backend, AnnouncesInterruptions)
+            for instance in backend.interrupted()
+            if (stamp := backend.stamp(instance)) is not None
+        ]
 
     def terminate(self, instance: Instance) -> None:
         """Release an instance; where machines are shared, release what was reserved on it.

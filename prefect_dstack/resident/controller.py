@@ -13,12 +13,14 @@ from functools import partial
 import httpx
 
 from prefect_dstack.domain.record import AUTOSCALER, LOST, Deploying, ServiceRecord
+from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.flows.reconcile import reconcile_services
 from prefect_dstack.flows.renew_certificates import renew_certificates
 from prefect_dstack.flows.replace import replace_replica
 from prefect_dstack.flows.restore import restore_service
 from prefect_dstack.flows.scale import scale_service
+from prefect_dstack.flows.substitute import substitute_replicas
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
@@ -42,6 +44,9 @@ TICK = 1.0
 RECORDS_AGE = 5.0
 FULL_PASS = 60.0
 CERTIFICATES = 3600.0
+INTERRUPTIONS = 10.0
+"""Seconds between two looks for spot machines that are taken back; EC2 says so 120 s before."""
+INTERRUPTED = "the provider takes back their machines"
 LOAD = 60.0
 """Seconds between two looks at what all services bear, for their pages."""
 PARALLEL_CHANGES = 16
@@ -72,7 +77,8 @@ class Controller:
         self._pages = LoadPages(clock)
         # The flow run of the last deployment that was undone, by service.
         self._taken_back: dict[str, str] = {}
-        self._read = self._passed = self._renewed = self._looked = float("-inf")
+        self._interrupted: list[Stamp] = []
+        self._read = self._passed = self._renewed = self._looked = self._asked = float("-inf")
         self._leads = False
 
     def tick(self) -> None:
@@ -90,6 +96,7 @@ class Controller:
         for watch in list(self._watches.values()):
             if watch.is_scaled or watch.replaces_hung:
                 self._look_at(watch, infrastructure)
+        self._leave_interrupted(infrastructure, now)
         if now - self._looked >= LOAD:
             self._looked = now
             mine = [
@@ -118,6 +125,25 @@ class Controller:
         hung = watch.hung(gateway)
         if hung is not None:
             self._start(f"change {name}", partial(_replace, hung))
+
+    def _leave_interrupted(self, infrastructure: Infrastructure, now: float) -> None:
+        """Have others take the place of replicas whose machines are taken back."""
+        at_risk = [
+            it.record
+            for it in self._watches.values()
+            if it.may_be_interrupted and self._is_mine(it.record, infrastructure)
+        ]
+        interrupted, self._interrupted = self._interrupted, []
+        for record in at_risk:
+            names = [stamp.name for stamp in interrupted if stamp.name in record.wanted_names]
+            if names:
+                self._start(f"change {record.name}", partial(_substitute, record.name, sorted(names)))
+        if at_risk and now - self._asked >= INTERRUPTIONS:
+            self._asked = now
+            self._start("interruptions", partial(self._ask_for_interruptions, infrastructure))
+
+    def _ask_for_interruptions(self, infrastructure: Infrastructure) -> None:
+        self._interrupted = infrastructure.interrupted()
 
     def close(self) -> None:
         """Step down as leader; what is under way runs to its end."""
@@ -208,6 +234,11 @@ def _is_under_way(service: str, deployment: Deploying) -> bool:
 def _replace(hung: HungReplica) -> None:
     logger.info("replacing %s: %s", hung.replica, hung.reason)
     replace_replica(hung.service, hung.replica, hung.reason)
+
+
+def _substitute(service: str, replicas: list[str]) -> None:
+    logger.info("replacing %s: %s", ", ".join(replicas), INTERRUPTED)
+    substitute_replicas(service, replicas, INTERRUPTED)
 
 
 def _restore(service: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prefect_dstack.configurations import ServiceConfiguration, load_configuration
+from prefect_dstack.domain.groups import may_be_interrupted
 from prefect_dstack.domain.record import Revision, ServiceRecord, now
 from prefect_dstack.domain.replacement import replica_to_replace
 from prefect_dstack.errors import PrefectDstackError
@@ -75,6 +76,11 @@ class ServiceWatch:
         """Whether the number of its replicas follows its load."""
         desired = self.record.desired
         return bool(self._scaled) and self.record.active is not None and not (desired and desired.pinned)
+
+    @property
+    def may_be_interrupted(self) -> bool:
+        """Whether replicas of it may run on machines that their provider takes back."""
+        return self._revision is not None and may_be_interrupted(self._revision.configuration)
 
     @property
     def replaces_hung(self) -> bool:

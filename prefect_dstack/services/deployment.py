@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from prefect_dstack.domain.record import (
 )
 from prefect_dstack.domain.retrying import capacity_timeout
 from prefect_dstack.domain.revision import compared, moved
+from prefect_dstack.domain.rollout import Limits
 from prefect_dstack.errors import (
     DeploymentError,
     HostUnreachableError,
@@ -68,6 +69,7 @@ from prefect_dstack.services.publication import (
 )
 from prefect_dstack.services.restoration import bring_back, end_approval, restore, withdraw
 from prefect_dstack.services.run import ServiceRun, requested_at
+from prefect_dstack.services.selection import of_present_replicas
 from prefect_dstack.store.records import find_record, save_record
 from prefect_dstack.store.runs import deploying, rename_run
 from prefect_dstack.store.tokens import has_token
@@ -177,6 +179,7 @@ def scale(
     prepared: PreparedService,
     run: ServiceRun,
     desired: DesiredReplicas,
+    leaving: Collection[int] = (),
 ) -> Endpoint:
     """Scale the active revision to another number of replicas; this creates no revision.
 
@@ -185,6 +188,7 @@ def scale(
         prepared: The service as it serves.
         run: The flow run.
         desired: How many replicas are wanted, who wants them and why.
+        leaving: The numbers of replicas that others take the place of, and serve before these are drained.
 
     Returns:
         Where the service answers; unchanged if there was nothing to do.
@@ -199,7 +203,10 @@ def scale(
     gateway = run.infrastructure.gateway(record.gateway)
     route = _router(prepared.routed, gateway)
     state = gateway.state() or gateway.initial_state()
+    desired = of_present_replicas(record, desired, active, gateway, leaving)
     goal = goal_for(record, active, prepared, route(state), desired.numbers(prepared.groups))
+    if leaving:
+        goal = replace(goal, limits=Limits(max_surge=max(len(leaving), goal.limits.max_surge)))
     if gateway.running() and is_reached(goal, run.world(goal, gateway, record)):
         if record.desired != desired:
             save_record(record.scaled(desired))
@@ -207,7 +214,7 @@ def scale(
         publish_event("unchanged", record.name, active.number, {"replicas": desired.replicas})
         return served_at.model_copy(update={"changed": False})
     wanted = record.scaled(desired).desired or desired
-    if record.wanted_numbers != goal.numbers:
+    if record.wanted_replicas != goal.replicas:
         run.log.info("%s@%d: scaling %s", record.name, active.number, wanted.change)
         verb = "autoscale" if wanted.set_by == AUTOSCALER else "scale"
         rename_run(run.flow_run, f"{verb} {record.name} {wanted.change}")
@@ -224,7 +231,10 @@ def scale(
     endpoint = served_at.model_copy(update={"replicas": names, "changed": True})
     record = record.model_copy(update={"deploying": None, "endpoint": endpoint}).scaled(desired)
     save_record(record)
-    publish_deployed(record, observation.found, "scaled", _scaling(wanted))
+    if leaving:
+        publish_deployed(record, observation.found, "restored", {"reason": "replicas were replaced"})
+    else:
+        publish_deployed(record, observation.found, "scaled", _scaling(wanted))
     return endpoint
 
 
@@ -281,9 +291,10 @@ def put_revision(
     first = route(state)
     check_files(gateway, [first])
     found, record = record, _replacing(record, revision)
+    keeps = active is not None and active.replicas_of == revision.replicas_of
+    desired = of_present_replicas(record, desired, revision, gateway)
     goal = goal_for(record, revision, prepared, first, desired.numbers(prepared.groups))
     goal = replace(goal, capacity_timeout=capacity_timeout(prepared.configuration.retry))
-    keeps = active is not None and active.replicas_of == revision.replicas_of
     offers = None
     if not keeps and (active is None or goal.limits.max_surge) and not goal.capacity_timeout:
         offers = _offers(goal, infrastructure)

@@ -47,6 +47,7 @@ EventName = Literal[
     "canary-promoted",
     "canary-rejected",
     "over-budget",
+    "interrupted",
 ]
 
 

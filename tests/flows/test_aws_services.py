@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,7 +19,7 @@ from prefect_dstack.errors import NotFoundError, PrefectDstackError
 from prefect_dstack.hosts.pool import close_connections
 from prefect_dstack.services.overview import overview
 from prefect_dstack.store import documents
-from prefect_dstack.store.records import find_record
+from prefect_dstack.store.records import find_record, load_record
 from tests.command_line import CommandLine
 from tests.flows.killing import (
     FIRST_TASKS,
@@ -29,11 +30,12 @@ from tests.flows.lab import Requests, answer
 from tests.home import Home
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
+from tests.resident.test_controller import controller
 from tests.testbed.ec2.account import Account
 from tests.testbed.ec2.fixtures import REGIONS, _aws_with_hosts, aws_with_hosts
 from tests.testbed.ec2.server import KEY_ID
 
-__all__ = ["_aws_with_hosts", "aws_with_hosts"]
+__all__ = ["_aws_with_hosts", "aws_with_hosts", "controller"]
 
 pytestmark = [pytest.mark.testbed, pytest.mark.timeout(600)]
 
@@ -158,6 +160,34 @@ def test_a_gateway_says_which_records_to_create_and_goes_when_nobody_knows_it_an
     delete_gateway("front")
     with pytest.raises(NotFoundError, match="front: there is no such gateway"):
         delete_gateway("front")
+
+
+def test_others_take_the_place_of_spot_machines_before_they_are_taken_away(
+    account: Account, home: Home, name: str, prefect_server: PrefectServer, controller: None
+) -> None:
+    create_gateway(FRONT)
+    endpoint = deploy_service(service(name, 2, gateway="front", spot_policy="spot"))
+    address = urlsplit(endpoint.url).hostname or ""
+    first = {machine["InstanceId"] for machine in machines(account)}
+
+    with Requests(address) as requests:
+        requests.wait_for_more()
+        for instance in first:
+            account.order("announce", instance=instance)
+        wait_until(lambda: set(requests.replicas) >= {f"{name}-1-2", f"{name}-1-3"}, 120, "others serve")
+        wait_until(
+            lambda: not first & {it["InstanceId"] for it in machines(account)}, 60, "the first are gone"
+        )
+    assert not requests.failures, requests.failures[:9]
+    wait_until(lambda: load_record(name).wanted_numbers == (2, 3), 30, "the others are recorded")
+    assert load_record(name).active == 1
+    runs = prefect_server.ask("/flow_runs/filter", flows={"name": {"any_": ["substitute-replicas"]}})
+    assert [run["name"] for run in runs] == [
+        f"substitute replicas of {name}: the provider takes back their machines"
+    ]
+    assert reconcile_services() == []
+    stop_service(name)
+    delete_gateway("front")
 
 
 def test_the_gateway_of_this_machine_in_front_of_a_spot_machine_that_is_taken_away(

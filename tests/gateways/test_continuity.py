@@ -52,7 +52,7 @@ def swap(gateway: Gateway, old: Application, new: Application) -> None:
     """Replace a replica as a deployment does."""
     gateway.change(lambda state: state.with_replica("hello", replica(new)))
     gateway.change(lambda state: state.draining("hello", old.name))
-    wait_until(lambda: gateway.open_requests("hello", old.name) == 0)
+    wait_until(lambda: gateway.open_requests("hello")[old.name] == 0)
     gateway.change(lambda state: state.without_replica("hello", old.name))
     old.stop()
 
@@ -100,9 +100,9 @@ def test_streams_and_websockets_survive_a_swap_and_a_reload(
     assert echoes(websocket, b"before")
 
     gateway.change(lambda state: state.with_replica("hello", replica(new)).draining("hello", "old"))
-    assert gateway.open_requests("hello", "old") == 2
+    assert gateway.open_requests("hello")["old"] == 2
     gateway.change(lambda state: state.with_route(Route(service="other", port=free_port())))
-    assert gateway.open_requests("hello", "old") == 2, "those of the earlier configuration count too"
+    assert gateway.open_requests("hello")["old"] == 2, "those of the earlier configuration count too"
 
     assert echoes(websocket, b"after")
     received = b""
@@ -111,10 +111,10 @@ def test_streams_and_websockets_survive_a_swap_and_a_reload(
         assert part, received
         received += part
     assert received.count(b"data: ") == 40
-    wait_until(lambda: gateway.open_requests("hello", "old") == 1)
+    wait_until(lambda: gateway.open_requests("hello")["old"] == 1)
     websocket.close()
     events.close()
-    wait_until(lambda: gateway.open_requests("hello", "old") == 0)
+    wait_until(lambda: gateway.open_requests("hello")["old"] == 0)
 
 
 def test_events_arrive_as_soon_as_they_are_sent(gateway: Gateway, port: int, application: Start) -> None:
@@ -153,7 +153,7 @@ def test_draining_leaves_requests_under_way_running(gateway: Gateway, port: int,
     slow = open_stream(port, "/slow?seconds=1")
     wait_until(lambda: old.counts["slow"] == 1)
     gateway.change(lambda state: state.with_replica("hello", replica(new)).draining("hello", "old"))
-    assert gateway.open_requests("hello", "old") == 1
+    assert gateway.open_requests("hello")["old"] == 1
     assert gateway.replica_health("hello")["old"].status == "DRAIN"
     assert slow.recv(4096).endswith(b"old")
     slow.close()

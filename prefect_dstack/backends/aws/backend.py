@@ -18,6 +18,7 @@ from prefect_dstack.backends.aws.account import Account
 from prefect_dstack.backends.aws.catalog import instance_types
 from prefect_dstack.backends.aws.clients import SessionFactory, quiet
 from prefect_dstack.backends.aws.errors import AwsError, code_of, is_capacity, is_quota, translate, words
+from prefect_dstack.backends.aws.interruptions import marked_instances
 from prefect_dstack.backends.aws.machine import AwsMachine, reach
 from prefect_dstack.backends.aws.network import network_name
 from prefect_dstack.backends.aws.offers import BACKEND, Market, explain, select
@@ -187,6 +188,21 @@ class AwsBackend:
             except ProvisioningError as error:
                 details = {UNLISTED: str(error)}
                 return [Instance(backend=BACKEND, id=region, name=f"aws {region}", details=details)]
+
+        with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
+            return [instance for found in pool.map(listed, self.settings.regions) for instance in found]
+
+    def interrupted(self) -> Sequence[Instance]:
+        """List the spot machines that EC2 takes back; see `AnnouncesInterruptions.interrupted`."""
+        role = tagging.tagged(tagging.ROLE, "replica")
+
+        def listed(region: str) -> list[Instance]:
+            aws = self.account.aws
+            marked = marked_instances(aws, region)
+            if not marked:
+                return []
+            found = ec2.find(aws, region, role, {"Name": "instance-id", "Values": marked})
+            return [ec2.to_instance(aws, region, entry) for entry in found]
 
         with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
             return [instance for found in pool.map(listed, self.settings.regions) for instance in found]

@@ -583,3 +583,19 @@ def test_a_machine_lets_in_whoever_reaches_for_it_from_another_address(
     assert let_in() == {"192.0.2.2/32"}
     aws.fault("DescribeSecurityGroups", code="UnauthorizedOperation", status=403)
     backend(ssh_from=("192.0.2.3/32",)).machine(instance)
+
+
+def test_spot_machines_that_are_about_to_be_taken_back_are_known(aws: Account, backend: Make) -> None:
+    made = backend("us-east-1", "eu-west-1")
+    stamps = [STAMP, STAMP.model_copy(update={"replica": 1})]
+    spot = [offer for offer in made.offers(GPU) if offer.spot]
+    found = [made.provision(spot, stamp, GPU, lambda _: None) for stamp in stamps]
+    assert made.interrupted() == []
+
+    aws.order("announce", instance=found[1].id)
+
+    (marked,) = made.interrupted()
+    assert (marked.id, made.stamp(marked)) == (found[1].id, stamps[1])
+    for instance in found:
+        made.terminate(instance)
+    assert made.interrupted() == []

@@ -35,6 +35,8 @@ class Machines:
         self.never_boot = threading.local()
         self.logs: list[str] = []
         self.boot_seconds = 0.0
+        # Spot instances that are about to be taken back.
+        self.announced: set[str] = set()
         # By role: their names, and further tags for each.
         self.images: dict[str, dict[str, list[str]]] = {}
         self._hosts: dict[str, Host] = {}
@@ -57,6 +59,7 @@ class Machines:
         with self._lock:
             hosts, self._hosts = self._hosts, {}
             self._tokens.clear()
+            self.announced.clear()
             self.logs.clear()
         if self.testbed is not None:
             for host in hosts.values():
@@ -68,6 +71,27 @@ class Machines:
         instance.ec2_backend.terminate_instances([identifier])
         instance.state_reason.code = "Server.SpotInstanceTermination"
         instance.state_reason.message = "Server.SpotInstanceTermination: Spot instance termination"
+
+    def spot_requests(self, region: str, codes: set[str]) -> str:
+        """Answer DescribeSpotInstanceRequests, which moto does for requests of another kind only."""
+        items = []
+        for backend in (regions[region] for regions in ec2_backends.values() if region in regions):
+            for instance in backend.all_instances():
+                if instance.lifecycle != "spot" or instance.state == "terminated":
+                    continue
+                marked = instance.id in self.announced
+                code, state = ("marked-for-termination", "closed") if marked else ("fulfilled", "active")
+                if not codes or code in codes:
+                    items.append(
+                        f"<item><spotInstanceRequestId>sir-{instance.id[2:]}</spotInstanceRequestId>"
+                        f"<state>{state}</state><status><code>{code}</code></status>"
+                        f"<instanceId>{instance.id}</instanceId></item>"
+                    )
+        return (
+            '<DescribeSpotInstanceRequestsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">'
+            f"<requestId>0</requestId><spotInstanceRequestSet>{''.join(items)}</spotInstanceRequestSet>"
+            "</DescribeSpotInstanceRequestsResponse>"
+        )
 
     def host(self, identifier: str) -> Host:
         """The host behind an instance."""

@@ -60,6 +60,8 @@ class Application:
             return request.refuse(start, fault.code, fault.message, fault.status)
         if request.action == "GetProducts":
             return self._prices(request, start)
+        if request.action == "DescribeSpotInstanceRequests" and request.form.get("DryRun") != "true":
+            return _xml(start, self._machines.spot_requests(request.region, request.values("status-code")))
         if request.action == "GetParameter" and request.json.get("Name", "").startswith("/aws/service/"):
             return self._parameter(request, start)
         return self._ask_moto(environ, start, request, body, "" if fault is None else fault.kind)
@@ -127,6 +129,8 @@ class Application:
         elif order == "requests":
             with self._lock:
                 answer = dict(self._requests)
+        elif order == "announce":
+            self._machines.announced.add(arguments["instance"])
         elif order == "interrupt":
             self._machines.interrupt(arguments["instance"])
         elif order == "exec":
@@ -161,6 +165,20 @@ class Request:
         self.form = dict(urllib.parse.parse_qsl(body.decode(errors="replace"))) if not target else {}
         self.action = target.rpartition(".")[2] or self.form.get("Action") or environ["REQUEST_METHOD"]
 
+    def values(self, name: str) -> set[str]:
+        """What a filter of EC2 lets through; empty: there is no such filter."""
+        numbers = [
+            key.split(".")[1]
+            for key, value in self.form.items()
+            if re.fullmatch(r"Filter\.\d+\.Name", key) and value == name
+        ]
+        return {
+            value
+            for key, value in self.form.items()
+            for number in numbers
+            if key.startswith(f"Filter.{number}.Value.")
+        }
+
     def properties(self) -> dict[str, str]:
         """What faults can choose by."""
         from moto.ec2.models import ec2_backends
@@ -191,6 +209,12 @@ class Request:
 def _json(start: StartResponse, answer: Any, status: str = "200 OK") -> list[bytes]:
     body = json.dumps(answer).encode()
     start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _xml(start: StartResponse, text: str) -> list[bytes]:
+    body = text.encode()
+    start("200 OK", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
     return [body]
 
 
