@@ -42,7 +42,7 @@ def apply_service(configuration: ServiceConfiguration, options: ApplyOptions) ->
     with progress():
         endpoint = deploy_service(configuration, force=options.force, move=options.move)
     end_schedule(endpoint.service)
-    if configuration.scalings or configuration.restart_after is not None:
+    if configuration.needs_controller:
         _watch(endpoint.service)
     if options.json:
         print_json(_fields(endpoint))

@@ -405,10 +405,12 @@ class ServiceConfiguration(RunConfiguration):
         return self.replica_range.min or 0
 
     @property
-    def scalings(self) -> tuple[Scaling, ...]:
-        """When replicas are added and removed, of the service or of each group that scales."""
-        found = [self.scaling, *(group.scaling for group in self.replica_groups)]
-        return tuple(scaling for scaling in found if scaling is not None)
+    def needs_controller(self) -> bool:
+        """Whether it does all that it says only while a controller watches."""
+        parts: tuple[ServiceConfiguration | ReplicaGroup, ...] = (self, *self.replica_groups)
+        if any(part.scaling is not None or part.spot_policy in ("spot", "auto") for part in parts):
+            return True
+        return self.restart_after is not None
 
     @property
     def group_names(self) -> list[str]:

@@ -116,8 +116,9 @@ def decide(history: Sequence[Sample], terms: ScalingTerms, current: int) -> Deci
     if current == 0:
         held = history[-1].load.held
         return Decision(max(1, terms.least), f"{held} held") if held else Decision(0)
-    up = _needs(history, terms, now - terms.up_delay)
-    if up and min(up) > current:
+    since = now - terms.up_delay
+    # Who has begun to look does not know yet what the load was before.
+    if history[0].at <= since and (up := _needs(history, terms, since)) and min(up) > current:
         return Decision(min(up), _reason(history, terms))
     since = now - terms.down_delay
     if history[0].at > since:

@@ -49,6 +49,15 @@ def test_a_wave_shorter_than_the_delays_moves_nothing() -> None:
     assert set(run(wave, ScalingTerms("rps", 10, 1, 8, window=5, up_delay=10, down_delay=30))) == {1}
 
 
+def test_a_controller_that_has_just_begun_waits_for_the_delay_too() -> None:
+    patient = ScalingTerms("rps", 10, 1, 8, window=5, up_delay=300)
+    seconds = range(302)
+    samples = [Sample(float(at), Load(requests=100 * at)) for at in seconds]
+    grown = [decide(samples[: at + 1], patient, 1).replicas for at in seconds]
+    assert set(grown[:300]) == {1}
+    assert grown[-1] == 8
+
+
 def test_says_why() -> None:
     busy = [Sample(float(at), Load(in_flight=31)) for at in range(5)]
     decision = decide(busy, IN_FLIGHT, 2)
