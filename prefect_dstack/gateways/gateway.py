@@ -178,6 +178,7 @@ class Gateway:
             self._write(files, state)
             self.place.check(files[CONFIGURATION])
             self._start()
+            self.place.remove(UNFINISHED)
         except (GatewayError, HostError):
             with contextlib.suppress(GatewayError, HostError):
                 self.place.destroy()
@@ -241,7 +242,8 @@ class Gateway:
         try:
             if not ready:
                 self._start()
-            elif plan.reload or stale or not self._run(plan.commands):
+            # One that was only slow to answer, or was starting already, has not read what is written now.
+            if not ready or plan.reload or stale or not self._run(plan.commands):
                 self._reload(new)
         except GatewayError:
             self._write(before, old)
@@ -282,7 +284,6 @@ class Gateway:
                 )
                 raise GatewayError(f"{self.place.name} did not start: {alerts[-1]}")
             time.sleep(0.02)
-        self.place.remove(UNFINISHED)
 
     def _reload(self, new: GatewayState) -> None:
         """Have HAProxy read its files anew; what it knows of the replicas' health goes on."""

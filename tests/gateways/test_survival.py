@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from prefect_dstack.errors import CertificateError, ConflictError, GatewayError, NotFoundError
-from prefect_dstack.gateways.gateway import Gateway
+from prefect_dstack.gateways.gateway import ANSWER_TIMEOUT, Gateway
 from prefect_dstack.gateways.local import LocalPlace
 from prefect_dstack.gateways.state import GatewayState, Route
 from prefect_dstack.gateways.template import render
@@ -96,6 +96,22 @@ def test_a_change_starts_a_gateway_that_is_gone(gateway: Gateway, port: int, app
     gateway.place.stop()
     gateway.change(lambda state: state.with_weight("hello", "r0", 50))
     assert answers(port)
+
+
+def test_a_gateway_that_is_slow_to_answer_follows_its_state_all_the_same(
+    gateway: Gateway, port: int, application: Start
+) -> None:
+    serve(gateway, application("r0"))
+    other = application("r1")
+    worker = gateway._workers().current[0]
+    master = next(it for it in haproxies(gateway) if it.pid != worker)
+    master.suspend()
+    wake = threading.Timer(1.5 * ANSWER_TIMEOUT, master.resume)
+    wake.start()
+    gateway.change(lambda state: state.with_replica("hello", replica(other)).without_replica("hello", "r0"))
+    wake.join()
+    assert {request(port).body for _ in range(4)} == {b"r1"}
+    assert not gateway.is_unfinished()
 
 
 def test_only_its_owner_can_read_or_steer_it(gateway: Gateway, application: Start) -> None:
