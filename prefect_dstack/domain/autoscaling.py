@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Decision", "Load", "Sample", "ScalingTerms", "decide", "needed"]
@@ -17,7 +17,7 @@ __all__ = ["Decision", "Load", "Sample", "ScalingTerms", "decide", "needed"]
 TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Load:
     """What a service had to bear at one moment, as the gateway counted it.
 
@@ -38,7 +38,7 @@ class Load:
     metric: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A load and when it was seen.
 
@@ -118,16 +118,16 @@ def decide(history: Sequence[Sample], terms: ScalingTerms, current: int) -> Deci
         return Decision(max(1, terms.least), f"{held} held") if held else Decision(0)
     since = now - terms.up_delay
     # Who has begun to look does not know yet what the load was before.
-    if history[0].at <= since and (up := _needs(history, terms, since)) and min(up) > current:
+    if history[0].at <= since and (up := _all(_needs(history, terms, since), lambda it: it > current)):
         return Decision(min(up), _reason(history, terms))
     since = now - terms.down_delay
-    if history[0].at > since:
+    if history[0].at > since or current <= terms.least:
         return Decision(current)
     if terms.least == 0 and _is_idle(history, since):
         return Decision(0, f"no request for {terms.down_delay:g} s")
     # A request between two looks is in no average: only a time without any ends the last replica.
-    down = [max(count, 1) for count in _needs(history, terms, since)]
-    if down and max(down) < current:
+    needs = (max(count, 1) for count in _needs(history, terms, since))
+    if down := _all(needs, lambda it: it < current):
         return Decision(max(down), _reason(history, terms))
     return Decision(current)
 
@@ -154,14 +154,23 @@ def needed(value: float, terms: ScalingTerms, replicas: int) -> int:
     return min(max(count, terms.least), terms.most)
 
 
-def _needs(history: Sequence[Sample], terms: ScalingTerms, since: float) -> list[int]:
-    """Return how many replicas each look since a moment asked for, the one before that moment among them."""
-    first = max((number for number, sample in enumerate(history) if sample.at <= since), default=0)
-    found = []
-    for number in range(first, len(history)):
-        value = _value(history[: number + 1], terms)
+def _needs(history: Sequence[Sample], terms: ScalingTerms, since: float) -> Iterator[int]:
+    """Yield how many replicas each look since a moment asked for, and the one before that; the last first."""
+    for number in range(len(history) - 1, -1, -1):
+        value = _value(history, number, terms)
         if value is not None:
-            found.append(needed(value, terms, history[number].replicas))
+            yield needed(value, terms, history[number].replicas)
+        if history[number].at <= since:
+            return
+
+
+def _all(counts: Iterable[int], test: Callable[[int], bool]) -> list[int]:
+    """Return all of them, or none if one does not pass: most often the first, and no other is looked at."""
+    found = []
+    for count in counts:
+        if not test(count):
+            return []
+        found.append(count)
     return found
 
 
@@ -174,9 +183,12 @@ def _is_idle(history: Sequence[Sample], since: float) -> bool:
     return not _begun(seen)
 
 
-def _value(history: Sequence[Sample], terms: ScalingTerms) -> float | None:
-    last = history[-1]
-    window = [sample for sample in history if sample.at >= last.at - terms.window]
+def _value(history: Sequence[Sample], number: int, terms: ScalingTerms) -> float | None:
+    """Return the metric as it was at one look, over the window before that."""
+    first = number
+    while first and history[first - 1].at >= history[number].at - terms.window:
+        first -= 1
+    window = history[first : number + 1]
     loads = [sample.load for sample in window]
     if terms.metric == "rps":
         return _rate(window)
@@ -209,7 +221,7 @@ def _begun(history: Sequence[Sample]) -> int:
 
 
 def _reason(history: Sequence[Sample], terms: ScalingTerms) -> str:
-    value = _value(history, terms) or 0.0
+    value = _value(history, len(history) - 1, terms) or 0.0
     what = {
         "rps": f"{value:.3g} requests/s",
         "concurrency": f"{value:.3g} in flight",

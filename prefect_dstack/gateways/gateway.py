@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -16,7 +16,8 @@ from prefect_dstack.gateways.changes import DELETE, Command, changes
 from prefect_dstack.gateways.counters import Departed, ProcessSample, Row, departed_with, read_departed
 from prefect_dstack.gateways.handover import FAILING, NONE_FAILING, failing
 from prefect_dstack.gateways.latency import Tally
-from prefect_dstack.gateways.observation import HeldRequests, ReplicaHealth, ReplicaStatistics, ServiceLoad
+from prefect_dstack.gateways.look import GatewayLook
+from prefect_dstack.gateways.observation import ReplicaHealth, ReplicaStatistics
 from prefect_dstack.gateways.place import Place
 from prefect_dstack.gateways.runtime import (
     Workers,
@@ -58,6 +59,8 @@ class Gateway:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        # What was read last, and what it is: with many services that takes most of the time of a look.
+        self._parsed: tuple[bytes, GatewayState] | None = None
 
     def state(self) -> GatewayState:
         """Read the desired state.
@@ -72,8 +75,11 @@ class Gateway:
         data = self.place.read(STATE)
         if data is None:
             raise NotFoundError(f"{self.place.name} does not exist")
+        known = self._parsed
+        if known is not None and known[0] == data:
+            return known[1]
         try:
-            return GatewayState.model_validate_json(data)
+            state = GatewayState.model_validate_json(data)
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"]))
@@ -81,6 +87,8 @@ class Gateway:
                 f"{self.place.name}: {STATE} cannot be read: {place}: {problem['msg']}; "
                 "it was damaged, or written by another version of prefect-dstack"
             ) from None
+        self._parsed = data, state
+        return state
 
     def ensure_running(self, initial_state: GatewayState) -> GatewayState:
         """Create the gateway if it does not exist, and start it if it does not run.
@@ -400,80 +408,18 @@ class Gateway:
             for server in self._servers(service, process)
         }
 
-    def held(self, service: str) -> int:
-        """Count the requests that wait at the gateway until a replica of a service is ready.
-
-        Args:
-            service: The service.
-
-        Returns:
-            Their number.
-
-        Raises:
-            GatewayError: If the gateway does not answer.
-        """
-        return self.held_requests(service).now
-
-    def held_requests(self, service: str) -> HeldRequests:
-        """Count the requests that found no replica of a service ready.
-
-        Args:
-            service: The service.
-
-        Returns:
-            How many wait now, and how many there have been.
+    def look(self) -> GatewayLook:
+        """Return what all services have to bear now, and how their replicas are.
 
         Raises:
             GatewayError: If the gateway does not answer.
         """
         process = self._current_worker()
-        now, ever = self._held(service, process)
-        # A former process passes its own on within a second.
-        now += sum(held for held, _ in self._of_former(lambda worker: self._held(service, worker)))
-        return HeldRequests(process=process, now=now, ever=ever)
-
-    def load(self, service: str, replicas: Collection[str] | None = None) -> ServiceLoad:
-        """Return what a service has to bear, or some of its replicas.
-
-        Args:
-            service: The service.
-            replicas: Only these; of what waits for any replica, they have their share. None: all of them.
-
-        Returns:
-            The requests so far, and those that are open or wait now.
-
-        Raises:
-            GatewayError: If the gateway does not answer.
-        """
-        process = self._current_worker()
-        # 2: the backend as a whole.
-        whole = list(parse_statistics(self._master(f"@!{process} show stat {backend(service)} 2 -1")))
-        former = sum(
-            int(server["scur"] or 0)
-            for servers in self._of_former(lambda worker: self._servers(service, worker))
-            for server in servers
-            if replicas is None or server["svname"] in replicas
-        )
-        row = whole[0] if whole else {}
-        held, _ = self._held(service, process)
-        if replicas is None:
-            return ServiceLoad(
-                process=process,
-                requests=int(row.get("req_tot") or row.get("stot") or 0),
-                in_flight=int(row.get("scur") or 0) - int(row.get("qcur") or 0) + former,
-                queued=int(row.get("qcur") or 0),
-                held=held,
-            )
-        servers = self._servers(service, process)
-        some = [server for server in servers if server["svname"] in replicas]
-        share = len(some) / max(1, len(servers))
-        return ServiceLoad(
-            process=process,
-            requests=sum(int(server["stot"] or 0) for server in some),
-            in_flight=sum(int(server["scur"] or 0) for server in some) + former,
-            queued=round(int(row.get("qcur") or 0) * share),
-            held=round(held * share),
-        )
+        # 6: services and their replicas; 4: replicas.
+        statistics = self._master(f"@!{process} show stat -1 6 -1")
+        held = self._master(f"@!{process} show held")
+        former = list(self._of_former(lambda worker: self._master(f"@!{worker} show stat -1 4 -1")))
+        return GatewayLook.of(process, statistics, held, former)
 
     def samples(self) -> tuple[list[ProcessSample], Departed]:
         """Return what all processes have counted, and what they had counted for servers that are gone.
@@ -512,9 +458,6 @@ class Gateway:
         """Ask a process how long replicas took: tallies by service, replica and bucket."""
         tables = "".join(f"\nshow table durations/{service}" for service in services)
         return parse_durations(self._master(f"@!{worker}{tables}")) if tables else {}
-
-    def _held(self, service: str, worker: int) -> tuple[int, int]:
-        return parse_held(self._master(f"@!{worker} show held")).get(service, (0, 0))
 
     def _current_servers(self, service: str) -> list[dict[str, str]]:
         return self._servers(service, self._current_worker())

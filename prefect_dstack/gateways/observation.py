@@ -9,25 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_dstack.gateways import latency
 
-__all__ = ["HeldRequests", "ReplicaHealth", "ReplicaStatistics", "ServiceLoad"]
+__all__ = ["ReplicaHealth", "ReplicaStatistics", "ServiceLoad"]
 
 _COUNTERS = ("requests", "client_errors", "server_errors", "connection_errors", "response_errors")
-
-
-class HeldRequests(BaseModel):
-    """What the gateway has seen of requests that found no replica of their service ready."""
-
-    model_config = ConfigDict(frozen=True)
-
-    process: int = Field(description="The process that counted; another one has begun anew.")
-    now: int = Field(description="Requests that wait.")
-    ever: int = Field(
-        description="Requests that found no replica ready, whatever came of them; each wants a replica."
-    )
-
-    def since(self, earlier: HeldRequests) -> int:
-        """Count the requests after an earlier look, or after the last reload if that was later."""
-        return self.ever if earlier.process != self.process else self.ever - earlier.ever
 
 
 class ReplicaHealth(BaseModel):

@@ -21,19 +21,23 @@ from prefect_dstack.flows.replace import replace_replica
 from prefect_dstack.flows.restore import restore_service
 from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.flows.substitute import substitute_replicas
+from prefect_dstack.gateways.look import GatewayLook
 from prefect_dstack.infrastructure.certificates import lacking
+from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.leadership import Leadership
 from prefect_dstack.resident.load_pages import LoadPages
 from prefect_dstack.resident.metrics import MetricsServer
+from prefect_dstack.resident.pacing import Pace
 from prefect_dstack.resident.scaling import ScalingChange
 from prefect_dstack.resident.watching import HungReplica, ServiceWatch
 from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.settings import settings
+from prefect_dstack.store.clients import sharing_client
 from prefect_dstack.store.records import find_record, readable_records
 from prefect_dstack.store.runs import has_died
-from prefect_dstack.store.sources import resolve_infrastructure
+from prefect_dstack.store.sources import resolve_infrastructure, seen_at_once
 
 __all__ = ["Controller", "run_controller"]
 
@@ -78,55 +82,78 @@ class Controller:
         # The flow run of the last deployment that was undone, by service.
         self._taken_back: dict[str, str] = {}
         self._interrupted: list[Stamp] = []
-        self._read = self._passed = self._renewed = self._looked = self._asked = float("-inf")
+        # That reading takes time is felt by the Prefect server, whose time is no less dear.
+        self._reading = Pace(RECORDS_AGE, clock, cost=clock)
+        self._looking, self._passing = Pace(TICK, clock), Pace(FULL_PASS, clock)
+        self._renewing, self._drawing = Pace(CERTIFICATES, clock), Pace(LOAD, clock)
+        self._asking = Pace(INTERRUPTIONS, clock)
         self._leads = False
 
     def tick(self) -> None:
         """Check everything that is due once, and start the changes it needs."""
-        now = self._clock()
         try:
-            if now - self._read >= RECORDS_AGE:
-                self._read_records()
-                self._read = now
+            if self._reading.due:
+                with sharing_client(), seen_at_once():
+                    self._reading.keep(self._read_records)
         except (httpx.HTTPError, PrefectDstackError) as error:
             logger.warning("the Prefect API does not answer; going on with what is known: %s", error)
         infrastructure = self._infrastructure
         if infrastructure is None:
             return
-        for watch in list(self._watches.values()):
-            if watch.is_scaled or watch.replaces_hung:
-                self._look_at(watch, infrastructure)
-        self._leave_interrupted(infrastructure, now)
-        if now - self._looked >= LOAD:
-            self._looked = now
+        if self._looking.due:
+            self._looking.keep(lambda: self._look(infrastructure))
+        self._leave_interrupted(infrastructure)
+        if self._drawing.due:
             mine = [
                 it.record for it in self._watches.values() if self._watches_over(it.record, infrastructure)
             ]
-            self._start("load", lambda: self._pages.look(infrastructure, mine))
-        if now - self._passed >= FULL_PASS:
-            self._passed = now
-            self._start("reconcile", lambda: _reconcile(infrastructure))
-        if now - self._renewed >= CERTIFICATES:
-            self._renewed = now
-            self._start("certificates", lambda: _renew(infrastructure))
+            self._start("load", lambda: self._drawing.keep(lambda: self._pages.look(infrastructure, mine)))
+        if self._passing.due:
+            self._start("reconcile", lambda: self._reconcile(infrastructure))
+        if self._renewing.due:
+            self._start("certificates", lambda: self._renewing.keep(lambda: _renew(infrastructure)))
 
-    def _look_at(self, watch: ServiceWatch, infrastructure: Infrastructure) -> None:
-        if not self._is_mine(watch.record, infrastructure):
-            return
-        gateway = infrastructure.find_gateway(watch.record.gateway)
-        if gateway is None:
-            return
+    def _look(self, infrastructure: Infrastructure) -> None:
+        """Look at each gateway once, and start what its services need by that."""
+        watches: dict[str, list[ServiceWatch]] = {}
+        for watch in self._watches.values():
+            needed = watch.is_scaled or watch.replaces_hung
+            if needed and self._is_mine(watch.record, infrastructure):
+                watches.setdefault(watch.record.gateway, []).append(watch)
+        for name, behind in watches.items():
+            gateway = infrastructure.find_gateway(name)
+            if gateway is None:
+                continue
+            try:
+                seen = gateway.control.look()
+            except PrefectDstackError as error:
+                logger.debug("gateway %s says nothing of its services: %s", name, error)
+                continue
+            for watch in behind:
+                self._look_at(watch, seen, gateway, infrastructure)
+
+    def _look_at(
+        self, watch: ServiceWatch, seen: GatewayLook, gateway: ManagedGateway, infrastructure: Infrastructure
+    ) -> None:
         name = watch.record.name
         if watch.is_scaled:
-            watch.look(gateway, infrastructure)
+            watch.look(seen, gateway, infrastructure)
             change = watch.change()
             if change is not None:
                 self._start(f"change {name}", partial(_scale, change))
-        hung = watch.hung(gateway)
+        hung = watch.hung(seen)
         if hung is not None:
             self._start(f"change {name}", partial(_replace, hung))
 
-    def _leave_interrupted(self, infrastructure: Infrastructure, now: float) -> None:
+    def _reconcile(self, infrastructure: Infrastructure) -> None:
+        """Compare without a flow run, and start one only where something differs."""
+        with sharing_client(), seen_at_once():
+            found = self._passing.keep(lambda: reconcile(infrastructure, logger, dry_run=True, foreign=False))
+        if found.done:
+            logger.info("repairing: %s", "; ".join(found.done))
+            reconcile_services()
+
+    def _leave_interrupted(self, infrastructure: Infrastructure) -> None:
         """Have others take the place of replicas whose machines are taken back."""
         at_risk = [
             it.record
@@ -138,12 +165,11 @@ class Controller:
             names = [stamp.name for stamp in interrupted if stamp.name in record.wanted_names]
             if names:
                 self._start(f"change {record.name}", partial(_substitute, record.name, sorted(names)))
-        if at_risk and now - self._asked >= INTERRUPTIONS:
-            self._asked = now
+        if at_risk and self._asking.due:
             self._start("interruptions", partial(self._ask_for_interruptions, infrastructure))
 
     def _ask_for_interruptions(self, infrastructure: Infrastructure) -> None:
-        self._interrupted = infrastructure.interrupted()
+        self._interrupted = self._asking.keep(infrastructure.interrupted)
 
     def close(self) -> None:
         """Step down as leader; what is under way runs to its end."""
@@ -210,7 +236,7 @@ class Controller:
         except Exception as error:  # noqa: BLE001 - one service must not end the watch over the others
             logger.error("%s", error)
         finally:
-            self._read = float("-inf")
+            self._reading.hurry()
 
 
 def _scale(change: ScalingChange) -> None:
@@ -244,14 +270,6 @@ def _substitute(service: str, replicas: list[str]) -> None:
 def _restore(service: str) -> None:
     logger.info("restoring %s: %s", service, LOST)
     restore_service(service, reason=LOST)
-
-
-def _reconcile(infrastructure: Infrastructure) -> None:
-    """Compare without a flow run, and start one only where something differs."""
-    found = reconcile(infrastructure, logger, dry_run=True, foreign=False)
-    if found.done:
-        logger.info("repairing: %s", "; ".join(found.done))
-        reconcile_services()
 
 
 def _renew(infrastructure: Infrastructure) -> None:

@@ -14,7 +14,8 @@ from prefect_dstack.domain.autoscaling import Decision, Load, Sample, ScalingTer
 from prefect_dstack.domain.groups import group_name, router_group
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
-from prefect_dstack.gateways.observation import ReplicaStatistics, ServiceLoad
+from prefect_dstack.gateways.look import GatewayLook
+from prefect_dstack.gateways.observation import ReplicaStatistics
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 
@@ -111,20 +112,28 @@ class GroupLoad:
         self._history: deque[Sample] = deque()
         self._statistics: Mapping[str, ReplicaStatistics] = {}
 
-    def look(self, record: ServiceRecord, gateway: ManagedGateway, infrastructure: Infrastructure) -> None:
+    def look(
+        self,
+        record: ServiceRecord,
+        seen: GatewayLook,
+        gateway: ManagedGateway,
+        infrastructure: Infrastructure,
+    ) -> None:
         """Note the load as the gateway counts it.
 
         Args:
             record: The record of the service.
-            gateway: The gateway in front of it.
+            seen: What the gateway in front of it has shown.
+            gateway: That gateway, for what is asked of few services only.
             infrastructure: Where its replicas are, for metrics of their own.
         """
         mine = self._replicas(record)
+        apart = self.group is not None and not self._routed
+        counted = seen.load(record.name, mine if apart else None)
         try:
-            counted = self._counted(record, gateway, mine)
             latency = self._latency(record, gateway, mine) if self.terms.metric == "latency_p95" else None
         except PrefectDstackError as error:
-            logger.debug("%s: its gateway does not say what it bears: %s", record.name, error)
+            logger.debug("%s: its gateway does not say how long it takes: %s", record.name, error)
             return
         metric = None
         if self.terms.metric == "prometheus" and self._query is not None:
@@ -137,6 +146,8 @@ class GroupLoad:
             latency_p95=latency,
             metric=metric,
         )
+        if self._history and self._history[-1].load == load:
+            load = self._history[-1].load  # many services that do nothing need not remember it so often
         now = self._clock()
         self._history.append(Sample(now, load, counted.process, self._wanted(record)))
         longest = max(self.terms.up_delay, self.terms.down_delay)
@@ -170,11 +181,6 @@ class GroupLoad:
             for number in record.wanted_numbers
             if group_name(active.groups, number) == self.group
         )
-
-    def _counted(self, record: ServiceRecord, gateway: ManagedGateway, mine: Collection[str]) -> ServiceLoad:
-        if self.group is None or self._routed:
-            return gateway.control.load(record.name)
-        return gateway.control.load(record.name, mine)
 
     def _latency(self, record: ServiceRecord, gateway: ManagedGateway, mine: Collection[str]) -> float | None:
         """Return the seconds within which 95 % of the answers since the last look began."""

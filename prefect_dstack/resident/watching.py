@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +10,12 @@ from prefect_dstack.configurations import ServiceConfiguration, load_configurati
 from prefect_dstack.domain.groups import may_be_interrupted
 from prefect_dstack.domain.record import Revision, ServiceRecord, now
 from prefect_dstack.domain.replacement import replica_to_replace
-from prefect_dstack.errors import PrefectDstackError
+from prefect_dstack.gateways.look import GatewayLook
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.scaling import GroupLoad, ScalingChange, scaled_groups
 
 __all__ = ["HungReplica", "ServiceWatch"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,20 +85,16 @@ class ServiceWatch:
         configuration = self._configuration
         return configuration is not None and configuration.restart_after is not None
 
-    def hung(self, gateway: ManagedGateway) -> HungReplica | None:
+    def hung(self, seen: GatewayLook) -> HungReplica | None:
         """Return the replica that is to be replaced by now; None if none is.
 
         Args:
-            gateway: The gateway in front of the service, which asks the probe again and again.
+            seen: What the gateway in front of it has shown, which asks the probe again and again.
         """
         configuration = self._configuration
         if configuration is None or configuration.restart_after is None:
             return None
-        try:
-            health = gateway.control.replica_health(self.record.name)
-        except PrefectDstackError as error:
-            logger.debug("%s: its gateway says nothing of its replicas: %s", self.record.name, error)
-            return None
+        health = seen.health(self.record.name)
         wanted = self.record.wanted_names
         failing = {name: it for name, it in health.items() if it.status == "DOWN" and name in wanted}
         chosen = replica_to_replace(
@@ -116,15 +109,16 @@ class ServiceWatch:
         reason = f"its probe has failed for {found.since:.0f} s: {found.check or 'no answer'}"
         return HungReplica(self.record.name, chosen, reason)
 
-    def look(self, gateway: ManagedGateway, infrastructure: Infrastructure) -> None:
+    def look(self, seen: GatewayLook, gateway: ManagedGateway, infrastructure: Infrastructure) -> None:
         """Note the load of the service as the gateway counts it.
 
         Args:
-            gateway: The gateway in front of it.
+            seen: What the gateway in front of it has shown.
+            gateway: That gateway.
             infrastructure: Where its replicas are, for metrics of their own.
         """
         for load in self._scaled:
-            load.look(self.record, gateway, infrastructure)
+            load.look(self.record, seen, gateway, infrastructure)
 
     def change(self) -> ScalingChange | None:
         """Return what is to change by now, of one group at a time; None if nothing is."""

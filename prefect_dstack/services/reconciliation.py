@@ -281,10 +281,12 @@ def _steps(
     ]
     if active is None:
         return all_steps(running, Wanted(revision=None), Limits(max_surge=0))
-    prepared = recorded(record, active, infrastructure.sources)
     wanted = Wanted(revision=active.replicas_of, numbers=record.wanted_numbers, groups=record.groups)
-    limits = Limits.of(prepared.configuration.rollout, wanted.replicas)
-    return all_steps(running, wanted, limits)
+    # Whether there is anything to do does not depend on the limits, which take a request to know.
+    if not all_steps(running, wanted, Limits()):
+        return []
+    prepared = recorded(record, active, infrastructure.sources)
+    return all_steps(running, wanted, Limits.of(prepared.configuration.rollout, wanted.replicas))
 
 
 def _cleaning(

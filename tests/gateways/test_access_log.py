@@ -25,6 +25,7 @@ from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, Load, raw_answers, request
 from tests.gateways.conftest import replica, serve
 from tests.gateways.test_https import certificate, handshake
+from tests.gateways.waiting import held, held_by_current
 from tests.gateways.world import token
 from tests.polling import wait_until
 
@@ -163,10 +164,10 @@ def test_waiting_for_a_first_replica_counts_over_a_reload_too(
     start = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(request, port)
-        wait_until(lambda: gateway.held("hello") == 1)
+        wait_until(lambda: held(gateway, "hello") == 1)
         wait_until(lambda: time.monotonic() - start >= 1)
         gateway.change(lambda state: state.with_route(Route(service="other", port=free_port())))
-        wait_until(lambda: gateway._held("hello", gateway._current_worker())[0] == 1)
+        wait_until(lambda: held_by_current(gateway, "hello") == 1)
         gateway.change(lambda state: state.with_replica("hello", replica(application("hello-1-0"))))
         assert answer.result(20).status == 200
     line = last_request(gateway, 1)

@@ -11,6 +11,7 @@ from prefect_dstack.gateways.gateway import Gateway
 from tests.gateways.application import Application, request
 from tests.gateways.conftest import replica, serve
 from tests.gateways.test_holding import GET, ask, statuses
+from tests.gateways.waiting import held
 from tests.polling import wait_until
 
 pytestmark = pytest.mark.integration
@@ -46,7 +47,7 @@ def test_requests_wait_for_a_router_though_there_are_others(
 
     async def go() -> list[str]:
         answers = [asyncio.create_task(ask(port, GET)) for _ in range(3)]
-        await asyncio.to_thread(wait_until, lambda: gateway.held("hello") == 3, 30)
+        await asyncio.to_thread(wait_until, lambda: held(gateway, "hello") == 3, 30)
         router = application("router")
         await asyncio.to_thread(
             lambda: gateway.change(lambda state: state.with_replica("hello", replica(router)))

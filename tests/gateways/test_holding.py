@@ -17,6 +17,7 @@ from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, request
 from tests.gateways.conftest import replica, serve
 from tests.gateways.test_continuity import echoes, open_websocket
+from tests.gateways.waiting import ever_held, held, held_by_current
 from tests.gateways.world import token
 from tests.polling import wait_until
 
@@ -54,36 +55,36 @@ def test_a_thousand_requests_wait_for_the_first_replica(
 
     async def go() -> list[str]:
         answers = [asyncio.create_task(ask(port, (GET, POST)[n % 2])) for n in range(1000)]
-        await asyncio.to_thread(wait_until, lambda: gateway.held("hello") == 1000, 30)
+        await asyncio.to_thread(wait_until, lambda: held(gateway, "hello") == 1000, 30)
         await asyncio.to_thread(arrive, gateway, application("r0"))
         return await asyncio.gather(*answers)
 
     assert set(statuses(asyncio.run(go()))) == {200}
-    wait_until(lambda: gateway.held("hello") == 0)
-    assert gateway.held_requests("hello").ever == 1000
+    wait_until(lambda: held(gateway, "hello") == 0)
+    assert ever_held(gateway, "hello") == 1000
     assert request(port).status == 200
-    assert gateway.held_requests("hello").ever == 1000, "it found a replica"
+    assert ever_held(gateway, "hello") == 1000, "it found a replica"
 
 
 def test_no_more_wait_than_may(gateway: Gateway, port: int, application: Start) -> None:
     serve(gateway, hold_limit=3)
-    assert gateway.held("hello") == 0
-    assert gateway.held("nobody") == 0
+    assert held(gateway, "hello") == 0
+    assert held(gateway, "nobody") == 0
 
     async def go() -> tuple[list[str], list[str]]:
-        held = [asyncio.create_task(ask(port, GET)) for _ in range(3)]
-        await asyncio.to_thread(wait_until, lambda: gateway.held("hello") == 3)
+        waiting = [asyncio.create_task(ask(port, GET)) for _ in range(3)]
+        await asyncio.to_thread(wait_until, lambda: held(gateway, "hello") == 3)
         refused = await asyncio.gather(*(ask(port, GET) for _ in range(5)))
-        assert gateway.held("hello") == 3
+        assert held(gateway, "hello") == 3
         arrive(gateway, application("r0"))
-        return await asyncio.gather(*held), refused
+        return await asyncio.gather(*waiting), refused
 
-    before = gateway.held_requests("hello")
-    held, refused = asyncio.run(go())
-    assert statuses(held) == [200] * 3
+    before = ever_held(gateway, "hello")
+    waiting, refused = asyncio.run(go())
+    assert statuses(waiting) == [200] * 3
     assert statuses(refused) == [503] * 5
     assert all("retry-after: " in answer.lower() for answer in refused)
-    assert gateway.held_requests("hello").since(before) == 8, "whoever is refused wants a replica too"
+    assert ever_held(gateway, "hello") - before == 8, "whoever is refused wants a replica too"
 
 
 def test_whoever_waited_too_long_is_told_when_to_come_back(gateway: Gateway, port: int) -> None:
@@ -94,13 +95,13 @@ def test_whoever_waited_too_long_is_told_when_to_come_back(gateway: Gateway, por
     assert answer.status == 503
     assert int(answer.headers["retry-after"]) > 0
     assert answer.json()["error"]["type"] == "unavailable"
-    assert gateway.held("hello") == 0
+    assert held(gateway, "hello") == 0
 
 
 def test_nobody_waits_unless_the_route_says_so(gateway: Gateway, port: int) -> None:
     serve(gateway)
     assert request(port).status == 503
-    assert gateway.held("hello") == 0
+    assert held(gateway, "hello") == 0
 
 
 def test_requests_wait_while_the_only_replica_drains_or_is_down(
@@ -111,7 +112,7 @@ def test_requests_wait_while_the_only_replica_drains_or_is_down(
     gateway.change(lambda state: state.draining("hello", "old"))
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(request, port)
-        wait_until(lambda: gateway.held("hello") == 1)
+        wait_until(lambda: held(gateway, "hello") == 1)
         arrive(gateway, application("new"))
         assert answer.result(10).body == b"new"
 
@@ -121,7 +122,7 @@ def test_websockets_and_streams_wait_too(gateway: Gateway, port: int, applicatio
     with ThreadPoolExecutor(2) as threads:
         websocket = threads.submit(open_websocket, port)
         events = threads.submit(request, port, "/events?count=3&seconds=0.01")
-        wait_until(lambda: gateway.held("hello") == 2)
+        wait_until(lambda: held(gateway, "hello") == 2)
         arrive(gateway, application("r0"))
         with websocket.result(10) as connection:
             assert echoes(connection, b"hello")
@@ -140,10 +141,10 @@ def test_only_whoever_may_ask_is_waited_for(gateway: Gateway, port: int, applica
     right = {"Authorization": "Bearer right"}
     assert request(port).status == 401
     assert request(port, method="POST", body=b"x" * 11, headers=right).status == 413
-    assert gateway.held_requests("hello").ever == 0
+    assert ever_held(gateway, "hello") == 0
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(request, port, "/echo", headers=right)
-        wait_until(lambda: gateway.held("hello") == 1)
+        wait_until(lambda: held(gateway, "hello") == 1)
         assert request(port, headers=right).status == 429
         arrive(gateway, application("r0"))
         headers = dict(answer.result(10).json()["headers"])
@@ -161,14 +162,14 @@ def test_requests_that_wait_during_a_reload_are_answered_by_replicas_that_come_a
 
     async def go() -> list[str]:
         answers = [asyncio.create_task(ask(port, data)) for _ in range(3)]
-        await asyncio.to_thread(wait_until, lambda: gateway.held("hello") == 3)
+        await asyncio.to_thread(wait_until, lambda: held(gateway, "hello") == 3)
         before = gateway._workers().current
         await asyncio.to_thread(
             gateway.change, lambda state: state.with_route(Route(service="other", port=free_port()))
         )
         assert gateway._workers().current != before
-        await asyncio.to_thread(wait_until, lambda: gateway._held("hello", gateway._current_worker())[0] == 3)
-        assert gateway.held("hello") == 3
+        await asyncio.to_thread(wait_until, lambda: held_by_current(gateway, "hello") == 3)
+        assert held(gateway, "hello") == 3
         await asyncio.to_thread(arrive, gateway, app)
         return await asyncio.gather(*answers)
 
@@ -180,7 +181,7 @@ def test_requests_that_wait_during_a_reload_are_answered_by_replicas_that_come_a
         assert seen.header("x-forwarded-for") == "127.0.0.1"
         assert seen.header("x-gateway-listener") is None
         assert seen.header("authorization") is None
-    assert gateway.held("hello") == 0
+    assert held(gateway, "hello") == 0
     assert set(gateway.replica_health("hello")) == {"r0"}
     assert set(gateway.statistics("hello")) == {"r0"}
 
@@ -199,10 +200,10 @@ def test_a_reload_does_not_make_anybody_wait_longer(gateway: Gateway, port: int)
     start = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(request, port)
-        wait_until(lambda: gateway.held("hello") == 1)
+        wait_until(lambda: held(gateway, "hello") == 1)
         wait_until(lambda: time.monotonic() - start >= 4)
         gateway.change(lambda state: state.with_route(Route(service="other", port=free_port())))
-        wait_until(lambda: gateway._held("hello", gateway._current_worker())[0] == 1)
+        wait_until(lambda: held_by_current(gateway, "hello") == 1)
         assert request(port).status == 503, "the bound is kept by the next process"
         assert answer.result(30).status == 503
     assert 6 <= time.monotonic() - start < 10
@@ -216,11 +217,11 @@ def test_nobody_asks_a_replica_for_a_client_that_left(
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     for client in clients:
         client.sendall(GET)
-    wait_until(lambda: gateway.held("hello") == 20)
+    wait_until(lambda: held(gateway, "hello") == 20)
     for client in clients:
         client.close()
     app = application("r0")
     arrive(gateway, app)
-    wait_until(lambda: gateway.held("hello") == 0, 10)
+    wait_until(lambda: held(gateway, "hello") == 0, 10)
     assert request(port).status == 200
     assert len(app.seen) == 1

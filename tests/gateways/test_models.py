@@ -21,6 +21,7 @@ from prefect_dstack.gateways.transitions import configured
 from prefect_dstack.hosts.ports import free_port, port_is_free
 from tests.gateways.application import Answer, Application, raw, request
 from tests.gateways.test_https import certificate
+from tests.gateways.waiting import held, held_by_current
 from tests.gateways.world import World, replica, token
 from tests.polling import wait_until
 
@@ -313,9 +314,9 @@ class TestAsking:
         gateway, member = models.gateway, replica(application)
         with ThreadPoolExecutor(1) as threads:
             answer = threads.submit(models.ask, body=late(f"org/{name}", size))
-            wait_until(lambda: gateway.held(name) == 1)
+            wait_until(lambda: held(gateway, name) == 1)
             gateway.change(lambda state: state.with_route(route(f"{name}-other", port=free_port())))
-            wait_until(lambda: gateway._held(name, gateway._current_worker())[0] == 1)
+            wait_until(lambda: held_by_current(gateway, name) == 1)
             gateway.change(lambda state: state.with_replica(name, member))
             assert answer.result(20).body == name.encode()
         assert application.seen[-1].target == "/v1/chat/completions"

@@ -12,6 +12,7 @@ from prefect_dstack.gateways.state import Route
 from prefect_dstack.hosts.ports import free_port
 from tests.gateways.application import Application, request
 from tests.gateways.conftest import serve
+from tests.gateways.waiting import held, held_by_current
 from tests.gateways.world import replica
 from tests.polling import wait_until
 
@@ -79,10 +80,10 @@ def test_what_a_request_waits_for_a_first_replica_is_part_of_its_time_over_a_rel
     start = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
         answer = threads.submit(request, port)
-        wait_until(lambda: gateway.held("hello") == 1)
+        wait_until(lambda: held(gateway, "hello") == 1)
         wait_until(lambda: time.monotonic() - start >= 1)
         reload(gateway)
-        wait_until(lambda: gateway._held("hello", gateway._current_worker())[0] == 1)
+        wait_until(lambda: held_by_current(gateway, "hello") == 1)
         gateway.change(lambda state: state.with_replica("hello", replica(application("hello-1-0"))))
         assert answer.result(20).status == 200
 
