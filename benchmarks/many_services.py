@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 CONTROLLER = (str(Path(sys.executable).parent / "prefect-dstack"), "controller", "run")
 # The first look at everything is no idle one.
-SETTLING = 150.0
+SETTLING = 100.0
 PARALLEL = 8
 
 

@@ -140,7 +140,7 @@ def _answers(known: Known, active: Mapping[str, Any]) -> Iterator[str]:
             if (status, who, code if expected[2] is not None else None) != expected:
                 yield f"{name} answers {(status, who, code)}, not {expected}"
                 break
-        if revision["configuration"].get("auth"):
+        if revision["configuration"]["auth"]["enabled"]:
             yield from _tokens(known, name)
 
 
