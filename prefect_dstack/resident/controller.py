@@ -22,10 +22,11 @@ from prefect_dstack.flows.restore import restore_service
 from prefect_dstack.flows.scale import scale_service
 from prefect_dstack.flows.substitute import substitute_replicas
 from prefect_dstack.gateways.look import GatewayLook
+from prefect_dstack.hosts.identity import machine_identity
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
-from prefect_dstack.resident.leadership import Leadership
+from prefect_dstack.resident.leadership import BEAT, Leadership
 from prefect_dstack.resident.load_pages import LoadPages
 from prefect_dstack.resident.metrics import MetricsServer
 from prefect_dstack.resident.pacing import Pace
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 1.0
 """Seconds between two looks at the load of services."""
-RECORDS_AGE = 5.0
+RECORDS_AGE = BEAT
 FULL_PASS = 60.0
 CERTIFICATES = 3600.0
 INTERRUPTIONS = 10.0
@@ -75,16 +76,17 @@ class Controller:
         self._metrics = None if port is None else MetricsServer(own.metrics_address, port)
         self._watches: dict[str, ServiceWatch] = {}
         self._infrastructure: Infrastructure | None = None
-        self._leadership: Leadership | None = None
+        here = machine_identity(own.home)
+        self._leadership = Leadership(f"{here.id}-{os.getpid()}", str(here))
         self._pool = ThreadPoolExecutor(PARALLEL_CHANGES, "controller")
         self._under_way: dict[str, Future[None]] = {}
         self._pages = LoadPages(clock)
         # The flow run of the last deployment that was undone, by service.
         self._taken_back: dict[str, str] = {}
         self._interrupted: list[Stamp] = []
-        # That reading takes time is felt by the Prefect server, whose time is no less dear.
-        self._reading = Pace(RECORDS_AGE, clock, cost=clock)
-        self._looking, self._passing = Pace(TICK, clock), Pace(FULL_PASS, clock)
+        self._beating, self._reading = Pace(BEAT, clock), Pace(RECORDS_AGE, clock)
+        # A pass is the work of many threads.
+        self._looking, self._passing = Pace(TICK, clock), Pace(FULL_PASS, clock, time.process_time)
         self._renewing, self._drawing = Pace(CERTIFICATES, clock), Pace(LOAD, clock)
         self._asking = Pace(INTERRUPTIONS, clock)
         self._leads = False
@@ -92,9 +94,12 @@ class Controller:
     def tick(self) -> None:
         """Check everything that is due once, and start the changes it needs."""
         try:
-            if self._reading.due:
-                with sharing_client(), seen_at_once():
-                    self._reading.keep(self._read_records)
+            if self._beating.due or self._reading.due:
+                with sharing_client():
+                    self._beating.keep(self._beat)
+                    if self._reading.due:
+                        with seen_at_once():
+                            self._reading.keep(self._read_records)
         except (httpx.HTTPError, PrefectDstackError) as error:
             logger.warning("the Prefect API does not answer; going on with what is known: %s", error)
         infrastructure = self._infrastructure
@@ -173,18 +178,17 @@ class Controller:
 
     def close(self) -> None:
         """Step down as leader; what is under way runs to its end."""
-        if self._leadership is not None and self._leads:
+        if self._leads:
             self._leadership.resign()
         self._pool.shutdown(wait=True)
         if self._metrics is not None:
             self._metrics.close()
 
+    def _beat(self) -> None:
+        self._leads = self._leadership.lead()
+
     def _read_records(self) -> None:
         infrastructure = resolve_infrastructure()
-        if self._leadership is None:
-            here = infrastructure.here
-            self._leadership = Leadership(f"{here.id}-{os.getpid()}", str(here))
-        self._leads = self._leadership.lead()
         records, _ = readable_records()
         self._infrastructure = infrastructure
         if self._metrics is not None:

@@ -15,7 +15,7 @@ from prefect_dstack.blocks import DstackController
 from prefect_dstack.store import documents
 from prefect_dstack.store.controllers import SILENCE
 
-__all__ = ["Leadership"]
+__all__ = ["BEAT", "Leadership"]
 
 BLOCK = "leader"
 BEAT = 4.0
@@ -35,26 +35,19 @@ class Leadership:
     identity: str
     where: str
     clock: Callable[[], float] = time.time
-    _beat: float = 0.0
-    _leads: bool = False
 
     def lead(self) -> bool:
-        """Return whether this one leads now; call it every second or so."""
+        """Show a sign of life, every `BEAT` seconds, and return whether this one leads now."""
         now = self.clock()
-        if now - self._beat < BEAT:
-            return self._leads
-        self._beat = now
         known = documents.read(DstackController, BLOCK)
         other = {} if known is None else dict(known[1]["leader"])
         if other and other.get("identity") != self.identity and now - float(other.get("at", 0)) < SILENCE:
-            self._leads = False
             return False
         mine = {"identity": self.identity, "where": self.where, "at": now}
         if known is None:
             documents.save(DstackController(leader=mine), BLOCK)
         else:
             documents.replace(known[0], {"leader": mine})
-        self._leads = True
         return True
 
     def resign(self) -> None:

@@ -9,7 +9,9 @@ from typing import TypeVar
 __all__ = ["Pace"]
 
 SHARE = 0.03
-"""The share of the time that one kind of look may take, of one core where it is computing that counts."""
+"""The share of one core that one kind of look may take."""
+MOST = 5
+"""So many times its interval a look is put off at most."""
 
 Result = TypeVar("Result")
 
@@ -20,7 +22,7 @@ class Pace:
     Args:
         interval: Seconds from one beginning to the next at least.
         clock: Seconds, by a clock that only goes forward.
-        cost: Seconds, by which the time that it takes is measured; default: of computing, by this process.
+        cost: Seconds of computing, by which its price is measured; default: by the thread that does it.
 
     Example:
         >>> pace = Pace(60.0, time.monotonic)
@@ -36,10 +38,11 @@ class Pace:
         self,
         interval: float,
         clock: Callable[[], float],
-        cost: Callable[[], float] = time.process_time,
+        cost: Callable[[], float] = time.thread_time,
     ) -> None:
         self._interval, self._clock, self._cost = interval, clock, cost
         self._next = float("-inf")
+        self._hurried = False
 
     @property
     def due(self) -> bool:
@@ -56,12 +59,14 @@ class Pace:
             What the action returns.
         """
         began, before = self._clock(), self._cost()
-        self._next = began + self._interval
+        self._next, self._hurried = began + self._interval, False
         try:
             return action()
         finally:
-            self._next = max(self._next, began + (self._cost() - before) / SHARE)
+            pause = min((self._cost() - before) / SHARE, MOST * self._interval)
+            if not self._hurried:
+                self._next = began + max(self._interval, pause)
 
     def hurry(self) -> None:
-        """Be due at once."""
-        self._next = float("-inf")
+        """Be due at once, or as soon as what is being done has ended."""
+        self._next, self._hurried = float("-inf"), True

@@ -233,6 +233,7 @@ def _patience(route: Route) -> float:
 
 
 def _serving(observation: Observation, state: GatewayState | None, goal: Goal) -> list[FoundReplica]:
+    """Return the replicas that the settings are proven on; one that has ended is replaced after that."""
     route = None if state is None else state.routes.get(goal.service)
     members = {} if route is None else route.replicas
     return [
@@ -241,6 +242,7 @@ def _serving(observation: Observation, state: GatewayState | None, goal: Goal) -
         if found.replica.stamp.revision == goal.revision
         and found.replica.name in members
         and members[found.replica.name].state == "ready"
+        and found.status.state not in ("exited", "gone")
     ]
 
 

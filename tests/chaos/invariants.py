@@ -49,7 +49,10 @@ def broken(home: Home, known: Known) -> list[str]:
     serving = {name: it for name, it in known.records.items() if it and it["revision"] is not None}
     active = {name: _active(record) for name, record in serving.items()}
     routed = {
-        name: {f"{name}-{active[name]['replicas_of']}-{number}" for number in range(record["wanted"])}
+        name: {
+            f"{name}-{active[name]['replicas_of']}-{number}"
+            for number in record["desired"]["preferred"] or range(record["wanted"])
+        }
         for name, record in serving.items()
     }
     wanted = {replica for replicas in routed.values() for replica in replicas}

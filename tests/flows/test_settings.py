@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -227,3 +228,19 @@ def test_an_application_that_answers_nothing_well_may_have_new_ones(deploy: Depl
     assert status(endpoint.url) == 404
 
     assert deploy(**keys, client_max_body_size="1KB").revision == 2
+
+
+def test_are_proven_on_what_is_alive_and_what_has_ended_is_replaced(
+    deploy: Deploy, home: Home, name: str
+) -> None:
+    endpoint = deploy(**KEYS, replicas=2)
+    (supervisor,) = [it for it in home.processes() if it.cmdline()[-1].endswith(f"/replicas/{name}-1-0")]
+    ended = [supervisor, *supervisor.children(recursive=True)]
+    for process in ended:  # the one that would start it again first
+        process.kill()
+    psutil.wait_procs(ended, 10)
+
+    changed = deploy(**KEYS, replicas=2, retain=3)
+
+    assert (changed.revision, changed.replicas) == (2, endpoint.replicas)
+    assert get(endpoint.url)["revision"] == "1"

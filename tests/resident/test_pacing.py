@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_dstack.resident.pacing import SHARE, Pace
+from prefect_dstack.resident.pacing import MOST, SHARE, Pace
 
 
 class Clock:
@@ -39,10 +39,17 @@ def test_what_is_quick_is_due_after_its_interval(clock: Clock) -> None:
 
 def test_what_takes_long_takes_no_more_than_its_share(clock: Clock) -> None:
     pace = Pace(5, clock, cost=clock)
-    pace.keep(lambda: taking(clock, 3))
-    clock.now = 3 / SHARE - 0.1
+    pace.keep(lambda: taking(clock, 0.6))
+    clock.now = 0.6 / SHARE - 0.1
     assert not is_due(pace)
-    clock.now = 3 / SHARE
+    clock.now = 0.6 / SHARE
+    assert is_due(pace)
+
+
+def test_it_is_not_put_off_for_ever(clock: Clock) -> None:
+    pace = Pace(5, clock, cost=clock)
+    pace.keep(lambda: taking(clock, 1))
+    clock.now = 5 * MOST
     assert is_due(pace)
 
 
@@ -63,4 +70,10 @@ def test_it_can_be_hurried(clock: Clock) -> None:
     pace = Pace(5, clock, cost=clock)
     pace.keep(lambda: None)
     pace.hurry()
+    assert is_due(pace)
+
+
+def test_it_can_be_hurried_while_it_is_done(clock: Clock) -> None:
+    pace = Pace(5, clock, cost=clock)
+    pace.keep(pace.hurry)
     assert is_due(pace)
