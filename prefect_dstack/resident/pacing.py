@@ -8,7 +8,7 @@ from typing import TypeVar
 
 __all__ = ["Pace"]
 
-SHARE = 0.03
+SHARE = 0.02
 """The share of one core that one kind of look may take."""
 MOST = 5
 """So many times its interval a look is put off at most."""

@@ -39,10 +39,10 @@ def test_what_is_quick_is_due_after_its_interval(clock: Clock) -> None:
 
 def test_what_takes_long_takes_no_more_than_its_share(clock: Clock) -> None:
     pace = Pace(5, clock, cost=clock)
-    pace.keep(lambda: taking(clock, 0.6))
-    clock.now = 0.6 / SHARE - 0.1
+    pace.keep(lambda: taking(clock, 0.4))
+    clock.now = 0.4 / SHARE - 0.1
     assert not is_due(pace)
-    clock.now = 0.6 / SHARE
+    clock.now = 0.4 / SHARE
     assert is_due(pace)
 
 
