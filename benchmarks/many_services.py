@@ -217,8 +217,9 @@ def main() -> None:
                 print(found[-1], file=sys.stderr)
         finally:
             for process, line in processes().items():
-                if "supervise.py" in line:
-                    process.terminate()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "supervise.py" in line:
+                        process.terminate()
     print(f"| {' | '.join(COLUMNS)} |\n|{' ---: |' * len(COLUMNS)}")
     for it in found:
         print(f"| {' | '.join(column(it) for column in COLUMNS.values())} |")
