@@ -47,7 +47,8 @@ def test_counts_open_requests_over_reloads(gateway: Gateway, port: int, applicat
         wait_until(lambda: in_flight(gateway, "hello") == 2)
         serve(gateway, application("q0"), service="other", port=free_port())
         assert in_flight(gateway, "hello") == 2, "those of the former process count too"
-        assert in_flight(gateway, "hello", "r0") == 1
+        assert in_flight(gateway, "hello", "r0", "r1") == 2
+        assert in_flight(gateway, "hello", "r0") + in_flight(gateway, "hello", "r1") == 2
         assert in_flight(gateway, "other") == 0
         assert {answer.result().status for answer in slow} == {200}
 
