@@ -24,7 +24,7 @@ from tests.prefect_server import PrefectServer
 
 __all__ = ["deploy", "stop"]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 Deploy = Callable[..., Endpoint]
 JUDGES = Path(__file__).with_name("judges.py").read_text()

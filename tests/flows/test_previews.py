@@ -30,7 +30,7 @@ from tests.flows.conftest import deploy, get, stop
 
 __all__ = ["deploy", "stop"]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 Deploy = Callable[..., Endpoint]
 
