@@ -433,10 +433,15 @@ class ServiceRecord(_Part):
     @property
     def wanted_names(self) -> frozenset[str]:
         """The names of the replicas that are to serve."""
+        return frozenset(self.numbers_by_name)
+
+    @property
+    def numbers_by_name(self) -> dict[str, int]:
+        """The numbers of the replicas that are to serve, by their names."""
         active = self.active_revision
         if active is None:
-            return frozenset()
-        return frozenset(f"{self.name}-{active.replicas_of}-{number}" for number in self.wanted_numbers)
+            return {}
+        return {f"{self.name}-{active.replicas_of}-{number}": number for number in self.wanted_numbers}
 
     @property
     def needs_controller(self) -> bool:

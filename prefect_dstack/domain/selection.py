@@ -29,10 +29,7 @@ def numbers_to_keep(
         (1, 2)
     """
     busiest = sorted(present, key=lambda number: (-load.get(number, -1), number))
-    kept: list[int] = []
-    for index, count in enumerate(counts):
-        kept += [number for number in busiest if number % len(counts) == index][:count]
-    return replica_numbers(counts, kept)
+    return replica_numbers(counts, _first(busiest, counts))
 
 
 def numbers_in_place_of(
@@ -56,12 +53,12 @@ def numbers_in_place_of(
     more = replica_numbers([count + len(leaving) for count in counts], present)
     stay = [number for number in present if number not in leaving]
     others = [number for number in more if number not in present and number not in leaving]
-    return replica_numbers(counts, _first(stay, others, counts))
+    return replica_numbers(counts, _first([*stay, *others], counts))
 
 
-def _first(stay: Sequence[int], others: Sequence[int], counts: Sequence[int]) -> list[int]:
+def _first(numbers: Sequence[int], counts: Sequence[int]) -> list[int]:
+    """Return the first of each group, as many as there are to be of it."""
     chosen: list[int] = []
     for index, count in enumerate(counts):
-        of_group = [number for number in (*stay, *others) if number % len(counts) == index]
-        chosen += of_group[:count]
+        chosen += [number for number in numbers if number % len(counts) == index][:count]
     return chosen

@@ -160,6 +160,8 @@ class Controller:
 
     def _leave_interrupted(self, infrastructure: Infrastructure) -> None:
         """Have others take the place of replicas whose machines are taken back."""
+        if not (self._interrupted or self._asking.due):
+            return
         at_risk = [
             it.record
             for it in self._watches.values()

@@ -35,15 +35,14 @@ def of_present_replicas(
     if leaving:
         return desired.preferring(numbers_in_place_of(leaving, present, counts), names)
     # Who is busy matters only where some are to go.
-    load = _open_requests(record, active, gateway) if sum(counts) < len(present) else {}
+    load = _open_requests(record, gateway) if sum(counts) < len(present) else {}
     return desired.preferring(numbers_to_keep(present, counts, load), names)
 
 
-def _open_requests(record: ServiceRecord, active: Revision, gateway: ManagedGateway) -> dict[int, int]:
+def _open_requests(record: ServiceRecord, gateway: ManagedGateway) -> dict[int, int]:
     """Count the open requests of each replica that can be used, by its number."""
     try:
         counted, failing = gateway.control.open_requests(record.name), gateway.unusable(record.name)
     except PrefectDstackError:
         return {}
-    names = {number: f"{record.name}-{active.replicas_of}-{number}" for number in record.wanted_numbers}
-    return {number: counted[name] for number, name in names.items() if name not in failing}
+    return {number: counted[name] for name, number in record.numbers_by_name.items() if name not in failing}

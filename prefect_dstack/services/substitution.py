@@ -31,12 +31,7 @@ def substitute(record: ServiceRecord, replicas: Collection[str], reason: str, ru
     """
     refuse_elsewhere(record, run.infrastructure.here, "scale")
     active, desired = record.active_revision, record.desired
-    names = (
-        {f"{record.name}-{active.replicas_of}-{number}": number for number in record.wanted_numbers}
-        if active
-        else {}
-    )
-    leaving = {name: number for name, number in names.items() if name in replicas}
+    leaving = {name: number for name, number in record.numbers_by_name.items() if name in replicas}
     if active is None or desired is None or not leaving:
         run.log.info("%s: none of %s is to serve any more", record.name, ", ".join(sorted(replicas)))
         return False

@@ -189,8 +189,7 @@ class AwsBackend:
                 details = {UNLISTED: str(error)}
                 return [Instance(backend=BACKEND, id=region, name=f"aws {region}", details=details)]
 
-        with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
-            return [instance for found in pool.map(listed, self.settings.regions) for instance in found]
+        return self._in_all_regions(listed)
 
     def interrupted(self) -> Sequence[Instance]:
         """List the spot machines that EC2 takes back; see `AnnouncesInterruptions.interrupted`."""
@@ -204,6 +203,9 @@ class AwsBackend:
             found = ec2.find(aws, region, role, {"Name": "instance-id", "Values": marked})
             return [ec2.to_instance(aws, region, entry) for entry in found]
 
+        return self._in_all_regions(listed)
+
+    def _in_all_regions(self, listed: Callable[[str], list[Instance]]) -> list[Instance]:
         with ThreadPoolExecutor(PARALLEL_REGIONS) as pool:
             return [instance for found in pool.map(listed, self.settings.regions) for instance in found]
 
