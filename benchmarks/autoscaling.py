@@ -19,10 +19,9 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from prefect_dstack.hosts.ports import free_port
-from tests.prefect_server import PrefectServer
+from benchmarks.served import served
 
 LOW, HIGH = 5, 100
 SECONDS_EACH = 0.08
@@ -218,26 +216,6 @@ def kill_controller() -> int:
                 process.send_signal(signal.SIGKILL)
                 killed += 1
     return killed
-
-
-@contextlib.contextmanager
-def served() -> Iterator[None]:
-    """Give this process a home and a Prefect server of its own."""
-    with tempfile.TemporaryDirectory(prefix="autoscaling-") as home:
-        os.environ |= {
-            "HOME": home,
-            "PREFECT_HOME": f"{home}/client",
-            "PREFECT_DSTACK_HOME": f"{home}/state",
-            "PREFECT_DSTACK_LOCAL_GATEWAY_PORT": str(free_port()),
-            "PREFECT_LOGGING_LEVEL": "WARNING",
-        }
-        server = PrefectServer(Path(home) / "server")
-        server.start()
-        os.environ["PREFECT_API_URL"] = server.url
-        try:
-            yield
-        finally:
-            server.stop()
 
 
 def service(name: str, app: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.served import served
 from prefect_dstack.hosts.ports import free_port
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
@@ -84,37 +84,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--replicas", type=int, default=10)
     replicas = parser.parse_args().replicas
-    with tempfile.TemporaryDirectory(prefix="footprint-") as home:
-        os.environ |= {
-            "HOME": home,
-            "PREFECT_HOME": f"{home}/client",
-            "PREFECT_DSTACK_HOME": f"{home}/state",
-            "PREFECT_DSTACK_LOCAL_GATEWAY_PORT": str(free_port()),
-            "PREFECT_DSTACK_METRICS_PORT": str(metrics := free_port()),
-            "PREFECT_LOGGING_LEVEL": "WARNING",
-        }
-        server = PrefectServer(Path(home) / "server")
-        server.start()
-        os.environ["PREFECT_API_URL"] = server.url
+    with served() as server:
+        home = os.environ["HOME"]
+        os.environ["PREFECT_DSTACK_METRICS_PORT"] = str(metrics := free_port())
         from prefect_dstack import deploy_service, stop_service
 
-        try:
-            commands = [f"exec python3 {APP}"]
-            deploy_service(
-                {"type": "service", "name": SERVICE, "port": 8000, "commands": commands, "replicas": replicas}
+        commands = [f"exec python3 {APP}"]
+        deploy_service(
+            {"type": "service", "name": SERVICE, "port": 8000, "commands": commands, "replicas": replicas}
+        )
+        worker = (BIN / "prefect", "worker", "start", "--pool", "dstack", "--type", "process")
+        with running(*worker), running(BIN / "prefect-dstack", "controller", "run"):
+            wait_until(
+                lambda: ready(server, metrics),
+                600,
+                "the worker polls and the controller leads",
+                interval=1,
             )
-            worker = (BIN / "prefect", "worker", "start", "--pool", "dstack", "--type", "process")
-            with running(*worker), running(BIN / "prefect-dstack", "controller", "run"):
-                wait_until(
-                    lambda: ready(server, metrics),
-                    600,
-                    "the worker polls and the controller leads",
-                    interval=1,
-                )
-                found = measured(home)
-            stop_service(SERVICE)
-        finally:
-            server.stop()
+            found = measured(home)
+        stop_service(SERVICE)
     print("| part | processes | MB each | MB in all |\n| --- | ---: | ---: | ---: |")
     for part in PARTS:
         sizes = found[part]

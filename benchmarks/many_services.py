@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from benchmarks.autoscaling import served
+from benchmarks.served import served
 
 if TYPE_CHECKING:
     from prefect_dstack.gateways.state import GatewayState, Route
