@@ -54,32 +54,44 @@ def scale(
         print_json(endpoint.model_dump(mode="json"))
         return
     count = len(endpoint.replicas)
-    out.print(f"{name}@{endpoint.revision} has {count} {'replica' if count == 1 else 'replicas'}")
+    number = f"{name}@{endpoint.revision} has {count} {'replica' if count == 1 else 'replicas'}"
+    if release:
+        out.print(f"{number}; its file, or its load, decides again")
+        return
+    out.print(f"{number}, pinned: prefect-dstack scale {name} --release lets its file decide again")
+    if not count:
+        out.print("requests wait for a replica, and then get 503: what is pinned wakes for none")
 
 
 def rollback(
     name: Name,
-    to: Annotated[
+    revision: Annotated[
         int | None,
-        typer.Option(
+        typer.Argument(
             help="The revision; default: the one that served before.", autocompletion=complete_revision
         ),
+    ] = None,
+    to: Annotated[
+        int | None, typer.Option(help="The same as an option.", autocompletion=complete_revision)
     ] = None,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Go back to an earlier revision."""
+    if revision is not None and to is not None:
+        raise UserError("rollback: give the revision once: as an argument, or with --to")
     connected()
     from prefect_dstack.flows.rollback import rollback_service
     from prefect_dstack.store.records import load_record
 
     record = load_record(name)
-    revision = record.revision(to) if to is not None else record.previous_revision
+    asked = to if revision is None else revision
+    former = record.previous_revision if asked is None else record.revision(asked)
     present = "nothing" if record.active is None else f"revision {record.active}"
-    if not confirm(f"Take {name} from {present} back to revision {revision.number}?", yes):
+    if not confirm(f"Take {name} from {present} back to revision {former.number}?", yes):
         raise typer.Exit(2)
     with progress():
-        endpoint = rollback_service(name, revision.number)
+        endpoint = rollback_service(name, former.number)
     if json:
         print_json(endpoint.model_dump(mode="json"))
     else:

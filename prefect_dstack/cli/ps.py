@@ -177,6 +177,7 @@ def _show_one(service: ServiceOverview) -> None:
         ("models", service.gateway_openai_base_url),
         ("gateway", service.gateway),
         ("on", service.location),
+        ("pinned", _pin(service) if service.pinned else None),
         ("price", f"{dollars(service.price)} an hour" if service.price else None),
     ):
         if value:
@@ -192,6 +193,11 @@ def _show_one(service: ServiceOverview) -> None:
     if service.replicas:
         print()  # noqa: T201
         _show_replicas(service)
+
+
+def _pin(service: ServiceOverview) -> str:
+    release = f"prefect-dstack scale {service.name} --release"
+    return f"to {service.wanted}, whatever the file says; {release} lets it decide again"
 
 
 def _show_replicas(service: ServiceOverview) -> None:

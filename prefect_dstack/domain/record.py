@@ -569,6 +569,16 @@ class ServiceRecord(_Part):
             )
         return max(served, key=lambda revision: (revision.served_at, revision.number))
 
+    @property
+    def changed_at(self) -> datetime:
+        """When another revision, or another number of replicas, last became what is wanted, in UTC."""
+        active = self.active_revision
+        moments = [
+            None if active is None else active.served_at,
+            None if self.desired is None else self.desired.set_at,
+        ]
+        return max((it for it in moments if it is not None), default=datetime.min.replace(tzinfo=UTC))
+
     def released(self) -> ServiceRecord:
         """Return the record with a number of replicas that its configuration may change again."""
         if self.desired is None:

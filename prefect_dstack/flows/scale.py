@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from prefect_dstack.asynchronous import asynchronous
-from prefect_dstack.domain.record import DesiredReplicas, Endpoint, check_replicas, now
+from prefect_dstack.domain.record import (
+    AUTOSCALER,
+    DesiredReplicas,
+    Endpoint,
+    ServiceRecord,
+    check_replicas,
+    now,
+)
 from prefect_dstack.errors import ConflictError
 from prefect_dstack.flows.hooks import restore_hook
 from prefect_dstack.flows.served import served_flow
 from prefect_dstack.services.deployment import scale
 from prefect_dstack.services.location import refuse_elsewhere
 from prefect_dstack.services.preparation import desired_replicas, recorded, scaled_groups, this_user
-from prefect_dstack.services.run import holding
+from prefect_dstack.services.run import holding, requested_at
 from prefect_dstack.store.records import load_record
 
 __all__ = ["ascale_service", "scale_service"]
+
+DECISION_AGE = 30.0
+"""Seconds after which an autoscaler has to look at the load again; it looks every second."""
 
 
 @served_flow(
@@ -58,6 +68,9 @@ def scale_service(
         refuse_elsewhere(record, run.infrastructure.here, "scale")
         if record.active_revision is None:
             raise ConflictError(f"{name}: does not serve, so it cannot be scaled; apply its file first")
+        if set_by == AUTOSCALER and record.endpoint is not None and _is_outdated(record):
+            run.log.info("%s: not scaled, as it has changed or waited since that was decided", name)
+            return record.endpoint.model_copy(update={"changed": False})
         prepared = recorded(record, record.active_revision, run.infrastructure.sources)
         if replicas is None:
             desired = desired_replicas(record.released(), prepared.configuration)
@@ -73,6 +86,13 @@ def scale_service(
                 pinned=pin,
             )
         return scale(record, prepared, run, desired)
+
+
+def _is_outdated(record: ServiceRecord) -> bool:
+    """Return whether a service has changed, or too much time passed, since this flow run was asked for."""
+    asked = int(requested_at().timestamp())  # as exact as records are
+    pinned = record.desired is not None and record.desired.pinned
+    return pinned or record.changed_at.timestamp() >= asked or now().timestamp() - asked > DECISION_AGE
 
 
 ascale_service = asynchronous(scale_service)

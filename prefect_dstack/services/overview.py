@@ -93,6 +93,7 @@ class ServiceOverview(BaseModel):
     )
     revisions: list[int] = Field(default_factory=list, description="The revisions that are kept.")
     wanted: int = Field(description="How many replicas there shall be.")
+    pinned: bool = Field(default=False, description="Whether somebody has pinned that number by `scale`.")
     serving: int = Field(description="How many there are that get requests.")
     url: str | None = Field(description="Where it answers.")
     gateway_openai_base_url: str | None = Field(
@@ -253,6 +254,7 @@ def _summary(
             "revisions": [revision.number for revision in record.revisions],
             "state": condition,
             "wanted": record.wanted_replicas,
+            "pinned": record.desired is not None and record.desired.pinned,
             "serving": serving,
             "url": None if record.endpoint is None else record.endpoint.url,
             "gateway_openai_base_url": (

@@ -147,16 +147,30 @@ def test_a_scaled_service_keeps_its_number_until_it_is_released(
         2,
         "error: the number of replicas must be from 0 to 1000, not -1\n",
     )
-    assert cli.ok("scale", name, "3").out == f"{name}@1 has 3 replicas\n"
+    release = f"prefect-dstack scale {name} --release"
+    scaled = cli.ok("scale", name, "3").out
+    assert scaled == f"{name}@1 has 3 replicas, pinned: {release} lets its file decide again\n"
     cli.ok("apply", "-f", write(), "-y")
     (listed,) = [it for it in cli.ok("ps", "--json").json if it["name"] == name]
-    assert (listed["wanted"], listed["serving"], listed["revision"]) == (3, 3, 1)
-    assert cli.ok("scale", name, "--release").out == f"{name}@1 has 1 replica\n"
+    assert (listed["wanted"], listed["serving"], listed["revision"], listed["pinned"]) == (3, 3, 1, True)
+    pinned = f"  pinned    to 3, whatever the file says; {release} lets it decide again\n"
+    assert pinned in cli.ok("ps", name).out
+    released = cli.ok("scale", name, "--release").out
+    assert released == f"{name}@1 has 1 replica; its file, or its load, decides again\n"
+    assert "pinned" not in cli.ok("ps", name).out
     assert [it["number"] for it in cli.ok("history", name, "--json").json] == [1]
     history = [line.partition(" UTC  ")[2] for line in cli.ok("history", name).out.splitlines()]
     assert history[0] == "configuration  3 → 1"
     assert history[1].endswith("  1 → 3")
     cli.ok("stop", name, "-y")
+
+
+def test_a_rollback_takes_its_revision_in_one_way(cli: CommandLine) -> None:
+    refused = cli("rollback", "hello", "2", "--to", "1")
+    assert (refused.code, refused.err) == (
+        2,
+        "error: rollback: give the revision once: as an argument, or with --to\n",
+    )
 
 
 @pytest.mark.parametrize(

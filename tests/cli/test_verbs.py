@@ -302,4 +302,5 @@ def test_names_and_revisions_are_completed(
 
     assert {"stop", "status"} & set(completed("st")) == {"stop"}
     wait_until(lambda: name in completed("logs", name[:3]), 60, "the name is known")
+    assert completed("rollback", name, "") == ["1"]
     assert completed("rollback", name, "--to", "") == ["1"]

@@ -69,6 +69,14 @@ class TestScaled:
         record = record.scaled(self.to(4, reason="31 in flight, target 8")).scaled(self.to(3))
         assert [it.change for it in record.scalings[1:]] == ["2 → 4: 31 in flight, target 8", "4 → 3"]
 
+    def test_has_changed_then_as_it_has_when_another_revision_serves(self) -> None:
+        assert ServiceRecord(name="hello", salt="s").changed_at.year == 1
+        served = serve(ServiceRecord(name="hello", salt="s"), 1)
+        assert served.active_revision is not None
+        assert served.changed_at == served.active_revision.served_at
+        later = now() + timedelta(minutes=1)
+        assert served.scaled(self.to(2).model_copy(update={"set_at": later})).changed_at == later
+
     def test_pinning_the_same_number_is_no_change(self) -> None:
         record = serve(ServiceRecord(name="hello", salt="s").scaled(self.to(2)), 1).scaled(self.to(4))
         record = record.scaled(self.to(4, pinned=True))

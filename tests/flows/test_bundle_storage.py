@@ -125,7 +125,7 @@ def test_another_home_scales_and_rolls_back(
     archive.write_bytes(whole)
     b.ok("scale", name, "3")
     assert words(lab, name) == {f"{name}-2-{number}": "two" for number in range(3)}
-    b.ok("rollback", name, "-y")
+    b.ok("rollback", name, "1", "-y")
     assert words(lab, name) == {f"{name}-1-{number}": "one" for number in range(3)}
     assert httpx.get(f"http://{edge}/word").text == "one"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from prefect_dstack import Endpoint, scale_service
+from prefect_dstack.domain.record import AUTOSCALER
 from prefect_dstack.flows.substitute import substitute_replicas
 from prefect_dstack.store.records import load_record
 from tests.flows.asking import Asking
-from tests.flows.conftest import deploy, stop
+from tests.flows.conftest import HELLO, deploy, stop
 from tests.flows.seen import events_of
 from tests.polling import wait_until
 from tests.prefect_server import PrefectServer
@@ -91,3 +93,18 @@ def test_others_serve_before_those_that_are_to_go_are_drained(
     wait_until(lambda: events_of(prefect_server, restored, name), 30, "the event that it is over")
     (event,) = events_of(prefect_server, "prefect-dstack.service.interrupted", name)
     assert event["payload"] == {"replicas": [f"{name}-1-0"], "reason": "its host is to go"}
+
+
+def test_an_autoscaler_that_had_to_wait_changes_nothing_that_somebody_has_pinned(
+    deploy: Deploy, name: str
+) -> None:
+    deploy(replicas="1..4", scaling={"metric": "rps", "target": 10}, commands=["sleep 3", HELLO])
+    with ThreadPoolExecutor(2) as callers:
+        by_hand = callers.submit(scale_service, name, 2)
+        wait_until(lambda: load_record(name).deploying is not None, 30, "it is being scaled")
+        decided = callers.submit(scale_service, name, 3, set_by=AUTOSCALER, pin=False)
+
+        assert by_hand.result().changed
+        assert not decided.result().changed
+
+    assert load_record(name).wanted_replicas == 2
