@@ -5,6 +5,8 @@ INSTALLED := .venv/.installed
 PYTEST ?=
 # Tests share the machine with servers, engines and gateways; only what fails again has failed.
 RERUNS := --reruns 2
+# Most tests wait for other processes half of the time; a file's tests stay together.
+WORKERS ?= 2
 DIST ?= dist
 
 .PHONY: check clean coverage demo dist docs help install llm pictures site test test-hosts test-slow
@@ -25,7 +27,7 @@ demo: $(INSTALLED) ## deploy an example, and replace it under load
 
 test: $(INSTALLED) ## run the fast tests
 	sh tests/testbed/install.sh
-	$(BIN)/python -m pytest -m "not slow and not testbed and not llm" $(RERUNS) $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not testbed and not llm" $(RERUNS) $(PYTEST)
 
 test-slow: $(INSTALLED) ## run the slow tests: minutes
 	sh tests/testbed/install.sh

@@ -1,18 +1,34 @@
-"""The installed `prefect-dstack`, as a user calls it."""
+"""The installed `prefect-dstack`, as a user calls it.
+
+To import Prefect takes longer than most commands do, so that those with nothing unusual in their environment
+are forked from a process that has done it. The others, and those that go on beside a test, are the program.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 PROGRAM = Path(sys.executable).with_name("prefect-dstack")
+PRELOADED = ["prefect_dstack.cli.main", "prefect_dstack.flows.deploy", "prefect_dstack.flows.run_task"]
+PRELOADED += ["prefect_dstack.flows.reconcile", "prefect_dstack.services.overview"]
+
+# As it was before any test: what forks belongs to none.
+_environment, _directory = dict(os.environ), Path.cwd()
+_processes = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -49,8 +65,11 @@ class CommandLine:
         self, *arguments: str | Path, timeout: float = 120, environment: Mapping[str, str] | None = None
     ) -> Outcome:
         """Run a command to its end."""
+        words = [str(PROGRAM), *map(str, arguments)]
+        if environment is None and "PREFECT_API_URL" in os.environ:
+            return self._forked(words, timeout)
         done = subprocess.run(
-            [PROGRAM, *map(str, arguments)],
+            words,
             cwd=self.directory,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -60,6 +79,23 @@ class CommandLine:
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def _forked(self, words: list[str], timeout: float) -> Outcome:
+        _start_server()
+        with tempfile.TemporaryDirectory(prefix="prefect-dstack-command-") as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            process = _processes.Process(
+                target=_run, args=(words, str(self.directory), dict(os.environ), str(out), str(err))
+            )
+            process.start()
+            process.join(timeout)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                raise subprocess.TimeoutExpired(words, timeout, out.read_bytes(), err.read_bytes())
+            code = process.exitcode
+            process.close()
+            return Outcome(code, out.read_text(), err.read_text())
 
     def ok(self, *arguments: str | Path, **options: Any) -> Outcome:
         """Run a command that must succeed."""
@@ -84,3 +120,52 @@ def as_in_a_terminal() -> None:
     """Whoever runs tests in the background has these ignored."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _start_server() -> None:
+    """Start what forks, if it does not run; it must not have the home of a test."""
+    present, directory = dict(os.environ), Path.cwd()
+    os.environ.clear()
+    os.environ |= _environment
+    os.chdir(_directory)
+    try:
+        _processes.set_forkserver_preload([__name__, *PRELOADED])
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ |= present
+        os.chdir(directory)
+
+
+def _run(words: list[str], directory: str, environment: dict[str, str], out: str, err: str) -> None:
+    """Be the program, in a process that was forked for it."""
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ |= environment
+    files = ((0, os.devnull, os.O_RDONLY), (1, out, os.O_RDWR | os.O_CREAT), (2, err, os.O_RDWR | os.O_CREAT))
+    for descriptor, path, flags in files:
+        opened = os.open(path, flags, 0o600)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
+    )
+    sys.argv = words
+    as_in_a_terminal()
+    from prefect.context import refresh_global_settings_context
+
+    from prefect_dstack.cli.main import main
+
+    refresh_global_settings_context()
+    code: object = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    # Python's own end of a process, which forked ones do not come to: Prefect sends its last events there.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else code is not None)

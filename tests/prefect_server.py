@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,10 @@ from prefect_dstack.hosts.ports import free_port
 from tests.polling import wait_until
 
 PR_SET_PDEATHSIG = 1
+DATABASE = "prefect.db"
+
+# To make an empty database takes longer than to start: each after the first begins with a copy of it.
+_empty: list[bytes] = []
 
 
 def _dying_with_the_tests() -> Callable[[], object] | None:
@@ -57,6 +62,8 @@ class PrefectServer:
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             **self.environment,
         }
+        if _empty and not self.database.exists():
+            self.database.write_bytes(_empty[0])
         command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -69,6 +76,9 @@ class PrefectServer:
                 preexec_fn=_dying_with_the_tests(),
             )
         wait_until(self._answers, 400, f"the Prefect server at {self.url} answers", interval=0.2)
+        if not _empty and self.database.exists():
+            with contextlib.closing(sqlite3.connect(self.database)) as database:
+                _empty.append(database.serialize())
 
     def stop(self) -> None:
         """Stop it at once; its database stays."""
@@ -76,6 +86,11 @@ class PrefectServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    @property
+    def database(self) -> Path:
+        """Its SQLite database; there is none if it uses another one."""
+        return self.directory / DATABASE
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
