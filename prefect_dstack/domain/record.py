@@ -310,7 +310,10 @@ class Deploying(_Part):
     )
     machine: str = Field(default="", description="The machine that the flow run's process runs on.")
     process: int | None = Field(default=None, description="The process id there.")
-    process_started: float | None = Field(default=None, description="When it started; ids are given again.")
+    process_started: float | None = Field(
+        default=None,
+        description="When it started, in seconds after its machine did; ids are given again.",
+    )
     heartbeat: float | None = Field(
         default=None, description="Seconds between the heartbeats of the flow run; None: it sends none."
     )

@@ -90,9 +90,9 @@ def scale_service(
 
 def _is_outdated(record: ServiceRecord) -> bool:
     """Return whether a service has changed, or too much time passed, since this flow run was asked for."""
-    asked = int(requested_at().timestamp())  # as exact as records are
+    asked, present = int(requested_at().timestamp()), now().timestamp()  # as exact as records are
     pinned = record.desired is not None and record.desired.pinned
-    return pinned or record.changed_at.timestamp() >= asked or now().timestamp() - asked > DECISION_AGE
+    return pinned or asked <= record.changed_at.timestamp() <= present or present - asked > DECISION_AGE
 
 
 ascale_service = asynchronous(scale_service)

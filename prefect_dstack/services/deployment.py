@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect_dstack.backends.base import Offer
@@ -77,6 +78,9 @@ from prefect_dstack.tasks.gateways import create_gateway, remove_route, update_r
 
 __all__ = ["deploy", "put_revision", "scale", "superseded", "waiting_endpoint"]
 
+CLOCK_DIFFERENCE = timedelta(minutes=1)
+"""By so much the clocks of two machines may differ."""
+
 
 def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
     """Return the endpoint of a later request, which was served while this flow run waited.
@@ -91,7 +95,9 @@ def superseded(record: ServiceRecord, run: ServiceRun) -> Endpoint | None:
     Raises:
         DeploymentError: If it was stopped since.
     """
-    if record.asked_at is None or record.asked_at <= requested_at():
+    # What was asked for in the future was so by a clock that has been set since.
+    latest = datetime.now(UTC) + CLOCK_DIFFERENCE
+    if record.asked_at is None or not requested_at() < record.asked_at <= latest:
         return None
     if record.endpoint is None or record.active is None:
         raise DeploymentError(f"{record.name}: was stopped after this flow run began; nothing was done")

@@ -83,9 +83,15 @@ class ServiceRun:
 
 
 def requested_at() -> datetime:
-    """Return when the flow run that this code runs in began, before it waited for others, in UTC."""
+    """Return when the flow run that this code runs in began, before it waited for others, in UTC.
+
+    That is by the clock of the Prefect API, which all machines share, where the run has it.
+    """
     context = FlowRunContext.get()
-    return datetime.now(UTC) if context is None else context.start_time
+    if context is None:
+        return datetime.now(UTC)
+    state = None if context.flow_run is None else context.flow_run.state
+    return state.timestamp if state is not None and state.is_running() else context.start_time
 
 
 def flow_run_id() -> str:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import platform
 import threading
+import time
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -19,7 +21,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Crashed, Failed
 
 from prefect_dstack.domain.record import LOST, Deploying
-from prefect_dstack.hosts.processes import is_at_work
+from prefect_dstack.hosts.processes import is_at_work, started_after_boot
 from prefect_dstack.store.clients import api_client
 
 __all__ = [
@@ -38,6 +40,11 @@ __all__ = [
 
 # So many heartbeats may be missing before a run counts as lost.
 MISSED_HEARTBEATS = 3
+# A clock that was set can make the latest of them look old.
+HEARTBEATS_READ = 10
+# So many more of a process that is at work must be missing, by a clock that nobody sets.
+WATCHED_HEARTBEATS = 1.5
+_silent_since: dict[str, float] = {}
 
 # Several services are repaired at once by one flow run, and an update replaces all tags.
 _tagging = threading.Lock()
@@ -57,27 +64,41 @@ def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
     """
     with api_client() as client:
         run = _read(client, flow_run)
-        if run is None or run.state is None or run.state.is_final():
-            return True
-        frequency = heartbeat or get_current_settings().flows.heartbeat_frequency
-        if frequency is None or not (run.state.is_running() or run.state.is_cancelling()):
-            return False
-        silent_since = datetime.now(UTC) - timedelta(seconds=frequency * MISSED_HEARTBEATS)
-        if run.start_time is None or run.start_time > silent_since:
-            return False
-        heartbeats = client.request(
-            "POST",
-            "/events/filter",
-            json={
-                "filter": {
-                    "occurred": {"since": silent_since.isoformat()},
-                    "event": {"name": ["prefect.flow-run.heartbeat"]},
-                    "resource": {"id": [f"prefect.flow-run.{flow_run}"]},
-                },
-                "limit": 1,
+        return run is None or _has_ended(run) or _is_silent(client, run, _frequency(heartbeat))
+
+
+def _has_ended(run: FlowRun) -> bool:
+    return run.state is None or run.state.is_final()
+
+
+def _frequency(heartbeat: float | None) -> float | None:
+    return heartbeat or get_current_settings().flows.heartbeat_frequency
+
+
+def _is_silent(client: SyncPrefectClient, run: FlowRun, frequency: float | None) -> bool:
+    """Return whether heartbeats of a run that is at work have stopped, by the clock of the API alone."""
+    if run.state is None or frequency is None or not (run.state.is_running() or run.state.is_cancelling()):
+        return False
+    answer = client.request(
+        "POST",
+        "/events/filter",
+        json={
+            "filter": {
+                "event": {"name": ["prefect.flow-run.heartbeat"]},
+                "resource": {"id": [f"prefect.flow-run.{run.id}"]},
             },
-        )
-        return not heartbeats.json()["events"]
+            "limit": HEARTBEATS_READ,
+        },
+    )
+    silent_since = _answered_at(answer) - timedelta(seconds=frequency * MISSED_HEARTBEATS)
+    heartbeats = [datetime.fromisoformat(event["received"]) for event in answer.json()["events"]]
+    return all(sign < silent_since for sign in (*heartbeats, run.state.timestamp))
+
+
+def _answered_at(response: httpx.Response) -> datetime:
+    """Return when the API answered, by its own clock."""
+    written = response.headers.get("Date")
+    return datetime.now(UTC) if written is None else parsedate_to_datetime(written)
 
 
 def is_known(flow_run: str) -> bool:
@@ -188,7 +209,7 @@ def deploying(revision: int | None, flow_run: str, lease: str) -> Deploying:
         lease=lease,
         machine=_machine(),
         process=me.pid,
-        process_started=me.create_time(),
+        process_started=started_after_boot(me),
         heartbeat=get_current_settings().flows.heartbeat_frequency,
     )
 
@@ -212,13 +233,25 @@ def has_died(deployment: Deploying) -> bool:
         deployment: As `deploying` described it.
 
     Returns:
-        Whether its process is gone, if it ran on this machine; else whether its flow run is over.
+        Whether its process is gone, if it ran on this machine; else whether its flow run is over. A process
+        that is there is watched before its silence counts, so that only one who asks again finds out.
     """
-    if deployment.machine == _machine() and deployment.process is not None:
-        started = deployment.process_started
-        if started is None or not is_at_work(deployment.process, started):
+    if deployment.machine != _machine() or deployment.process is None:
+        return is_over(deployment.flow_run, deployment.heartbeat)
+    started = deployment.process_started
+    if started is None or not is_at_work(deployment.process, started):
+        return True
+    with api_client() as client:
+        run = _read(client, deployment.flow_run)
+        if run is None or _has_ended(run):
             return True
-    return is_over(deployment.flow_run, deployment.heartbeat)
+        frequency = _frequency(deployment.heartbeat)
+        if frequency is None or not _is_silent(client, run, frequency):
+            _silent_since.pop(deployment.flow_run, None)
+            return False
+    # A machine that was asleep, or whose clock was set, has sent none and goes on with what it did.
+    since = _silent_since.setdefault(deployment.flow_run, time.monotonic())
+    return time.monotonic() - since > frequency * WATCHED_HEARTBEATS
 
 
 def _machine() -> str:

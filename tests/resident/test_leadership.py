@@ -56,3 +56,12 @@ def test_one_that_resigns_is_followed_at_once(clock: Clock) -> None:
     assert first.lead()
     first.resign()
     assert second.lead()
+
+
+def test_one_whose_clock_was_ahead_is_followed_too(clock: Clock) -> None:
+    stopwatch = Clock()
+    second = Leadership("b", "two", clock, stopwatch)
+    assert Leadership("a", "one", lambda: clock.now + 3600).lead()
+    assert not second.lead()
+    stopwatch.now += SILENCE
+    assert second.lead()

@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Completed, Running
 
 from prefect_dstack.domain.record import LOST, Deploying
+from prefect_dstack.hosts.processes import started_after_boot
 from prefect_dstack.store import runs
 from tests.polling import wait_until
 
@@ -56,7 +57,7 @@ def by(process: psutil.Process, flow_run: str) -> Deploying:
         flow_run=flow_run,
         machine=runs.deploying(1, flow_run, "").machine,
         process=process.pid,
-        process_started=process.create_time(),
+        process_started=started_after_boot(process),
     )
 
 
