@@ -68,7 +68,7 @@ ACTED_ON = {
     "restart_after": r"configuration\.restart_after",
     "retain": r"configuration\.retain",
     "rollout": r"configuration\.rollout",
-    "scaling": r"configuration\.scalings",
+    "scaling": r"configuration\.scaling\b",
     "shell": r"configuration\.shell",
     "spot_policy": r"wanted\.spot_policy",
     "stop_duration": r"configuration\.stop_duration",
