@@ -66,7 +66,9 @@ class CommandLine:
     ) -> Outcome:
         """Run a command to its end."""
         words = [str(PROGRAM), *map(str, arguments)]
-        if environment is None and "PREFECT_API_URL" in os.environ:
+        # The latter is read by Python as it starts.
+        same = os.environ.get("PYTHONPATH") == _environment.get("PYTHONPATH")
+        if environment is None and "PREFECT_API_URL" in os.environ and same:
             return self._forked(words, timeout)
         done = subprocess.run(
             words,

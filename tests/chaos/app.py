@@ -6,6 +6,8 @@ It also answers POST, which takes its time, and which no gateway may send twice.
 from __future__ import annotations
 
 import json
+import os
+import socketserver
 import sys
 import time
 from pathlib import Path
@@ -33,7 +35,18 @@ class Handler(example.Handler):
         super().end_headers()
 
 
+class Server(example.Server):
+    """Listens at every address in a container, which publishes the port of one."""
+
+    def server_bind(self) -> None:
+        self.server_address = (os.environ.get("LISTEN", "127.0.0.1"), self.server_address[1])
+        # Not the one of HTTPServer, which asks a nameserver for this machine's name.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "application", self.server_address[1]
+
+
 if BEHAVIOUR["exits"]:
     sys.exit("this version does not start")
 example.Handler = Handler  # type: ignore[misc]
+example.Server = Server  # type: ignore[misc]
 example.main()

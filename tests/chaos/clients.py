@@ -24,18 +24,19 @@ class Failure:
 
 
 class Clients:
-    """Two clients of one service, on a port of this machine: one may be tried again, the other may not.
+    """Two clients of one service: one may be tried again, the other may not.
 
     The first asks with GET on a connection that is kept, the second with POST on a new one each time.
 
     Args:
         service: The service.
-        port: Where it answers.
+        address: The machine that answers.
+        port: Where it answers there.
         token: What they send, for services that need one.
     """
 
-    def __init__(self, service: str, port: int, token: str) -> None:
-        self.service, self.port, self.token = service, port, token
+    def __init__(self, service: str, address: str, port: int, token: str) -> None:
+        self.service, self.address, self.port, self.token = service, address, port, token
         self.failures: list[Failure] = []
         self.answers = 0
         self._done = threading.Event()
@@ -50,7 +51,7 @@ class Clients:
             thread.join()
 
     def _ask(self, method: str) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT)
         while not self._done.wait(PAUSE):
             began, what = time.monotonic(), ""
             try:

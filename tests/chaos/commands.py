@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
+import psutil
+
 PRELOADED = ["tests.chaos.commands", "prefect_dstack.cli.main", "prefect_dstack.flows.deploy"]
 PRELOADED += ["prefect_dstack.flows.reconcile", "prefect_dstack.flows.run_task"]
-PIPELINE = "pipeline"
+PIPELINE, WORKER, ASK_WORKER = "pipeline", "worker", "ask-worker"
+# Where the worker waits for what it is asked for.
+DEPLOYMENT = "chaos"
+# Seconds for a run of the worker; one whose worker was killed does not end.
+RUN = 60.0
 
 context = multiprocessing.get_context("forkserver")
 
 
-def prepare() -> None:
-    """Start the process from which commands are forked; it belongs to no test's home."""
-    context.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+def prepare(variables: Mapping[str, str]) -> None:
+    """Start the process from which commands are forked; it belongs to no test's home.
+
+    Args:
+        variables: More of its environment, which only a program that is started can take up.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # of earlier tests, without those variables
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        context.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+class Worker:
+    """A process that does what others ask the Prefect API for, each time in a process of its own.
+
+    Args:
+        directory: Where it runs, and writes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._command: Command | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        log = self.directory / "worker.log"
+        self._command = Command([WORKER], self.directory, log, os.environ)
+
+    def kill(self) -> None:
+        """End it and its flow runs at once, without a chance to tidy up."""
+        if self._command is None or self._command.process.pid is None:
+            return
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._command.process.pid).children(recursive=True):
+                if process.environ().get("PREFECT__FLOW_RUN_ID"):
+                    process.kill()
+        self._command.kill()
 
 
 class Command:
@@ -81,13 +126,18 @@ def _run(arguments: tuple[str, ...], directory: Path, log: Path, environment: di
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
-    if arguments[0] == PIPELINE:
-        _pipeline(arguments[1])
-        return
-    from prefect_dstack.cli.main import main
+    match arguments:
+        case ("pipeline", file):
+            _pipeline(file)
+        case ("worker",):
+            _work()
+        case ("ask-worker", file):
+            _ask_worker(file)
+        case _:
+            from prefect_dstack.cli.main import main
 
-    sys.argv = ["prefect-dstack", *arguments]
-    main()
+            sys.argv = ["prefect-dstack", *arguments]
+            main()
 
 
 def _pipeline(file: str) -> None:
@@ -100,3 +150,21 @@ def _pipeline(file: str) -> None:
         return deploy_service(file).url
 
     print(train_and_deploy())
+
+
+def _work() -> None:
+    from prefect_dstack import deploy_service
+
+    deploy_service.serve(name=DEPLOYMENT)
+
+
+def _ask_worker(file: str) -> None:
+    from prefect.deployments import run_deployment
+
+    run = run_deployment(
+        f"deploy-service/{DEPLOYMENT}", parameters={"configuration": file}, timeout=RUN, poll_interval=0.5
+    )
+    assert not isinstance(run, Coroutine)
+    print(run.state)
+    if run.state is None or not run.state.is_completed():
+        sys.exit("the worker has not done it")

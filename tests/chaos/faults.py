@@ -1,53 +1,48 @@
-"""The faults: how each strikes, what it may cost, and how it passes.
+"""The faults that may strike wherever replicas run: how each does, and how it passes.
 
-- A replica that is killed costs the requests in flight on it that may not be sent twice. If it was the only
-  one that served, or its service was changing, it costs all until its supervisor has started it again.
-- With its supervisor gone, that is when somebody repairs the service.
-- HAProxy that is killed costs what comes until its supervisor has started it again; without its supervisor,
-  until somebody repairs it.
-- The end of a command, of the controller or of the Prefect server costs no request, nor does a full disk, nor
-  a replica that is suspended for less time than its clients wait.
+The end of a command, a worker, the controller or the Prefect server costs no request, nor does a clock that
+is set. What replicas and gateways are subject to is told by the place where they run.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-from collections.abc import Callable, Sequence
-
-import psutil
+import random
+from collections.abc import Sequence
 
 from tests.chaos import outside
-from tests.chaos.commands import Command
-from tests.chaos.costs import Cost, Ledger
+from tests.chaos.clock import SetClock
+from tests.chaos.commands import Command, Worker
+from tests.chaos.place import Place, Struck
 from tests.chaos.plan import Fault
 from tests.home import Home
 from tests.prefect_server import PrefectServer
-
-# Seconds until a supervisor has started a program again, and its gateway has found it, on a busy machine.
-RESTART = 15.0
-# A replica that began so long ago is in the route.
-SETTLED = 10.0
-BALLAST = "ballast"
-
-Heal = Callable[[], None]
 
 
 class Faults:
     """Strikes where it is told to.
 
     Args:
-        home: What it strikes.
+        home: Where commands run.
         server: The Prefect server.
+        worker: The worker.
+        place: Where the services are.
+        clock: That of all commands, of the controller and of the server.
         names: The services by what the plan calls them.
-        ledger: Told what may be lost.
     """
 
-    def __init__(self, home: Home, server: PrefectServer, names: dict[str, str], ledger: Ledger) -> None:
-        self.home, self.server, self.names, self.ledger = home, server, names, ledger
+    def __init__(
+        self,
+        home: Home,
+        server: PrefectServer,
+        worker: Worker,
+        place: Place,
+        clock: SetClock,
+        names: dict[str, str],
+    ) -> None:
+        self.home, self.server, self.worker, self.place = home, server, worker, place
+        self.clock, self.names = clock, names
 
-    def strike(self, fault: Fault, commands: Sequence[Command], *, changing: bool) -> tuple[str, Heal | None]:
+    def strike(self, fault: Fault, commands: Sequence[Command], *, changing: bool) -> Struck:
         """Let something go wrong.
 
         Args:
@@ -58,28 +53,21 @@ class Faults:
         Returns:
             What it was, and what makes it pass.
         """
-        service = self.names[fault.service]
         match fault.kind:
             case "kill-command":
                 return self._kill_command(commands), None
-            case "kill-replica":
-                return self._kill_one("replica", service, changing, RESTART), None
-            case "kill-supervisor":
-                return self._kill_one("supervisor", service, changing, math.inf), None
-            case "kill-haproxy":
-                return self._kill_first("haproxy", outside.GATEWAY, RESTART), None
-            case "kill-haproxy-supervisor":
-                return self._kill_first("supervisor", outside.GATEWAY, math.inf), None
+            case "kill-worker":
+                self.worker.kill()
+                self.worker.start()
+                return "killed the worker and its flow run", None
             case "kill-controller":
-                return self._kill_first("controller", "controller", None), None
+                return self._kill_controller(), None
             case "kill-server":
                 self.server.stop()
                 return "killed the Prefect server", self.server.start
-            case "suspend-replica":
-                return self._suspend(service)
-            case "fill-disk":
-                return self._fill_disk()
-        raise AssertionError(fault)
+            case "set-clock":
+                return self.clock.set(random.Random(fault.lines + fault.delay)), None
+        return self.place.strike(fault, self.names[fault.service], changing=changing)
 
     def _kill_command(self, commands: Sequence[Command]) -> str:
         running = [command for command in commands if command.code is None]
@@ -88,49 +76,6 @@ class Faults:
         running[0].kill()
         return f"killed {' '.join(running[0].arguments)}"
 
-    def _kill_one(self, role: outside.Role, service: str, changing: bool, lasts: float) -> str:
-        found = outside.of_service(outside.processes(self.home), service, role)
-        if not found:
-            return f"{service} had no replica"
-        now = time.monotonic()
-        victim, *others = found
-        settled = [it for it in others if time.time() - it.process.create_time() > SETTLED]
-        if changing or not settled or self.ledger.is_harmed(service, now):
-            return self._kill(victim, Cost(service, now, lasts))
-        return self._kill(victim, Cost(service, now, RESTART, ("POST",), most=1))
-
-    def _kill_first(self, role: outside.Role, of: str, lasts: float | None) -> str:
-        found = [it for it in outside.processes(self.home) if (it.role, it.of) == (role, of)]
-        if not found:
-            return f"no {role} of {of} ran"
-        return self._kill(found[0], None if lasts is None else Cost("", time.monotonic(), lasts))
-
-    def _kill(self, victim: outside.Found, cost: Cost | None) -> str:
-        if cost is not None:
-            self.ledger.costs.append(cost)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            victim.process.kill()
-        return f"killed {victim}, process {victim.process.pid}"
-
-    def _suspend(self, service: str) -> tuple[str, Heal | None]:
-        found = outside.of_service(outside.processes(self.home), service, "replica")
-        if not found:
-            return f"{service} had no replica", None
-        process = found[0].process
-
-        def resume() -> None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
-
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.suspend()
-        return f"suspended {found[0]}, process {process.pid}", resume
-
-    def _fill_disk(self) -> tuple[str, Heal | None]:
-        if not self.home.path.is_mount():
-            return "the home has no disk of its own to fill", None
-        ballast = self.home.path / BALLAST
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        return "filled the disk", ballast.unlink
+    def _kill_controller(self) -> str:
+        found = [it for it in outside.processes(self.home) if it.role == "controller"]
+        return outside.kill(found[0]) if found else "no controller ran"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos import outside
-from tests.home import PORTS, Home
+from tests.chaos.place import Place, Wanted
+from tests.home import Home
 
 ASKED = 6
 
@@ -36,11 +37,12 @@ class Known:
     controller: bool = False
 
 
-def broken(home: Home, known: Known) -> list[str]:
+def broken(home: Home, place: Place, known: Known) -> list[str]:
     """Compare what there is with what is wanted.
 
     Args:
-        home: Where everything is.
+        home: Where commands run.
+        place: Where the services are.
         known: What is wanted.
 
     Returns:
@@ -48,21 +50,22 @@ def broken(home: Home, known: Known) -> list[str]:
     """
     serving = {name: it for name, it in known.records.items() if it and it["revision"] is not None}
     active = {name: _active(record) for name, record in serving.items()}
-    routed = {
-        name: {
-            f"{name}-{active[name]['replicas_of']}-{number}"
-            for number in record["desired"]["preferred"] or range(record["wanted"])
-        }
-        for name, record in serving.items()
-    }
-    wanted = {replica for replicas in routed.values() for replica in replicas}
+    wanted = Wanted(
+        replicas={
+            name: {
+                f"{name}-{active[name]['replicas_of']}-{number}"
+                for number in record["desired"]["preferred"] or range(record["wanted"])
+            }
+            for name, record in serving.items()
+        },
+        ports={name: known.ports[name] for name in serving},
+        controller=known.controller,
+    )
     checks = (
         _records(known.records),
-        _processes(home, wanted, bool(serving), known.controller),
-        _directories(home, wanted, known.records),
-        _gateway(home, routed),
-        _ports(home, {known.ports[name] for name in serving}, wanted),
-        _answers(known, active),
+        _files(home, known.records),
+        place.differences(wanted),
+        _answers(place.address, known, active),
     )
     return [line for lines in checks for line in lines]
 
@@ -88,76 +91,37 @@ def _records(records: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {record['serving']} of {record['wanted']} replicas serve"
 
 
-def _processes(home: Home, wanted: set[str], gateway: bool, controller: bool) -> Iterator[str]:
-    expected: Counter[str] = Counter()
-    for name in wanted:
-        expected += Counter([f"supervisor of replicas/{name}", f"replica of replicas/{name}"])
-    if gateway:
-        roles = ("supervisor", "haproxy", "haproxy worker")
-        expected += Counter(f"{role} of {outside.GATEWAY}" for role in roles)
-    if controller:
-        expected += Counter(["supervisor of controller", "controller of controller"])
-    found = Counter(map(str, outside.processes(home)))
-    yield from (f"{number} too many: {it}" for it, number in (found - expected).items())
-    yield from (f"{number} missing: {it}" for it, number in (expected - found).items())
-
-
-def _directories(home: Home, wanted: set[str], records: Mapping[str, Any]) -> Iterator[str]:
-    replicas = {place.name for place in home.state.glob("replicas/*/")}
-    if replicas != wanted:
-        yield f"directories of replicas are {sorted(replicas)}, not {sorted(wanted)}"
+def _files(home: Home, records: Mapping[str, Any]) -> Iterator[str]:
     kept = {it["bundle"] for record in records.values() if record for it in record["revisions"]}
     if (bundles := outside.bundles(home)) != kept - {""}:
         yield f"bundles without a revision: {sorted(bundles - kept)}; missing: {sorted(kept - bundles)}"
     yield from (f"unfinished: {name}" for name in outside.unfinished_files(home))
 
 
-def _gateway(home: Home, wanted: Mapping[str, set[str]]) -> Iterator[str]:
-    state = outside.gateway_state(home)
-    routes = {} if state is None else state["routes"]
-    routed = {service: set(route["replicas"]) for service, route in routes.items()}
-    if routed != wanted:
-        yield f"the gateway routes {routed}, not {dict(wanted)}"
-    for service, route in routes.items():
-        states = {(it["weight"], it["state"], it["checked"]) for it in route["replicas"].values()}
-        if len(states) > 1 or route["compared"]:
-            yield f"{service}: its route is uneven: {route}"
-
-
-def _ports(home: Home, services: set[int], wanted: set[str]) -> Iterator[str]:
-    used = outside.listening_ports(home)
-    expected = services | {port for name, port in outside.replica_ports(home).items() if name in wanted}
-    if used != expected:
-        yield f"ports in use are {sorted(used)}, not {sorted(expected)}"
-    others = {home.port + number for number in range(PORTS)} - services
-    if others & used:
-        yield f"nobody should listen on {sorted(others & used)}"
-
-
-def _answers(known: Known, active: Mapping[str, Any]) -> Iterator[str]:
+def _answers(address: str, known: Known, active: Mapping[str, Any]) -> Iterator[str]:
     for name, revision in active.items():
         token = known.accepted[0] if known.accepted else ""
         expected = (200, revision["replicas_of"], known.codes.get((name, revision["number"])))
         for _ in range(ASKED):
-            status, who, code = ask(known.ports[name], token)
+            status, who, code = ask(address, known.ports[name], token)
             if (status, who, code if expected[2] is not None else None) != expected:
                 yield f"{name} answers {(status, who, code)}, not {expected}"
                 break
         if revision["configuration"]["auth"]["enabled"]:
-            yield from _tokens(known, name)
+            yield from _tokens(address, known, name)
 
 
-def _tokens(known: Known, service: str) -> Iterator[str]:
+def _tokens(address: str, known: Known, service: str) -> Iterator[str]:
     for tokens, expected in ((known.accepted, 200), (known.revoked, 401)):
         for token in tokens:
-            status, *_ = ask(known.ports[service], token)
+            status, *_ = ask(address, known.ports[service], token)
             if status != expected:
                 yield f"{service}: answers {status}, not {expected}, to token {token[:14]}"
 
 
-def ask(port: int, token: str) -> tuple[int, int | None, int | None]:
+def ask(address: str, port: int, token: str) -> tuple[int, int | None, int | None]:
     """Ask a service once: the status, and which revision with which code has answered."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection(address, port, timeout=10)
     try:
         connection.request("GET", "/", headers={"Authorization": f"Bearer {token}"})
         response = connection.getresponse()

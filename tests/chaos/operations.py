@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.commands import PIPELINE, Command
+from tests.chaos.commands import ASK_WORKER, PIPELINE, Command
+from tests.chaos.place import Place
 from tests.chaos.plan import Operation
 from tests.home import Home
 
-ROOT = Path(__file__).parents[2]
 APPLICATION = Path(__file__).with_name("app.py")
 
 REPLICAS = {"alpha": 2, "beta": 1, "gamma": 2}
@@ -21,10 +21,10 @@ TASK = {"type": "task", "commands": ["sleep 1; echo done"]}
 CANARY = {"strategy": "canary", "canary": {"weight": "50%", "duration": "3s"}}
 
 # What must succeed if nothing goes wrong; others may be refused, such as a rollback to nothing.
-SUCCEEDS = {"edit", "change-setting", "pipeline", "reconcile", "create-token", "task"}
+SUCCEEDS = {"edit", "change-setting", "pipeline", "worker", "reconcile", "create-token", "task"}
 FAILS = {"break-start", "break-probe"}
 # After these a service answers.
-DEPLOYS = {"edit", "change-setting", "pipeline", "canary", "scale", "rollback", "restart"}
+DEPLOYS = {"edit", "change-setting", "pipeline", "worker", "canary", "scale", "rollback", "restart"}
 TELLS_REVISION = {"edit", "change-setting", "canary"}
 
 
@@ -33,6 +33,7 @@ class Operations:
 
     Args:
         home: Where they run.
+        place: Where the services are.
         ports: Where each service is to answer, by its name.
         logs: What they write goes here.
 
@@ -42,8 +43,8 @@ class Operations:
         revoked: Tokens that were revoked.
     """
 
-    def __init__(self, home: Home, ports: dict[str, int], logs: Path) -> None:
-        self.home, self.ports, self.logs = home, ports, logs
+    def __init__(self, home: Home, place: Place, ports: dict[str, int], logs: Path) -> None:
+        self.home, self.place, self.ports, self.logs = home, place, ports, logs
         self.codes: dict[tuple[str, int], int] = {}
         self.tokens: dict[str, str] = {}
         self.revoked: list[str] = []
@@ -66,6 +67,8 @@ class Operations:
         match operation.kind:
             case "pipeline":
                 return self.command(PIPELINE, self._service(operation, name))
+            case "worker":
+                return self.command(ASK_WORKER, self._service(operation, name))
             case "scale":
                 return self.command("scale", name, str(operation.number))
             case "rollback" | "stop":
@@ -79,7 +82,7 @@ class Operations:
                 return self.command("token", "revoke", others[0] if others else "0000000000")
             case "task":
                 file = self.home.path / "task.dstack.yml"
-                file.write_text(json.dumps(TASK))
+                file.write_text(json.dumps(TASK | self.place.task()))
                 return self.command("apply", str(file), "-y")
         return self.command("apply", self._service(operation, name), "-y", "--json")
 
@@ -115,11 +118,10 @@ class Operations:
             "name": name,
             "port": f"{self.ports[name]}:8000",
             "auth": operation.service in NEEDS_TOKEN,
-            "commands": ["exec python3 app.py"],
-            "env": {"PYTHONPATH": str(ROOT)},
             "probes": [{"url": "/health", "interval": "1s"}],
             "replicas": REPLICAS[operation.service],
             "rollout": rollout,
+            **self.place.configuration(directory),
         }
         if kind == "change-setting":
             configuration["rate_limits"] = [{"rps": 1000 + operation.number, "burst": 1000}]

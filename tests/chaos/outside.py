@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,22 @@ def of_service(found: list[Found], service: str, role: Role) -> list[Found]:
     name = re.compile(rf"replicas/{service}-\d+-\d+")
     mine = [it for it in found if it.role == role and name.fullmatch(it.of)]
     return sorted(mine, key=lambda it: it.process.pid)
+
+
+def kill(victim: Found) -> str:
+    """Kill a process, and return what it was."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victim.process.kill()
+    return f"killed {victim}, process {victim.process.pid}"
+
+
+def unexpected(home: Home, expected: Counter[str], *, controller: bool) -> Iterator[str]:
+    """Compare the processes of a home with those that are expected there."""
+    if controller:
+        expected = expected + Counter(["supervisor of controller", "controller of controller"])
+    found = Counter(map(str, processes(home)))
+    yield from (f"{number} too many: {it}" for it, number in (found - expected).items())
+    yield from (f"{number} missing: {it}" for it, number in (expected - found).items())
 
 
 def listening_ports(home: Home) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SERVICES = ("alpha", "beta", "gamma")
@@ -15,6 +15,7 @@ OPERATIONS = {
     "break-start": 2,
     "break-probe": 1,
     "pipeline": 2,
+    "worker": 2,
     "canary": 2,
     "scale": 3,
     "rollback": 3,
@@ -25,22 +26,41 @@ OPERATIONS = {
     "revoke-token": 1,
     "task": 1,
 }
-FAULTS = {
+# What may go wrong wherever replicas run: with commands, with Prefect and with the time.
+EVERYWHERE = {
     "kill-command": 6,
+    "kill-worker": 1,
+    "kill-controller": 1,
+    "kill-server": 1,
+    "set-clock": 1,
+}
+ON_MACHINE = {
+    **EVERYWHERE,
     "kill-replica": 3,
     "kill-supervisor": 2,
     "kill-haproxy": 2,
     "kill-haproxy-supervisor": 1,
-    "kill-controller": 1,
-    "kill-server": 1,
     "suspend-replica": 2,
     "fill-disk": 2,
 }
+ON_HOSTS = {
+    **EVERYWHERE,
+    "kill-container": 3,
+    "power-off": 3,
+    "partition": 2,
+    "cut-off": 2,
+    "stop-ssh": 1,
+    "kill-gateway": 1,
+    "reboot-gateway": 1,
+}
 OF_SERVICES = {
-    *("edit", "change-setting", "break-start", "break-probe", "pipeline"),
+    *("edit", "change-setting", "break-start", "break-probe", "pipeline", "worker"),
     *("canary", "scale", "rollback", "restart", "stop"),
 }
-LASTING = {"kill-server", "suspend-replica", "fill-disk"}
+LASTING = {
+    *("kill-server", "suspend-replica", "fill-disk"),
+    *("power-off", "partition", "cut-off", "stop-ssh", "reboot-gateway"),
+}
 
 # A deployment tells its progress in about so many lines.
 MOST_LINES = 12
@@ -69,7 +89,7 @@ class Fault:
     """What goes wrong.
 
     Attributes:
-        kind: One of `FAULTS`.
+        kind: One of `ON_MACHINE` or `ON_HOSTS`.
         service: Whose replica it concerns.
         lines: It strikes when the operations have told so many lines of progress, or have ended.
         delay: Seconds later than that.
@@ -120,25 +140,28 @@ class Plan:
         return "\n".join([f"seed {self.seed}, {watched} a controller:", *turns])
 
 
-def plan(seed: int, turns: int) -> Plan:
+def plan(seed: int, turns: int, faults: Mapping[str, int]) -> Plan:
     """Make the plan of a run.
 
     Args:
         seed: Equal seeds make equal plans.
         turns: How many turns follow the first deployments.
+        faults: What may go wrong, and how often each does, relative to the others.
     """
     chance = random.Random(seed)
     first = Turn(tuple(Operation("edit", service, 1) for service in SERVICES[:2]))
-    second = Turn((Operation("edit", SERVICES[2], 1),), _fault(chance, ()))
+    second = Turn((Operation("edit", SERVICES[2], 1),), _fault(chance, (), faults))
     changed: set[str] = set()
-    rest = (_turn(chance, number, changed) for number in range(2, turns + 2))
+    rest = (_turn(chance, number, changed, faults) for number in range(2, turns + 2))
     return Plan(seed, chance.random() < 0.5, (first, second, *rest))
 
 
-def _turn(chance: random.Random, number: int, changed: set[str]) -> Turn:
+def _turn(chance: random.Random, number: int, changed: set[str], faults: Mapping[str, int]) -> Turn:
     count = chance.choices((0, 1, 2), (1, 6, 3))[0]
     operations = tuple(_operation(chance, 10 * number + index, changed) for index in range(count))
-    return Turn(operations, _fault(chance, operations) if count == 0 or chance.random() < 0.8 else None)
+    return Turn(
+        operations, _fault(chance, operations, faults) if count == 0 or chance.random() < 0.8 else None
+    )
 
 
 def _operation(chance: random.Random, version: int, changed: set[str]) -> Operation:
@@ -151,9 +174,9 @@ def _operation(chance: random.Random, version: int, changed: set[str]) -> Operat
     return Operation(kind, service, chance.randint(1, 3) if kind == "scale" else version)
 
 
-def _fault(chance: random.Random, operations: Sequence[Operation]) -> Fault:
-    kinds = [kind for kind in FAULTS if operations or kind != "kill-command"]
-    (kind,) = chance.choices(kinds, [FAULTS[kind] for kind in kinds])
+def _fault(chance: random.Random, operations: Sequence[Operation], faults: Mapping[str, int]) -> Fault:
+    kinds = [kind for kind in faults if operations or kind != "kill-command"]
+    (kind,) = chance.choices(kinds, [faults[kind] for kind in kinds])
     concerned = [operation.service for operation in operations if operation.service]
     return Fault(
         kind,

@@ -7,11 +7,13 @@ import time
 from typing import Any
 
 from tests.chaos.clients import Clients
-from tests.chaos.commands import Command
+from tests.chaos.clock import SetClock
+from tests.chaos.commands import Command, Worker
 from tests.chaos.costs import Ledger
-from tests.chaos.faults import Faults, Heal
+from tests.chaos.faults import Faults
 from tests.chaos.invariants import Known, broken
 from tests.chaos.operations import DEPLOYS, FAILS, SUCCEEDS, Operations
+from tests.chaos.place import Heal, Place
 from tests.chaos.plan import SERVICES, Operation, Plan, Turn
 from tests.home import Home
 from tests.polling import wait_until
@@ -29,29 +31,45 @@ class Run:
 
     Args:
         plan: What is done.
-        home: Where, empty as yet.
+        home: Where commands run, empty as yet.
+        place: Where the services are.
+        ledger: Which requests may fail; the place tells it.
         server: The Prefect server.
+        clock: That of the server and of all commands.
 
     Attributes:
         problems: What was not as it should be, in words.
     """
 
-    def __init__(self, plan: Plan, home: Home, server: PrefectServer) -> None:
-        self.plan, self.home = plan, home
+    def __init__(
+        self, plan: Plan, home: Home, place: Place, ledger: Ledger, server: PrefectServer, clock: SetClock
+    ) -> None:
+        self.plan, self.home, self.place, self.ledger = plan, home, place, ledger
         # Names of its own, as the server goes on to the next run.
         self.names = {service: f"{service}{plan.seed}" for service in SERVICES}
         self.ports = {name: home.port + number for number, name in enumerate(self.names.values())}
-        self.ledger = Ledger()
-        self.faults = Faults(home, server, self.names, self.ledger)
-        self.operations = Operations(home, self.ports, home.path.parent / "commands")
+        self.operations = Operations(home, place, self.ports, home.path.parent / "commands")
+        self.worker = Worker(self.operations.logs)
+        self.faults = Faults(home, server, self.worker, place, clock, self.names)
         self.clients: list[Clients] = []
         self.problems: list[str] = []
         self._story: list[str] = []
         self._began = time.monotonic()
         self._judged = 0
 
+    def check(self) -> None:
+        """Do all of it, and raise an error that tells what was wrong."""
+        try:
+            self.begin()
+            self.go()
+        finally:
+            self.end()
+        assert not self.problems, self.report()
+
     def begin(self) -> None:
         """Start what is there before the first turn."""
+        self.worker.start()
+        self.place.begin(self._done)
         first = Operation("create-token")
         command = self.operations.start(first, "")
         self._end(command)
@@ -59,7 +77,7 @@ class Run:
         if self.plan.controller:
             self._done("controller", "start")
         (token,) = self.operations.tokens.values()
-        self.clients = [Clients(name, port, token) for name, port in self.ports.items()]
+        self.clients = [Clients(name, self.place.address, port, token) for name, port in self.ports.items()]
 
     def go(self) -> None:
         """Take all turns, and let it come to rest."""
@@ -80,7 +98,8 @@ class Run:
         known = [name for name, record in self._records().items() if record is not None]
         if known:
             self._done("delete", *known, "-y")
-        self.problems += [f"in the end: {line}" for line in self.home.leftovers()]
+        self.problems += [f"in the end: {line}" for line in self.place.end(self._done)]
+        self.worker.kill()
 
     def report(self) -> str:
         """Tell what was wrong, what was planned, and what happened."""
@@ -159,7 +178,7 @@ class Run:
             if not self.plan.controller:
                 repair = self._done("reconcile")
                 self._tell(f"reconcile -> {repair.code}: {' '.join(repair.output.split())}")
-            found[:] = broken(self.home, self._known())
+            found[:] = broken(self.home, self.place, self._known())
             return not found
 
         try:
