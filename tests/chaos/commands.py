@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -24,14 +24,15 @@ RUN = 60.0
 context = multiprocessing.get_context("forkserver")
 
 
-def prepare(variables: Mapping[str, str]) -> None:
-    """Start the process from which commands are forked; it belongs to no test's home.
+@contextlib.contextmanager
+def prepared(variables: Mapping[str, str]) -> Iterator[None]:
+    """Run the process from which commands are forked; it belongs to no test's home, and ends with this.
 
     Args:
         variables: More of its environment, which only a program that is started can take up.
     """
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # of earlier tests, without those variables
     before = dict(os.environ)
+    _stop()
     os.environ |= variables
     try:
         context.set_forkserver_preload(PRELOADED)
@@ -39,6 +40,13 @@ def prepare(variables: Mapping[str, str]) -> None:
     finally:
         os.environ.clear()
         os.environ |= before
+    yield
+    _stop()
+
+
+def _stop() -> None:
+    """End it, if it runs: it may be that of other tests, which have other variables."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 class Worker:

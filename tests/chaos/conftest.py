@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.clock import SetClock
-from tests.chaos.commands import prepare
+from tests.chaos.commands import prepared
 from tests.home import Home
 from tests.prefect_server import PrefectServer
 
@@ -22,7 +22,9 @@ def seeds(count: int) -> list[int]:
     """Return the seeds that were asked for, or so many new ones."""
     if CHOSEN:
         return [int(seed) for seed in CHOSEN.split(",")]
-    return random.sample(range(1, 1_000_000), count)
+    # All processes of pytest-xdist must collect the same tests.
+    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
+    return chance.sample(range(1, 1_000_000), count)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,15 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> SetClock:
 @pytest.fixture(scope="module")
 def server(clock: SetClock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server; neither it nor what starts commands belongs to a test's home."""
-    prepare(clock.variables)
-    server = PrefectServer(tmp_path_factory.mktemp("chaos") / "server", clock.variables)
+    server = PrefectServer(tmp_path_factory.mktemp("chaos") / "server")
+    # To make a database takes many times as long with a clock that may be set.
     server.start()
-    yield server
     server.stop()
+    server.environment |= clock.variables
+    with prepared(clock.variables):
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -80,3 +80,13 @@ def test_a_deployment_that_was_overtaken_while_it_waited_does_nothing(
     record = find_record(name)
     assert record is not None
     assert record.last_revision == 1
+
+
+def test_what_was_asked_for_when_the_clock_was_ahead_does_not_stand_in_the_way(
+    deploy: Deploy, name: str
+) -> None:
+    deploy()
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    save_record(load_record(name).model_copy(update={"asked_at": ahead}))
+
+    assert deploy(env={"GREETING": "now"}).revision == 2
