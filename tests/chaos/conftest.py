@@ -29,18 +29,14 @@ def seeds(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> SetClock:
-    """The clock of the server and of all commands."""
+    """The clock of all commands, and of what they start; the server has the right time."""
     return SetClock(tmp_path_factory.mktemp("clock"))
 
 
 @pytest.fixture(scope="module")
 def server(clock: SetClock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A Prefect server; neither it nor what starts commands belongs to a test's home."""
+    """A Prefect server that may be killed; neither it nor what starts commands belongs to a test's home."""
     server = PrefectServer(tmp_path_factory.mktemp("chaos") / "server")
-    # To make a database takes many times as long with a clock that may be set.
-    server.start()
-    server.stop()
-    server.environment |= clock.variables
     with prepared(clock.variables):
         server.start()
         yield server

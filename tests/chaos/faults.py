@@ -26,7 +26,7 @@ class Faults:
         server: The Prefect server.
         worker: The worker.
         place: Where the services are.
-        clock: That of all commands, of the controller and of the server.
+        clock: That of all commands, and of what they start.
         names: The services by what the plan calls them.
     """
 

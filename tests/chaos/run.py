@@ -35,7 +35,7 @@ class Run:
         place: Where the services are.
         ledger: Which requests may fail; the place tells it.
         server: The Prefect server.
-        clock: That of the server and of all commands.
+        clock: That of all commands, and of what they start.
 
     Attributes:
         problems: What was not as it should be, in words.
