@@ -40,7 +40,12 @@ def scale(
 ) -> None:
     """Change how many replicas a service has; that makes no new revision."""
     if (replicas is None) != release:
-        raise UserError("scale: give the number of replicas, or --release")
+        which = (
+            "give the number of replicas, or --release"
+            if replicas is None
+            else "either a number or --release"
+        )
+        raise UserError(f"scale: {which}")
     if replicas is not None:
         from prefect_dstack.domain.record import check_replicas
 

@@ -71,8 +71,8 @@ def _show(record: ServiceRecord, revision: Revision, changes: list[str]) -> None
 
 
 def _show_scaling(service: str, scaling: DesiredReplicas) -> None:
-    title = paint(service, "bold")
-    print(f"{title}  {scaling.set_at:%Y-%m-%d %H:%M:%S} UTC  {scaling.set_by}  {scaling.change}")  # noqa: T201
+    title, pinned = paint(service, "bold"), ", pinned" if scaling.pinned else ""
+    print(f"{title}  {scaling.set_at:%Y-%m-%d %H:%M:%S} UTC  {scaling.set_by}  {scaling.change}{pinned}")  # noqa: T201
 
 
 def _waits(record: ServiceRecord, revision: Revision) -> bool:

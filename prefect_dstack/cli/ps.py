@@ -134,7 +134,7 @@ def _show_list(services: list[ServiceOverview]) -> None:
             service.name,
             "" if service.revision is None else str(service.revision),
             service.state,
-            f"{service.serving}/{service.wanted}",
+            f"{service.serving}/{service.wanted}{' pinned' if service.pinned else ''}",
             service.url or "",
             "; ".join(service.problems),
         ]

@@ -72,10 +72,11 @@ def scale_service(
             run.log.info("%s: not scaled, as it has changed or waited since that was decided", name)
             return record.endpoint.model_copy(update={"changed": False})
         prepared = recorded(record, record.active_revision, run.infrastructure.sources)
+        who = set_by or this_user()
         if replicas is None:
             desired = desired_replicas(record.released(), prepared.configuration)
+            desired = desired.model_copy(update={"reason": f"released by {who}"})
         else:
-            who = set_by or this_user()
             groups = scaled_groups(record, prepared.groups, replicas, group)
             desired = DesiredReplicas(
                 replicas=sum(groups.values()) if groups else replicas,

@@ -216,7 +216,7 @@ def scale(
     if gateway.running() and is_reached(goal, run.world(goal, gateway, record)):
         if record.desired != desired:
             save_record(record.scaled(desired))
-        run.log.info("%s@%d: unchanged, nothing to do", record.name, active.number)
+        run.log.info("%s@%d: has as many replicas already", record.name, active.number)
         publish_event("unchanged", record.name, active.number, {"replicas": desired.replicas})
         return served_at.model_copy(update={"changed": False})
     wanted = record.scaled(desired).desired or desired

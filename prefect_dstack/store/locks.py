@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from prefect_dstack.domain.record import Deploying
-from prefect_dstack.store.runs import has_died
+from prefect_dstack.store.runs import has_died, name_of_run
 
 __all__ = ["lock", "remove_lock"]
 
@@ -112,7 +112,7 @@ def _wait_for(
         if other is not None and other.flow_run != flow_run and has_died(other):
             if other.flow_run not in dead:
                 dead[other.flow_run] = now
-                report(f"{limit}: freed from flow run {other.flow_run}, which is over")
+                report(f"{_subject(limit)}: freed from {name_of_run(other.flow_run)}, which is over")
                 if other.lease:
                     client.release_concurrency_slots_with_lease(UUID(other.lease))
                     continue
@@ -122,14 +122,19 @@ def _wait_for(
                 continue
         elif not told:
             known = other is not None and other.flow_run not in ("", flow_run)
-            whose = f"flow run {other.flow_run}" if other and known else "another flow run"
-            report(f"{limit}: waiting for {whose} to finish")
+            whose = name_of_run(other.flow_run) if other and known else "another flow run"
+            report(f"{_subject(limit)}: waiting for {whose} to finish")
             told = True
         if now - started >= timeout:
             raise TimeoutError(f"{limit}: another flow run held it for {timeout:.0f} s")
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE)
     return lease
+
+
+def _subject(limit: str) -> str:
+    """Return what is locked, as people call it: `prefect-dstack-service-shop` is `shop`."""
+    return limit.removeprefix("prefect-dstack-").partition("-")[2] or limit
 
 
 def _acquire(client: SyncPrefectClient, limit: str, flow_run: str) -> UUID | None:

@@ -33,6 +33,7 @@ __all__ = [
     "is_over",
     "is_paused",
     "is_this_process",
+    "name_of_run",
     "rename_run",
     "resume_paused",
     "tag_run",
@@ -112,6 +113,20 @@ def is_known(flow_run: str) -> bool:
     """
     with api_client() as client:
         return _read(client, flow_run) is not None
+
+
+def name_of_run(flow_run: str) -> str:
+    """Return what people call a flow run.
+
+    Args:
+        flow_run: The id of the flow run.
+
+    Returns:
+        `flow run 'deploy shop'`; with its id if it has no name any more.
+    """
+    with api_client() as client:
+        run = _read(client, flow_run)
+        return f"flow run {flow_run if run is None else repr(run.name)}"
 
 
 def is_paused(flow_run: str) -> bool:

@@ -160,17 +160,24 @@ def test_a_scaled_service_keeps_its_number_until_it_is_released(
     assert "pinned" not in cli.ok("ps", name).out
     assert [it["number"] for it in cli.ok("history", name, "--json").json] == [1]
     history = [line.partition(" UTC  ")[2] for line in cli.ok("history", name).out.splitlines()]
-    assert history[0] == "configuration  3 → 1"
-    assert history[1].endswith("  1 → 3")
+    assert history[0].startswith("configuration  3 → 1: released by ")
+    assert history[1].endswith("  1 → 3, pinned")
     cli.ok("stop", name, "-y")
 
 
-def test_a_rollback_takes_its_revision_in_one_way(cli: CommandLine) -> None:
-    refused = cli("rollback", "hello", "2", "--to", "1")
-    assert (refused.code, refused.err) == (
-        2,
-        "error: rollback: give the revision once: as an argument, or with --to\n",
-    )
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        (["rollback", "hello", "2", "--to", "1"], "give the revision once: as an argument, or with --to"),
+        (["scale", "hello", "2", "--release"], "either a number or --release"),
+        (["scale", "hello"], "give the number of replicas, or --release"),
+    ],
+)
+def test_what_is_said_twice_or_not_at_all_is_refused(
+    cli: CommandLine, command: list[str], error: str
+) -> None:
+    refused = cli(*command)
+    assert (refused.code, refused.err) == (2, f"error: {command[0]}: {error}\n")
 
 
 @pytest.mark.parametrize(
