@@ -138,7 +138,7 @@ def test_a_stopped_service_is_deleted_with_all_that_is_known_of_it(
 
 
 def test_a_scaled_service_keeps_its_number_until_it_is_released(
-    cli: CommandLine, write: Callable[..., Path], name: str
+    cli: CommandLine, write: Callable[..., Path], name: str, prefect_server: PrefectServer
 ) -> None:
     cli.ok("apply", "-f", write(), "-y")
 
