@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from prefect_dstack.domain.load_history import LoadHistory
+from prefect_dstack.domain.load_history import LoadHistory, LoadPoint
 from prefect_dstack.domain.record import ServiceRecord
 from prefect_dstack.errors import PrefectDstackError
 from prefect_dstack.gateways.counters import CODES, ProcessSample
@@ -16,12 +16,14 @@ from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.serving import serving
 from prefect_dstack.services.publication import publish_load
 
-__all__ = ["LoadPages"]
+__all__ = ["LoadPages", "renewed_after"]
 
 logger = logging.getLogger(__name__)
 
 PUBLISHED = 300.0
 """Seconds between two pictures of a service on which nothing else has changed."""
+IDLE = 3600.0
+"""And of one that nobody has asked: of a thousand services, most may be that."""
 DAY = timedelta(days=1)
 
 
@@ -90,8 +92,17 @@ class LoadPages:
         points = [] if history is None else history.since(datetime.now(UTC) - DAY)
         if not any(point.rate or point.replicas for point in points):
             return
-        now, shows = self._clock(), (record.active, record.endpoint)
+        now, shows = self._clock(), (record.active, record.endpoint, points[-1].replicas)
         at, shown = self._published.get(record.name, (float("-inf"), None))
-        if now - at >= PUBLISHED or shows != shown:
+        if now - at >= renewed_after(points) or shows != shown:
             publish_load(record, points)
             self._published[record.name] = (now, shows)
+
+
+def renewed_after(points: Sequence[LoadPoint]) -> float:
+    """Return how many seconds a picture of a service stays if nothing else changes.
+
+    Args:
+        points: What it has borne, the oldest first.
+    """
+    return PUBLISHED if any(point.rate for point in points[-2:]) else IDLE
