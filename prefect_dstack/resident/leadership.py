@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_dstack.blocks import DstackController
@@ -39,7 +39,7 @@ class Leadership:
     where: str
     clock: Callable[[], float] = time.time
     stopwatch: Callable[[], float] = time.monotonic
-    _heard: tuple[str, float, float] = ("", 0.0, 0.0)
+    _heard: tuple[str, float, float] = field(default=("", 0.0, 0.0), init=False, repr=False)
 
     def lead(self) -> bool:
         """Show a sign of life, every `BEAT` seconds, and return whether this one leads now."""

@@ -66,7 +66,9 @@ def lock(
         # Two may make it at once: the first counts.
         with contextlib.suppress(ObjectAlreadyExists):
             client.upsert_global_concurrency_limit_by_name(limit, 1)
-        lease = _wait_for(client, limit, flow_run, holder, report, timeout)
+        # `service-shop` is what people call `shop`.
+        subject = name.partition("-")[2] or name
+        lease = _wait_for(client, limit, flow_run, holder, lambda line: report(f"{subject}: {line}"), timeout)
     ended, lost = threading.Event(), threading.Event()
     # A client of its own: made here, where Prefect's settings are known, and not this thread's.
     own = get_client(httpx_settings={"timeout": RENEWAL_TIMEOUT}, sync_client=True)
@@ -112,7 +114,7 @@ def _wait_for(
         if other is not None and other.flow_run != flow_run and has_died(other):
             if other.flow_run not in dead:
                 dead[other.flow_run] = now
-                report(f"{_subject(limit)}: freed from {name_of_run(other.flow_run)}, which is over")
+                report(f"freed from {name_of_run(other.flow_run)}, which is over")
                 if other.lease:
                     client.release_concurrency_slots_with_lease(UUID(other.lease))
                     continue
@@ -123,18 +125,13 @@ def _wait_for(
         elif not told:
             known = other is not None and other.flow_run not in ("", flow_run)
             whose = name_of_run(other.flow_run) if other and known else "another flow run"
-            report(f"{_subject(limit)}: waiting for {whose} to finish")
+            report(f"waiting for {whose} to finish")
             told = True
         if now - started >= timeout:
             raise TimeoutError(f"{limit}: another flow run held it for {timeout:.0f} s")
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE)
     return lease
-
-
-def _subject(limit: str) -> str:
-    """Return what is locked, as people call it: `prefect-dstack-service-shop` is `shop`."""
-    return limit.removeprefix("prefect-dstack-").partition("-")[2] or limit
 
 
 def _acquire(client: SyncPrefectClient, limit: str, flow_run: str) -> UUID | None:

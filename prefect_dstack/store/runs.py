@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import httpx
@@ -63,13 +64,15 @@ def is_over(flow_run: str, heartbeat: float | None = None) -> bool:
     Returns:
         Whether it has ended, was deleted, or has been silent for three heartbeats.
     """
+    return _look(flow_run, _frequency(heartbeat)) != "at work"
+
+
+def _look(flow_run: str, frequency: float | None) -> Literal["at work", "silent", "ended"]:
     with api_client() as client:
         run = _read(client, flow_run)
-        return run is None or _has_ended(run) or _is_silent(client, run, _frequency(heartbeat))
-
-
-def _has_ended(run: FlowRun) -> bool:
-    return run.state is None or run.state.is_final()
+        if run is None or run.state is None or run.state.is_final():
+            return "ended"
+        return "silent" if _is_silent(client, run, frequency) else "at work"
 
 
 def _frequency(heartbeat: float | None) -> float | None:
@@ -256,14 +259,11 @@ def has_died(deployment: Deploying) -> bool:
     started = deployment.process_started
     if started is None or not is_at_work(deployment.process, started):
         return True
-    with api_client() as client:
-        run = _read(client, deployment.flow_run)
-        if run is None or _has_ended(run):
-            return True
-        frequency = _frequency(deployment.heartbeat)
-        if frequency is None or not _is_silent(client, run, frequency):
-            _silent_since.pop(deployment.flow_run, None)
-            return False
+    frequency = _frequency(deployment.heartbeat)
+    seen = _look(deployment.flow_run, frequency)
+    if seen != "silent" or frequency is None:
+        _silent_since.pop(deployment.flow_run, None)
+        return seen == "ended"
     # A machine that was asleep, or whose clock was set, has sent none and goes on with what it did.
     since = _silent_since.setdefault(deployment.flow_run, time.monotonic())
     return time.monotonic() - since > frequency * WATCHED_HEARTBEATS
