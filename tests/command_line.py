@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,17 +17,14 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-PROGRAM = Path(sys.executable).with_name("prefect-dstack")
-PRELOADED = ["prefect_dstack.cli.main", "prefect_dstack.flows.deploy", "prefect_dstack.flows.run_task"]
-PRELOADED += ["prefect_dstack.flows.reconcile", "prefect_dstack.services.overview"]
+from tests.forking import forked
 
-# As it was before any test: what forks belongs to none.
-_environment, _directory = dict(os.environ), Path.cwd()
-_processes = multiprocessing.get_context("forkserver")
+PROGRAM = Path(sys.executable).with_name("prefect-dstack")
+# Read by Python as it starts: what was forked has that of before any test.
+PYTHONPATH = os.environ.get("PYTHONPATH")
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,7 @@ class CommandLine:
     ) -> Outcome:
         """Run a command to its end."""
         words = [str(PROGRAM), *map(str, arguments)]
-        # The latter is read by Python as it starts.
-        same = os.environ.get("PYTHONPATH") == _environment.get("PYTHONPATH")
+        same = os.environ.get("PYTHONPATH") == PYTHONPATH
         if environment is None and "PREFECT_API_URL" in os.environ and same:
             return self._forked(words, timeout)
         done = subprocess.run(
@@ -83,13 +78,9 @@ class CommandLine:
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def _forked(self, words: list[str], timeout: float) -> Outcome:
-        _start_server()
         with tempfile.TemporaryDirectory(prefix="prefect-dstack-command-") as directory:
             out, err = Path(directory, "out"), Path(directory, "err")
-            process = _processes.Process(
-                target=_run, args=(words, str(self.directory), dict(os.environ), str(out), str(err))
-            )
-            process.start()
+            process = forked(_run, words, directory=self.directory, streams=(out, err))
             process.join(timeout)
             if process.exitcode is None:
                 process.kill()
@@ -124,41 +115,12 @@ def as_in_a_terminal() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _start_server() -> None:
-    """Start what forks, if it does not run; it must not have the home of a test."""
-    present, directory = dict(os.environ), Path.cwd()
-    os.environ.clear()
-    os.environ |= _environment
-    os.chdir(_directory)
-    try:
-        _processes.set_forkserver_preload([__name__, *PRELOADED])
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ |= present
-        os.chdir(directory)
-
-
-def _run(words: list[str], directory: str, environment: dict[str, str], out: str, err: str) -> None:
-    """Be the program, in a process that was forked for it."""
-    os.chdir(directory)
-    os.environ.clear()
-    os.environ |= environment
-    files = ((0, os.devnull, os.O_RDONLY), (1, out, os.O_RDWR | os.O_CREAT), (2, err, os.O_RDWR | os.O_CREAT))
-    for descriptor, path, flags in files:
-        opened = os.open(path, flags, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-    sys.stdin, sys.stdout, sys.stderr = (
-        os.fdopen(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
-    )
+def _run(words: list[str]) -> None:
+    """Be the program."""
     sys.argv = words
     as_in_a_terminal()
-    from prefect.context import refresh_global_settings_context
-
     from prefect_dstack.cli.main import main
 
-    refresh_global_settings_context()
     code: object = 0
     try:
         main()

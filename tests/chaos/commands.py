@@ -1,52 +1,22 @@
-"""The command line, in processes that start at once: forked from one that has imported it already."""
+"""The command line, and a pipeline and a worker beside it, in processes that may be killed."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from multiprocessing import forkserver
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 import psutil
 
-PRELOADED = ["tests.chaos.commands", "prefect_dstack.cli.main", "prefect_dstack.flows.deploy"]
-PRELOADED += ["prefect_dstack.flows.reconcile", "prefect_dstack.flows.run_task"]
+from tests.forking import forked
+
 PIPELINE, WORKER, ASK_WORKER = "pipeline", "worker", "ask-worker"
 # Where the worker waits for what it is asked for.
 DEPLOYMENT = "chaos"
 # Seconds for a run of the worker; one whose worker was killed does not end.
 RUN = 60.0
-
-context = multiprocessing.get_context("forkserver")
-
-
-@contextlib.contextmanager
-def prepared(variables: Mapping[str, str]) -> Iterator[None]:
-    """Run the process from which commands are forked; it belongs to no test's home, and ends with this.
-
-    Args:
-        variables: More of its environment, which only a program that is started can take up.
-    """
-    before = dict(os.environ)
-    _stop()
-    os.environ |= variables
-    try:
-        context.set_forkserver_preload(PRELOADED)
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ |= before
-    yield
-    _stop()
-
-
-def _stop() -> None:
-    """End it, if it runs: it may be that of other tests, which have other variables."""
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 class Worker:
@@ -63,7 +33,7 @@ class Worker:
     def start(self) -> None:
         """Start it."""
         log = self.directory / "worker.log"
-        self._command = Command([WORKER], self.directory, log, os.environ)
+        self._command = Command([WORKER], self.directory, log)
 
     def kill(self) -> None:
         """End it and its flow runs at once, without a chance to tidy up."""
@@ -83,20 +53,17 @@ class Command:
         arguments: Of `prefect-dstack`; or `pipeline` and a file, which a flow of the user's own deploys.
         directory: Where it runs.
         log: What it writes goes there.
-        environment: Its variables.
 
     Attributes:
         began: When it was started, on the monotonic clock.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], directory: Path, log: Path, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], directory: Path, log: Path) -> None:
         self.arguments, self.log = tuple(arguments), log
+        self._result = log.with_suffix(".json")
         log.touch()
         self.began = time.monotonic()
-        self.process = context.Process(target=_run, args=(self.arguments, directory, log, dict(environment)))
-        self.process.start()
+        self.process = forked(_run, self.arguments, directory=directory, streams=(self._result, log))
 
     @property
     def output(self) -> str:
@@ -106,7 +73,7 @@ class Command:
     @property
     def result(self) -> str:
         """What it has written for programs."""
-        return self.log.with_suffix(".json").read_text()
+        return self._result.read_text()
 
     @property
     def code(self) -> int | None:
@@ -122,18 +89,7 @@ class Command:
         return f"{' '.join(self.arguments)} -> {self.code}\n{self.output}"
 
 
-def _run(arguments: tuple[str, ...], directory: Path, log: Path, environment: dict[str, str]) -> None:
-    os.chdir(directory)
-    os.environ.clear()
-    os.environ |= environment
-    for descriptor, path in ((0, Path(os.devnull)), (1, log.with_suffix(".json")), (2, log)):
-        target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(target, descriptor)
-    # Line by line, whoever dies in the middle.
-    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1) for descriptor in (1, 2))
-    from prefect.context import refresh_global_settings_context
-
-    refresh_global_settings_context()
+def _run(arguments: tuple[str, ...]) -> None:
     match arguments:
         case ("pipeline", file):
             _pipeline(file)

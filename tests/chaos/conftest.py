@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.clock import SetClock
-from tests.chaos.commands import prepared
+from tests.forking import renew_server, stop_server
 from tests.home import Home
 from tests.prefect_server import PrefectServer
 
@@ -37,10 +37,12 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> SetClock:
 def server(clock: SetClock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A Prefect server that may be killed; neither it nor what starts commands belongs to a test's home."""
     server = PrefectServer(tmp_path_factory.mktemp("chaos") / "server")
-    with prepared(clock.variables):
-        server.start()
-        yield server
-        server.stop()
+    renew_server(clock.variables)
+    server.start()
+    yield server
+    server.stop()
+    # The next one must not have that clock.
+    stop_server()
 
 
 @pytest.fixture

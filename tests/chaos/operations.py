@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ class Operations:
     def command(self, *arguments: str) -> Command:
         """Start a command."""
         self._count += 1
-        return Command(arguments, self.logs, self.logs / f"{self._count}.log", os.environ)
+        return Command(arguments, self.logs, self.logs / f"{self._count}.log")
 
     def start(self, operation: Operation, name: str) -> Command:
         """Start an operation.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,11 +14,8 @@ from typing import Any
 
 from prefect import Task
 
+from tests.forking import forked
 from tests.polling import wait_until
-
-# Starts children that have all of this imported already, and no threads.
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.flows.killing", "prefect_dstack.flows.deploy"])
 
 # The tasks of the first deployment of a service, in their order.
 FIRST_TASKS = (
@@ -43,7 +39,7 @@ def deploy_and_die(configuration: Mapping[str, Any], at: int | str) -> bool:
     Returns:
         Whether it was killed; else there was no such task, or there were not so many.
     """
-    process = _start(configuration, at)
+    process = forked(_deploy_and_die, configuration, at)
     process.join(120)
     killed = process.exitcode == -signal.SIGKILL
     assert killed or process.exitcode == 0, f"it ended with {process.exitcode}"
@@ -83,7 +79,7 @@ def deploy_and_die_when(configuration: Mapping[str, Any], seen: Callable[[], Any
         configuration: The service or the task.
         seen: Looks for it.
     """
-    process = _start(configuration, 0)
+    process = forked(_deploy_and_die, configuration, 0)
     try:
         wait_until(seen, 120, "it is time to die")
         assert process.is_alive()
@@ -121,22 +117,10 @@ def deploy_and_die_at_each_boundary(configuration: Mapping[str, Any], directory:
         killer.stdin.close()
 
 
-def _start(configuration: Mapping[str, Any], at: int | str) -> multiprocessing.process.BaseProcess:
-    names = [name for name in os.environ if name.startswith("PREFECT_")]
-    environment = {name: os.environ[name] for name in [*names, "HOME"]}
-    process = context.Process(target=_deploy_and_die, args=(configuration, at, environment))
-    process.start()
-    return process
-
-
-def _deploy_and_die(configuration: Mapping[str, Any], at: int | str, environment: Mapping[str, str]) -> None:
-    os.environ |= environment
-    from prefect.context import refresh_global_settings_context
-
+def _deploy_and_die(configuration: Mapping[str, Any], at: int | str) -> None:
     from prefect_dstack import approve_service, deploy_service, run_task, stop_service
     from prefect_dstack.tasks import canary, gateways, replicas
 
-    refresh_global_settings_context()
     counter = itertools.count(1)
     for module in (gateways, replicas, canary):
         for value in list(vars(module).values()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,12 +58,6 @@ def use(account: Account, key_id: str = KEY_ID, **settings: Any) -> None:
         **settings,
     }
     DstackAwsBackend(credentials=credentials, settings=values).save("default", overwrite=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started_before_any_home() -> None:
-    """What starts the deployments that are killed belongs to no test's home."""
-    forkserver.ensure_running()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from multiprocessing import forkserver
 from typing import Any
 
 import pytest
@@ -28,12 +27,6 @@ __all__ = ["deploy", "judges", "stop"]
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 Deploy = Callable[..., Endpoint]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started_before_any_home() -> None:
-    """What starts the deployments that are killed belongs to no test's home."""
-    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ from tests.home import Home
 from tests.polling import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started_before_any_home() -> None:
-    """What starts the deployments belongs to no test's home."""
-    forkserver.ensure_running()
 
 
 # Each attempt begins with what the one before has left.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +59,6 @@ else:
     with connection:
         connection.sendall(f"rank {os.environ['DSTACK_NODE_RANK']}".encode())
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started_before_any_home() -> None:
-    """What starts the runs that are killed belongs to no test's home."""
-    forkserver.ensure_running()
 
 
 @pytest.fixture

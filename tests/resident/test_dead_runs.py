@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from multiprocessing import forkserver
 
 import pytest
 
@@ -23,12 +22,6 @@ from tests.resident.test_controller import controller
 __all__ = ["controller", "deploy", "stop"]
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module", autouse=True)
-def started_before_any_home() -> None:
-    """What starts the deployments belongs to no test's home."""
-    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)
