@@ -75,7 +75,8 @@ def scale_service(
         who = set_by or this_user()
         if replicas is None:
             desired = desired_replicas(record.released(), prepared.configuration)
-            desired = desired.model_copy(update={"reason": f"released by {who}"})
+            if record.desired is not None and record.desired.pinned:
+                desired = desired.model_copy(update={"reason": f"released by {who}"})
         else:
             groups = scaled_groups(record, prepared.groups, replicas, group)
             desired = DesiredReplicas(
