@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 from prefect_dstack.domain.load_history import LoadHistory, LoadPoint
 from prefect_dstack.domain.record import ServiceRecord
@@ -25,6 +26,8 @@ PUBLISHED = 300.0
 IDLE = 3600.0
 """And of one that nobody has asked: of a thousand services, most may be that."""
 DAY = timedelta(days=1)
+ALLOWANCE = 1.0
+"""Seconds of computing for the pictures of one look, which is one a minute; those that remain are next."""
 
 
 class LoadPages:
@@ -32,10 +35,14 @@ class LoadPages:
 
     Args:
         clock: Seconds, by a clock that only goes forward.
+        cost: Seconds of computing, by which the price of a picture is measured.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, cost: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._clock, self._cost = clock, cost
+        self._began = clock()
         self._histories: dict[str, LoadHistory] = {}
         self._counted: dict[str, tuple[float, dict[tuple[int, str], int]]] = {}
         self._published: dict[str, tuple[float, object]] = {}
@@ -64,8 +71,11 @@ class LoadPages:
                 logger.debug("gateway %s does not say what it bears: %s", name, error)
                 continue
             self._note(name, samples, [record for record in records if record.gateway == name])
-        for record in records:
+        spent = self._cost()
+        for record in self._due(records):
             self._publish(record)
+            if self._cost() - spent >= ALLOWANCE:
+                break
 
     def _note(self, gateway: str, samples: Sequence[ProcessSample], records: Iterable[ServiceRecord]) -> None:
         now = self._clock()
@@ -87,16 +97,33 @@ class LoadPages:
             replicas = sum(serving(samples, record.name, record).values())
             history.add(datetime.now(UTC), answers[record.name] / (now - before[0]), replicas)
 
+    def _due(self, records: Iterable[ServiceRecord]) -> list[ServiceRecord]:
+        """Return the services whose pages are to be renewed, the longest overdue first."""
+        due: list[tuple[float, ServiceRecord]] = []
+        for record in records:
+            points = self._points(record)
+            if not any(point.rate or point.replicas for point in points):
+                continue
+            # Of those that this controller has not drawn yet, the ones with a load are first.
+            at, shown = self._published.get(record.name, (self._began - IDLE, None))
+            if shown is None or shown == _shown(record, points):
+                at += renewed_after(points)
+            due.append((at, record))
+        now = self._clock()
+        return [record for at, record in sorted(due, key=itemgetter(0)) if at <= now]
+
     def _publish(self, record: ServiceRecord) -> None:
+        points = self._points(record)
+        publish_load(record, points)
+        self._published[record.name] = (self._clock(), _shown(record, points))
+
+    def _points(self, record: ServiceRecord) -> list[LoadPoint]:
         history = self._histories.get(record.name)
-        points = [] if history is None else history.since(datetime.now(UTC) - DAY)
-        if not any(point.rate or point.replicas for point in points):
-            return
-        now, shows = self._clock(), (record.active, record.endpoint, points[-1].replicas)
-        at, shown = self._published.get(record.name, (float("-inf"), None))
-        if now - at >= renewed_after(points) or shows != shown:
-            publish_load(record, points)
-            self._published[record.name] = (now, shows)
+        return [] if history is None else history.since(datetime.now(UTC) - DAY)
+
+
+def _shown(record: ServiceRecord, points: Sequence[LoadPoint]) -> tuple[object, ...]:
+    return record.active, record.endpoint, points[-1].replicas
 
 
 def renewed_after(points: Sequence[LoadPoint]) -> float:
