@@ -13,8 +13,9 @@ from uuid import UUID
 from httpx import HTTPStatusError
 from prefect.blocks.core import Block
 from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.context import SettingsContext, get_settings_context
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, Settings, temporary_settings
 
 from prefect_dstack.store.clients import api_client
 
@@ -37,6 +38,9 @@ PAGE = 200
 _together: ContextVar[Mapping[str, dict[str, dict[str, Any]]] | None] = ContextVar("_together", default=None)
 
 SOON = (0.02, 0.05, 0.1, 0.2)
+
+# The settings of the process, and what was made of them.
+_not_retrying: tuple[Settings, Settings] | None = None
 
 BlockT = TypeVar("BlockT", bound=Block)
 
@@ -89,7 +93,7 @@ def replace(identifier: UUID, data: dict[str, Any]) -> None:
     with api_client() as client:
         # SQLite refuses a change at once if another one came in between, and Prefect's client would wait for
         # two seconds before it tries again.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with _without_retries():
             for pause in SOON:
                 try:
                     client.update_block_document(identifier, update)
@@ -100,6 +104,20 @@ def replace(identifier: UUID, data: dict[str, Any]) -> None:
                 else:
                     return
         client.update_block_document(identifier, update)
+
+
+@contextlib.contextmanager
+def _without_retries() -> Iterator[None]:
+    """Have Prefect's client fail at the first error within the block."""
+    global _not_retrying
+    present = get_settings_context()
+    known = _not_retrying
+    if known is None or known[0] is not present.settings:
+        # To copy the settings takes longer than a request, and a controller would do it every few seconds.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}) as changed:
+            known = _not_retrying = present.settings, changed
+    with SettingsContext(profile=present.profile, settings=known[1]):
+        yield
 
 
 def save(block: Block, name: str) -> None:
