@@ -33,6 +33,7 @@ from prefect_dstack.gateways.state import GatewayState, Route, RouteReplica
 from prefect_dstack.gateways.transitions import EVEN_WEIGHT, configured, keeping_replicas, with_tokens
 from prefect_dstack.hosts.identity import MachineIdentity
 from prefect_dstack.hosts.machine import Machine
+from prefect_dstack.infrastructure.observation import GatewayObservation
 from prefect_dstack.runtimes.base import Replica
 
 if TYPE_CHECKING:
@@ -187,6 +188,20 @@ class ManagedGateway:
         """
         health = self.health(service)
         return {replica: it.check for replica, it in health.items() if it.status == "DOWN"}
+
+    def observe(self) -> GatewayObservation:
+        """Return what it is like now, for all of its services.
+
+        Raises:
+            GatewayError: If its state cannot be read.
+            HostError: If its host cannot be reached.
+        """
+        state, running = self.state(), self.running()
+        try:
+            look = self.control.look() if running else None
+        except PrefectDstackError:
+            look = None
+        return GatewayObservation(state, running, look)
 
     def port_is_free(self, port: int) -> bool:
         """Return whether no other program listens on a port of its machine.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from prefect_dstack.backends.base import Instance
 from prefect_dstack.domain.rollout import Running
 from prefect_dstack.domain.stamp import Stamp
 from prefect_dstack.errors import ProvisioningError
+from prefect_dstack.gateways.look import GatewayLook
 from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.runtimes.base import Replica, ReplicaStatus
 
-__all__ = ["FoundReplica", "Observation", "running_replicas"]
+__all__ = ["FoundReplica", "GatewayObservation", "Observation", "running_replicas"]
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,16 @@ class Observation:
         """Return what was found of one service."""
         return replace(
             self,
-            found=[found for found in self.found if found.replica.stamp.service == service],
+            found=self._found_by_service.get(service, []),
             empty=[(instance, stamp) for instance, stamp in self.empty if stamp.service == service],
         )
+
+    @cached_property
+    def _found_by_service(self) -> dict[str, list[FoundReplica]]:
+        found: dict[str, list[FoundReplica]] = {}
+        for it in self.found:
+            found.setdefault(it.replica.stamp.service, []).append(it)
+        return found
 
     def occupied(self, revision: int | None) -> Counter[str]:
         """Count the replicas of a revision on each machine, by its name."""
@@ -74,12 +83,6 @@ class Observation:
         Returns:
             What was found with one replica of each name, and the others.
         """
-        routes = {} if state is None else state.routes
-        routed = {
-            (name, member.address, member.port)
-            for route in routes.values()
-            for name, member in route.replicas.items()
-        }
         kept: dict[str, FoundReplica] = {}
         duplicates: list[FoundReplica] = []
         for found in self.found:
@@ -87,10 +90,40 @@ class Observation:
             other = kept.setdefault(replica.name, found)
             if other is found:
                 continue
-            if (replica.name, replica.address, replica.port) in routed:
+            if state is not None and _is_routed(replica, state):
                 kept[replica.name], found = found, other
             duplicates.append(found)
         return replace(self, found=list(kept.values())), duplicates
+
+
+@dataclass(frozen=True)
+class GatewayObservation:
+    """What a gateway was found to be like, for all of its services.
+
+    Attributes:
+        state: What it routes; None: it does not exist (yet, or any more).
+        running: Whether its HAProxy is there, or about to be back.
+        look: What it counts, and what it thinks of replicas; None: it does not answer.
+    """
+
+    state: GatewayState | None = None
+    running: bool = False
+    look: GatewayLook | None = None
+
+    def unusable(self, service: str) -> frozenset[str]:
+        """Return the names of the replicas of a service that it routes and cannot use.
+
+        Args:
+            service: The service.
+        """
+        health = {} if self.look is None else self.look.health(service)
+        return frozenset(replica for replica, it in health.items() if it.status == "DOWN")
+
+
+def _is_routed(replica: Replica, state: GatewayState) -> bool:
+    members = (route.replicas.get(replica.name) for route in state.routes.values())
+    address = (replica.address, replica.port)
+    return any(member is not None and (member.address, member.port) == address for member in members)
 
 
 def running_replicas(observation: Observation, service: str, state: GatewayState | None) -> list[Running]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,12 @@ from prefect_dstack.gateways.state import GatewayState
 from prefect_dstack.hosts.files import Commander
 from prefect_dstack.hosts.ssh_entry import entry_names, remove_entry
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
-from prefect_dstack.infrastructure.observation import FoundReplica, Observation, running_replicas
+from prefect_dstack.infrastructure.observation import (
+    FoundReplica,
+    GatewayObservation,
+    Observation,
+    running_replicas,
+)
 from prefect_dstack.infrastructure.tunnel_keys import key_hosts, keys_on, revoke_key
 from prefect_dstack.services.bundles import prune_bundle_storage, prune_bundles
 from prefect_dstack.services.location import is_elsewhere
@@ -79,12 +84,17 @@ def reconcile(infrastructure: Infrastructure, log: Log, *, dry_run: bool, foreig
     result.problems += [f"{name} cannot be asked: {reason}" for name, reason in observation.unlisted.items()]
 
     def repair(record: ServiceRecord) -> tuple[list[str], str]:
+        gateway = gateways[record.gateway]
         try:
-            return _repair(record, observation, infrastructure, log, dry_run=dry_run), ""
+            return _repair(record, observation, gateway, infrastructure, log, dry_run=dry_run), ""
         except PrefectDstackError as error:
             return [], f"{record.name}: {error}"
 
     with ThreadPoolExecutor(PARALLEL_SERVICES) as pool:
+        gateways = {
+            name: pool.submit(copy_context().run, _observe, name, infrastructure)
+            for name in sorted({record.gateway for record in records})
+        }
         repairs = [pool.submit(copy_context().run, repair, record) for record in records]
         for lines, problem in (repaired.result() for repaired in repairs):
             result.done += lines
@@ -97,9 +107,14 @@ def reconcile(infrastructure: Infrastructure, log: Log, *, dry_run: bool, foreig
     return result
 
 
+def _observe(gateway: str, infrastructure: Infrastructure) -> GatewayObservation:
+    return infrastructure.gateway(gateway).observe()
+
+
 def _repair(
     record: ServiceRecord,
     observation: Observation,
+    gateway: Future[GatewayObservation],
     infrastructure: Infrastructure,
     log: Log,
     *,
@@ -118,15 +133,15 @@ def _repair(
         return _end_left_behind(record, observation, infrastructure, log, dry_run=dry_run)
     mine = observation.of_service(record.name)
     # What is stopped may have outlived its gateway.
-    gateway = infrastructure.find_gateway(record.gateway)
-    state = None if gateway is None else gateway.state()
-    mine, duplicates = mine.without_duplicates(state)
-    steps = _steps(record, mine, state, infrastructure)
-    runs = record.active is None or infrastructure.gateway(record.gateway).running()
-    cut_off = [found for found in _cut_off(record, mine, infrastructure) if found not in duplicates]
+    outlived = record.active is None and infrastructure.find_gateway(record.gateway) is None
+    seen = GatewayObservation() if outlived else gateway.result()
+    mine, duplicates = mine.without_duplicates(seen.state)
+    steps = _steps(record, mine, seen.state, infrastructure)
+    runs = record.active is None or seen.running
+    cut_off = [found for found in _cut_off(record, mine, seen, infrastructure) if found not in duplicates]
     cut_off = cut_off if runs else []
     expired = record.approval is not None and record.pending() is None
-    routers = _untold(record, mine, state, infrastructure) if runs and not steps else []
+    routers = _untold(record, mine, seen.state, infrastructure) if runs and not steps else []
     if runs and not (steps or duplicates or cut_off or routers or record.deploying or expired):
         return []
     lines = _plan(record, steps, duplicates, cut_off, runs=runs)
@@ -235,20 +250,19 @@ def _describe(service: str, steps: list[Step]) -> Iterator[str]:
 
 
 def _cut_off(
-    record: ServiceRecord, observation: Observation, infrastructure: Infrastructure
+    record: ServiceRecord, observation: Observation, seen: GatewayObservation, infrastructure: Infrastructure
 ) -> list[FoundReplica]:
     """Return the replicas that run, and that their gateway does not reach through their tunnels."""
     if record.active is None:
         return []
-    gateway = infrastructure.gateway(record.gateway)
-    unusable = gateway.unusable(record.name)
+    unusable = seen.unusable(record.name)
     if not unusable:
         return []
-    tunnels = {stamp.name for stamp in gateway.tunnels()}
+    tunnels = {stamp.name for stamp in infrastructure.gateway(record.gateway).tunnels()}
     return [
         found
         for found in observation.found
-        if found.replica.name in tunnels & set(unusable) and found.status.state == "running"
+        if found.replica.name in tunnels & unusable and found.status.state == "running"
     ]
 
 
