@@ -216,10 +216,11 @@ def main() -> None:
                 found.append(measure(number, options.minutes, resolve_infrastructure()))
                 print(found[-1], file=sys.stderr)
         finally:
-            for process, line in processes().items():
+            supervisors = [process for process, line in processes().items() if "supervise.py" in line]
+            for process in supervisors:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if "supervise.py" in line:
-                        process.terminate()
+                    process.terminate()
+            psutil.wait_procs(supervisors, 120)
     print(f"| {' | '.join(COLUMNS)} |\n|{' ---: |' * len(COLUMNS)}")
     for it in found:
         print(f"| {' | '.join(column(it) for column in COLUMNS.values())} |")
