@@ -9,6 +9,8 @@ from prefect_dstack.cli.output import connected, out, print_json
 
 __all__ = ["application"]
 
+START_TIMEOUT = 120.0
+
 application = typer.Typer(
     help="The resident process that scales, wakes and repairs services.",
     no_args_is_help=True,
@@ -26,11 +28,11 @@ def run() -> None:
 
 @application.command()
 def start(json: Json = False) -> None:
-    """Start it in the background, unless it runs."""
+    """Start it in the background, unless it runs, and wait until it watches."""
     api = connected()
     from prefect_dstack.resident.background import controller_log, start_controller
 
-    started = start_controller(api)
+    started = start_controller(api, START_TIMEOUT)
     if json:
         print_json({"started": started, "log": str(controller_log())})
     else:

@@ -26,6 +26,7 @@ from prefect_dstack.hosts.identity import machine_identity
 from prefect_dstack.infrastructure.certificates import lacking
 from prefect_dstack.infrastructure.gateways import ManagedGateway
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
+from prefect_dstack.resident.background import WATCHING
 from prefect_dstack.resident.leadership import BEAT, Leadership
 from prefect_dstack.resident.load_pages import LoadPages
 from prefect_dstack.resident.metrics import MetricsServer
@@ -301,7 +302,7 @@ def run_controller(stop: threading.Event | None = None) -> None:
     """
     stop = stop or threading.Event()
     controller = Controller()
-    logger.info("watching")
+    logger.info(WATCHING)
     try:
         while not stop.wait(TICK):
             controller.tick()

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 
+from prefect_dstack.errors import PrefectDstackError
+
 __all__ = ["main"]
 
 
@@ -29,4 +31,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PrefectDstackError as error:
+        sys.exit(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,18 @@ def test_a_service_that_needs_none_is_silent_about_it(
     cli.ok("scale", name, "0")
     wait_until(lambda: UNWATCHED in cli.ok("ps", name).out, 30, "it would have to be woken")
     cli.ok("stop", name, "-y")
+
+
+def test_a_controller_that_cannot_start_says_why_and_is_not_left_trying(
+    cli: CommandLine, prefect_server: PrefectServer
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = cli("controller", "start", environment={"PREFECT_DSTACK_METRICS_PORT": str(port)})
+
+    assert outcome.code == 1
+    assert outcome.err.strip() == (
+        f"error: the controller could not start: metrics cannot be published on 127.0.0.1:{port}: "
+        "Address already in use; choose another metrics_port"
+    )
+    assert cli("controller", "status").code == 1
