@@ -138,6 +138,8 @@ def _repair(
     mine, duplicates = mine.without_duplicates(seen.state)
     steps = _steps(record, mine, seen.state, infrastructure)
     runs = record.active is None or seen.running
+    if not (runs or dry_run):  # the repair of another service may have started it meanwhile
+        runs = infrastructure.gateway(record.gateway).running()
     cut_off = [found for found in _cut_off(record, mine, seen, infrastructure) if found not in duplicates]
     cut_off = cut_off if runs else []
     expired = record.approval is not None and record.pending() is None
