@@ -37,7 +37,7 @@ from prefect_dstack.services.location import is_elsewhere
 from prefect_dstack.services.reconciliation import reconcile
 from prefect_dstack.settings import settings
 from prefect_dstack.store.clients import sharing_client
-from prefect_dstack.store.records import find_record, readable_records
+from prefect_dstack.store.records import Known, find_record, readable_records
 from prefect_dstack.store.runs import has_died
 from prefect_dstack.store.sources import resolve_infrastructure, seen_at_once
 
@@ -77,6 +77,7 @@ class Controller:
         self._metrics = None if port is None else MetricsServer(own.metrics_address, port)
         self._watches: dict[str, ServiceWatch] = {}
         self._infrastructure: Infrastructure | None = None
+        self._known: Known = {}
         here = machine_identity(own.home)
         self._leadership = Leadership(f"{here.id}-{os.getpid()}", str(here))
         self._pool = ThreadPoolExecutor(PARALLEL_CHANGES, "controller")
@@ -99,8 +100,7 @@ class Controller:
                 with sharing_client():
                     self._beating.keep(self._beat)
                     if self._reading.due:
-                        with seen_at_once():
-                            self._reading.keep(self._read_records)
+                        self._reading.keep(self._read_records)
         except (httpx.HTTPError, PrefectDstackError) as error:
             logger.warning("the Prefect API does not answer; going on with what is known: %s", error)
         infrastructure = self._infrastructure
@@ -146,10 +146,10 @@ class Controller:
             watch.look(seen, gateway, infrastructure)
             change = watch.change()
             if change is not None:
-                self._start(f"change {name}", partial(_scale, change))
+                self._change(f"change {name}", partial(_scale, change))
         hung = watch.hung(seen)
         if hung is not None:
-            self._start(f"change {name}", partial(_replace, hung))
+            self._change(f"change {name}", partial(_replace, hung))
 
     def _reconcile(self, infrastructure: Infrastructure) -> None:
         """Compare without a flow run, and start one only where something differs."""
@@ -157,7 +157,10 @@ class Controller:
             found = self._passing.keep(lambda: reconcile(infrastructure, logger, dry_run=True, foreign=False))
         if found.done:
             logger.info("repairing: %s", "; ".join(found.done))
-            reconcile_services()
+            try:
+                reconcile_services()
+            finally:
+                self._reading.hurry()
 
     def _leave_interrupted(self, infrastructure: Infrastructure) -> None:
         """Have others take the place of replicas whose machines are taken back."""
@@ -172,7 +175,7 @@ class Controller:
         for record in at_risk:
             names = [stamp.name for stamp in interrupted if stamp.name in record.wanted_names]
             if names:
-                self._start(f"change {record.name}", partial(_substitute, record.name, sorted(names)))
+                self._change(f"change {record.name}", partial(_substitute, record.name, sorted(names)))
         if at_risk and self._asking.due:
             self._start("interruptions", partial(self._ask_for_interruptions, infrastructure))
 
@@ -191,8 +194,9 @@ class Controller:
         self._leads = self._leadership.lead()
 
     def _read_records(self) -> None:
-        infrastructure = resolve_infrastructure()
-        records, _ = readable_records()
+        with seen_at_once():
+            infrastructure = resolve_infrastructure()
+            records, _ = readable_records(self._known)
         self._infrastructure = infrastructure
         if self._metrics is not None:
             self._metrics.follow(infrastructure, records, leads=self._leads)
@@ -226,7 +230,18 @@ class Controller:
         tried = self._taken_back.get(record.name) == deployment.flow_run
         if mine and not tried and has_died(deployment) and _is_under_way(record.name, deployment):
             self._taken_back[record.name] = deployment.flow_run
-            self._start(f"restore {record.name}", partial(_restore, record.name))
+            self._change(f"restore {record.name}", partial(_restore, record.name))
+
+    def _change(self, key: str, action: Callable[[], None]) -> None:
+        """Change something in the background, unless that is under way, and read what has become of it."""
+
+        def change() -> None:
+            try:
+                action()
+            finally:
+                self._reading.hurry()
+
+        self._start(key, change)
 
     def _start(self, key: str, action: Callable[[], None]) -> None:
         """Do something in the background, unless it is under way."""
@@ -235,15 +250,14 @@ class Controller:
             return
         if running is not None and (error := running.exception()) is not None:
             logger.error("%s: %s", key, error)
-        self._under_way[key] = self._pool.submit(self._then_read_again, action)
+        self._under_way[key] = self._pool.submit(_contained, action)
 
-    def _then_read_again(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001 - one service must not end the watch over the others
-            logger.error("%s", error)
-        finally:
-            self._reading.hurry()
+
+def _contained(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001 - one service must not end the watch over the others
+        logger.error("%s", error)
 
 
 def _scale(change: ScalingChange) -> None:

@@ -127,17 +127,16 @@ class GroupLoad:
             gateway: That gateway, for what is asked of few services only.
             infrastructure: Where its replicas are, for metrics of their own.
         """
-        mine = self._replicas(record)
         apart = self.group is not None and not self._routed
-        counted = seen.load(record.name, mine if apart else None)
+        counted = seen.load(record.name, self._replicas(record) if apart else None)
         try:
-            latency = self._latency(record, gateway, mine) if self.terms.metric == "latency_p95" else None
+            latency = self._latency(record, gateway) if self.terms.metric == "latency_p95" else None
         except PrefectDstackError as error:
             logger.debug("%s: its gateway does not say how long it takes: %s", record.name, error)
             return
         metric = None
         if self.terms.metric == "prometheus" and self._query is not None:
-            metric = _scraped(self._query, record, infrastructure, mine)
+            metric = _scraped(self._query, record, infrastructure, self._replicas(record))
         load = Load(
             requests=counted.requests,
             in_flight=counted.in_flight,
@@ -182,8 +181,9 @@ class GroupLoad:
             if group_name(active.groups, number) == self.group
         )
 
-    def _latency(self, record: ServiceRecord, gateway: ManagedGateway, mine: Collection[str]) -> float | None:
+    def _latency(self, record: ServiceRecord, gateway: ManagedGateway) -> float | None:
         """Return the seconds within which 95 % of the answers since the last look began."""
+        mine = self._replicas(record)
         now = gateway.control.statistics(record.name)
         before, self._statistics = self._statistics, now
         counted = (

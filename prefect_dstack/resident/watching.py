@@ -39,6 +39,10 @@ class ServiceWatch:
     Args:
         record: The record of the service.
         clock: Seconds, by a clock that only goes forward.
+
+    Attributes:
+        record: The record of the service.
+        may_be_interrupted: Whether replicas of it may run on machines that their provider takes back.
     """
 
     def __init__(self, record: ServiceRecord, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,6 +51,7 @@ class ServiceWatch:
         self._revision: Revision | None = None
         self._configuration: ServiceConfiguration | None = None
         self._scaled: list[GroupLoad] = []
+        self.may_be_interrupted = False
         self.update(record)
 
     def update(self, record: ServiceRecord) -> None:
@@ -63,6 +68,7 @@ class ServiceWatch:
             return
         self._revision = active
         self._configuration, self._scaled = None, []
+        self.may_be_interrupted = active is not None and may_be_interrupted(active.configuration)
         if active is not None:
             loaded = load_configuration(active.configuration, name=record.name, directory=active.directory)
             if isinstance(loaded, ServiceConfiguration):
@@ -73,11 +79,6 @@ class ServiceWatch:
         """Whether the number of its replicas follows its load."""
         desired = self.record.desired
         return bool(self._scaled) and self.record.active is not None and not (desired and desired.pinned)
-
-    @property
-    def may_be_interrupted(self) -> bool:
-        """Whether replicas of it may run on machines that their provider takes back."""
-        return self._revision is not None and may_be_interrupted(self._revision.configuration)
 
     @property
     def replaces_hung(self) -> bool:

@@ -16,6 +16,7 @@ from prefect_dstack.errors import ConfigurationError, NotFoundError, Orchestrato
 from prefect_dstack.store import documents
 
 __all__ = [
+    "Known",
     "all_records",
     "delete_record",
     "find_record",
@@ -26,6 +27,8 @@ __all__ = [
     "save_record",
 ]
 
+Known = dict[str, tuple[Mapping[str, Any], ServiceRecord]]
+"""Records by name, as they were written and as they were read."""
 UNREADABLE = (OrchestratorError, ConfigurationError, ValidationError, KeyError, TypeError)
 
 
@@ -140,20 +143,29 @@ def all_records() -> list[ServiceRecord]:
     return readable_records()[0]
 
 
-def readable_records() -> tuple[list[ServiceRecord], dict[str, str]]:
+def readable_records(known: Known | None = None) -> tuple[list[ServiceRecord], dict[str, str]]:
     """Load the records of all services.
+
+    Args:
+        known: What was read before, which is brought up to date: what has not changed is not parsed again.
 
     Returns:
         The records, by name; and why others cannot be read: they harm only who uses them.
     """
-    records: list[ServiceRecord] = []
+    before = {} if known is None else dict(known)
+    present: Known = {}
     problems: dict[str, str] = {}
     for name, data in documents.data_of_all(DstackService).items():
         try:
-            records.append(read_record(data["record"]))
+            written = data["record"]
+            same = name in before and before[name][0] == written
+            present[name] = before[name] if same else (written, read_record(written))
         except UNREADABLE as error:
             problems[name] = _problem(error)
-    return records, problems
+    if known is not None:
+        known.clear()
+        known |= present
+    return [record for _, record in present.values()], problems
 
 
 def _problem(error: Exception) -> str:
