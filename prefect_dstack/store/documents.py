@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "names",
     "read",
+    "read_together",
     "reading_together",
     "replace",
     "save",
@@ -213,6 +214,11 @@ def reading_together(*slugs: str) -> Iterator[None]:
         yield
     finally:
         _together.reset(token)
+
+
+def read_together() -> Mapping[str, Mapping[str, dict[str, Any]]]:
+    """Return what `reading_together` has read, by the slugs of block types; nothing outside of it."""
+    return _together.get() or {}
 
 
 def _documents(slugs: Sequence[str]) -> list[dict[str, Any]]:

@@ -28,15 +28,13 @@ __all__ = ["PrefectSources", "resolve_infrastructure", "seen_at_once"]
 
 
 # What there is, and where it may be: read by everyone who looks at services.
-SLUGS = tuple(
-    kind.get_block_type_slug()
-    for kind in (DstackService, DstackRun, DstackGateway, DstackSshFleet, DstackController)
-)
+RECORDS = tuple(kind.get_block_type_slug() for kind in (DstackService, DstackRun, DstackController))
+PLACES = (*(kind.get_block_type_slug() for kind in (DstackGateway, DstackSshFleet)), AWS_SLUG)
 
 
 def seen_at_once() -> AbstractContextManager[None]:
     """Read all records, gateways, fleets and accounts in one request, for those who ask within the block."""
-    return documents.reading_together(*SLUGS, AWS_SLUG)
+    return documents.reading_together(*RECORDS, *PLACES)
 
 
 class PrefectSources:
@@ -44,7 +42,8 @@ class PrefectSources:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._data: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+        # Whoever looks at them later need not ask again.
+        self._data = {slug: found for slug, found in documents.read_together().items() if slug in PLACES}
 
     def block_data(self, slug: str) -> Mapping[str, Mapping[str, Any]]:
         """Read the blocks of one type, as they were when they were first asked for; see `Sources`."""
