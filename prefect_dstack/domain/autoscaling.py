@@ -95,7 +95,8 @@ def decide(history: Sequence[Sample], terms: ScalingTerms, current: int) -> Deci
     """Decide how many replicas a service is to have.
 
     Args:
-        history: What was seen, the oldest first; all of the longer of the two delays and a window.
+        history: What was seen, the oldest first; all of the longer of the two delays and a window. If it
+            begins later, nothing changes before the load of a whole delay is known.
         terms: When replicas are added and removed.
         current: How many are wanted now.
 
@@ -221,7 +222,8 @@ def _begun(history: Sequence[Sample]) -> int:
 
 
 def _reason(history: Sequence[Sample], terms: ScalingTerms) -> str:
-    value = _value(history, len(history) - 1, terms) or 0.0
+    values = (_value(history, number, terms) for number in range(len(history) - 1, -1, -1))
+    value = next((value for value in values if value is not None), 0.0)
     what = {
         "rps": f"{value:.3g} requests/s",
         "concurrency": f"{value:.3g} in flight",

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # So many seconds are remembered beyond the longest delay.
 SPARE = 30.0
 SCRAPE_TIMEOUT = 2.0
+# Seconds between two looks; nobody looks at a service while it is deployed or pinned.
+GAP = 15.0
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class GroupLoad:
         if self._history and self._history[-1].load == load:
             load = self._history[-1].load  # many services that do nothing need not remember it so often
         now = self._clock()
+        if self._history and now - self._history[-1].at > GAP:
+            self._history.clear()  # what was before says nothing of the load since
         self._history.append(Sample(now, load, counted.process, self._wanted(record)))
         longest = max(self.terms.up_delay, self.terms.down_delay)
         while self._history[0].at < now - longest - self.terms.window - SPARE:
