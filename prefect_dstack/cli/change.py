@@ -65,7 +65,9 @@ def scale(
         return
     out.print(f"{number}, pinned: prefect-dstack scale {name} --release lets its file decide again")
     if not count:
-        out.print("requests wait for a replica, and then get 503: what is pinned wakes for none")
+        out.print(
+            "requests get 503, after waiting where the file allows no replicas: what is pinned wakes for none"
+        )
 
 
 def rollback(

@@ -64,6 +64,10 @@ def status(json: Json = False) -> None:
         print_json({"state": own.state, "pid": own.pid, "leaders": leaders})
     else:
         out.print(f"on this machine: {own.state}{f', process {own.pid}' if own.pid else ''}")
+        if own.state == "lost":
+            out.print(
+                "its supervisor was killed, so it is not started again: prefect-dstack controller start"
+            )
         for leader in leaders:
             out.print(f"leads: {leader}")
     if not own.alive:
