@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.command_line import CommandLine
@@ -71,3 +72,25 @@ def test_a_controller_that_cannot_start_says_why_and_is_not_left_trying(
         "Address already in use; choose another metrics_port"
     )
     assert cli("controller", "status").code == 1
+
+
+def test_a_controller_whose_supervisor_was_killed_is_called_lost(
+    cli: CommandLine, prefect_server: PrefectServer
+) -> None:
+    cli.ok("controller", "start")
+    controller = psutil.Process(cli.ok("controller", "status", "--json").json["pid"])
+    supervisor = controller.parent()
+    assert supervisor is not None
+    supervisor.kill()
+    _, alive = psutil.wait_procs([supervisor, controller], 30)
+    assert not alive, "the controller does not outlive it"
+
+    outcome = cli("controller", "status")
+
+    assert outcome.code == 1
+    assert outcome.out.splitlines()[:2] == [
+        "on this machine: lost",
+        "its supervisor was killed, so it is not started again: prefect-dstack controller start",
+    ]
+    assert cli.ok("controller", "start").out.startswith("started; ")
+    cli.ok("controller", "stop")
