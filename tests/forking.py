@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Streams", "forked", "renew_server", "stop_server"]
+__all__ = ["forked", "renew_server", "stop_server"]
 
 PRELOADED = [__name__, "prefect_dstack.cli.main", "prefect_dstack.flows.deploy"]
 PRELOADED += ["prefect_dstack.flows.reconcile", "prefect_dstack.flows.run_task"]
@@ -37,7 +37,8 @@ def forked(
         directory: Where it runs; default: the present directory.
         streams: The files for its standard output and its standard error; default: the present ones.
     """
-    _start_server({})
+    if forkserver._forkserver._forkserver_pid is None:  # type: ignore[attr-defined]
+        _start_server({})
     place = str(directory or Path.cwd())
     process = _context.Process(target=_call, args=(function, arguments, place, dict(os.environ), streams))
     process.start()
