@@ -16,6 +16,7 @@ from prefect_dstack.gateways.counters import CODES, ProcessSample
 from prefect_dstack.infrastructure.infrastructure import Infrastructure
 from prefect_dstack.resident.serving import serving
 from prefect_dstack.services.publication import publish_load
+from prefect_dstack.store.clients import sharing_client
 
 __all__ = ["LoadPages", "renewed_after"]
 
@@ -71,11 +72,10 @@ class LoadPages:
                 logger.debug("gateway %s does not say what it bears: %s", name, error)
                 continue
             self._note(name, samples, [record for record in records if record.gateway == name])
-        spent = self._cost()
-        for record in self._due(records):
-            self._publish(record)
-            if self._cost() - spent >= ALLOWANCE:
-                break
+        due = self._due(records)
+        if due:
+            with sharing_client():
+                self._publish(due)
 
     def _note(self, gateway: str, samples: Sequence[ProcessSample], records: Iterable[ServiceRecord]) -> None:
         now = self._clock()
@@ -112,10 +112,14 @@ class LoadPages:
         now = self._clock()
         return [record for at, record in sorted(due, key=itemgetter(0)) if at <= now]
 
-    def _publish(self, record: ServiceRecord) -> None:
-        points = self._points(record)
-        publish_load(record, points)
-        self._published[record.name] = (self._clock(), _shown(record, points))
+    def _publish(self, due: Iterable[ServiceRecord]) -> None:
+        spent = self._cost()
+        for record in due:
+            points = self._points(record)
+            publish_load(record, points)
+            self._published[record.name] = (self._clock(), _shown(record, points))
+            if self._cost() - spent >= ALLOWANCE:
+                return
 
     def _points(self, record: ServiceRecord) -> list[LoadPoint]:
         history = self._histories.get(record.name)

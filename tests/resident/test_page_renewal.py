@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -41,6 +42,7 @@ class Drawing:
         self.answers = 0
         self.pages = LoadPages(lambda: self.now, lambda: self.computed)
         monkeypatch.setattr(load_pages, "publish_load", self.draw)
+        monkeypatch.setattr(load_pages, "sharing_client", nullcontext)
 
     def draw(self, record: ServiceRecord, points: Sequence[LoadPoint]) -> None:
         self.drawn.append(record.name)
