@@ -32,7 +32,8 @@ def start_controller(api: str, timeout: float | None = None) -> bool:
         Whether it was started now.
 
     Raises:
-        HostError: If it ends instead of watching; it is not started again then.
+        HostError: If it ends instead of watching, and is not started again then; or if it does not watch in
+            time, and goes on.
     """
     if controller_status().alive:
         return False

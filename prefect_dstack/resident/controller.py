@@ -157,10 +157,7 @@ class Controller:
             found = self._passing.keep(lambda: reconcile(infrastructure, logger, dry_run=True, foreign=False))
         if found.done:
             logger.info("repairing: %s", "; ".join(found.done))
-            try:
-                reconcile_services()
-            finally:
-                self._reading.hurry()
+            self._then_read(reconcile_services)
 
     def _leave_interrupted(self, infrastructure: Infrastructure) -> None:
         """Have others take the place of replicas whose machines are taken back."""
@@ -234,14 +231,13 @@ class Controller:
 
     def _change(self, key: str, action: Callable[[], None]) -> None:
         """Change something in the background, unless that is under way, and read what has become of it."""
+        self._start(key, partial(self._then_read, action))
 
-        def change() -> None:
-            try:
-                action()
-            finally:
-                self._reading.hurry()
-
-        self._start(key, change)
+    def _then_read(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        finally:
+            self._reading.hurry()
 
     def _start(self, key: str, action: Callable[[], None]) -> None:
         """Do something in the background, unless it is under way."""

@@ -193,8 +193,8 @@ def data_of_slug(slug: str) -> Mapping[str, dict[str, Any]]:
     Returns:
         Their fields by their names; secret ones obscured.
     """
-    together = _together.get()
-    if together is not None and slug in together:
+    together = read_together()
+    if slug in together:
         return together[slug]
     return {document["name"]: document["data"] for document in _documents([slug])}
 
